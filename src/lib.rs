@@ -1,0 +1,2 @@
+//! The local event bus of the DaemonEye security monitor.
+#![forbid(unsafe_code)]

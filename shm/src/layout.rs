@@ -1,0 +1,109 @@
+//! The byte map of both segments, and of a record. It stands here and nowhere else.
+//!
+//! ```text
+//! segment P, written by the producer                    segment C, written by the consumer
+//!     0  magic                                              0  magic
+//!   128  tail       position after the last record        128  head      position after the last record read
+//!   256  attempted  events attempted on this ring         256  wake_at   position that the consumer sleeps for
+//!   384  closed     1 once the producer is done           384  (end of the words; the segment is one page)
+//!   512  slots      per slot: events attempted, as of its last loss
+//!  4096  data       `capacity` bytes of records
+//! ```
+//!
+//! A **record** starts at a multiple of 8 and never wraps:
+//! ```text
+//!   0  length u32 | slot u16 | generation u16      length of the payload in bytes; bit 31 marks padding
+//!   8  sequence u64                                events attempted on this slot before this record
+//!  16  payload, zero-filled to a multiple of 8
+//! ```
+//! Where a record doesn't fit before the end of the data area, a **padding** record fills the rest: its first word is
+//! [`PADDING`] and the number of bytes that follow that word; the rest is zero. It has no second word, so eight
+//! bytes are enough for it.
+//!
+//! Each word that both sides touch has 128 bytes to itself: adjacent lines are fetched in pairs on x86-64.
+
+use crate::sync::AtomicU64;
+
+/// First word of a producer's segment: "deeb", kind `P`, layout version 1.
+pub const MAGIC_PRODUCER: u64 = 0x6465_6562_5000_0001;
+/// First word of a consumer's segment: "deeb", kind `C`, layout version 1.
+pub const MAGIC_CONSUMER: u64 = 0x6465_6562_4300_0001;
+
+/// Topics that one ring can carry. Slots are numbered from 0.
+pub const SLOTS_MAX: usize = 448;
+
+/// Bytes before the data area of a producer's segment.
+pub const PRODUCER_HEADER_BYTES: usize = 4096;
+/// Bytes of a consumer's segment.
+pub const CONSUMER_SEGMENT_BYTES: usize = 4096;
+
+/// Smallest data area.
+pub const CAPACITY_MIN: usize = 1 << 16;
+/// Largest data area.
+pub const CAPACITY_MAX: usize = 1 << 30;
+
+/// Bytes before a record's payload.
+pub const RECORD_HEADER_BYTES: u64 = 16;
+/// Records start at multiples of this, and positions are multiples of it.
+pub const RECORD_ALIGN: u64 = 8;
+/// Set in the length of a padding record.
+pub const PADDING: u32 = 1 << 31;
+
+/// `wake_at` of a consumer that is awake.
+pub const AWAKE: u64 = u64::MAX;
+
+/// A word with 128 bytes to itself.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct Apart(pub(crate) AtomicU64);
+
+/// The words that only the producer writes.
+#[derive(Debug)]
+#[repr(C)]
+pub struct ProducerWords {
+    pub(crate) magic: Apart,
+    pub(crate) tail: Apart,
+    pub(crate) attempted: Apart,
+    pub(crate) closed: Apart,
+    pub(crate) slots: [AtomicU64; SLOTS_MAX],
+}
+
+/// The words that only the consumer writes.
+#[derive(Debug)]
+#[repr(C)]
+pub struct ConsumerWords {
+    pub(crate) magic: Apart,
+    pub(crate) head: Apart,
+    pub(crate) wake_at: Apart,
+}
+
+/// First word of a record: what it is and for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tag {
+    pub(crate) length: u32,
+    pub(crate) slot: u16,
+    pub(crate) generation: u16,
+}
+
+impl Tag {
+    pub(crate) const fn to_word(self) -> u64 {
+        (self.length as u64) | (self.slot as u64) << 32 | (self.generation as u64) << 48
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "each cast takes the bits that the byte map names")]
+    pub(crate) const fn from_word(word: u64) -> Self {
+        Self { length: word as u32, slot: (word >> 32) as u16, generation: (word >> 48) as u16 }
+    }
+}
+
+/// `bytes` rounded up to the alignment of records.
+pub(crate) const fn aligned(bytes: u64) -> u64 {
+    bytes.next_multiple_of(RECORD_ALIGN)
+}
+
+/// The largest payload that a ring of this capacity takes. An eighth of the ring, so that an empty ring can take a
+/// record wherever its positions stand.
+#[must_use]
+pub const fn payload_bytes_max(capacity: usize) -> usize {
+    capacity / 8 - RECORD_HEADER_BYTES as usize
+}

@@ -1,0 +1,291 @@
+//! The writing end.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+
+use crate::layout::{AWAKE, PADDING, RECORD_ALIGN, RECORD_HEADER_BYTES, Tag, aligned, payload_bytes_max};
+use crate::ring::{Memory, Violation};
+use crate::segment::Pair;
+use crate::sync::{Ordering, fence};
+
+/// The writing end of a ring: `Send`, but neither `Sync` nor `Clone`, since there is one producer.
+///
+/// [`push`](Self::push) writes records that nobody sees yet; [`flush`](Self::flush) publishes all of them at once. So a
+/// burst costs one publication, and at most one wake-up.
+#[derive(Debug)]
+pub struct Producer<M = Pair> {
+    memory: M,
+    capacity: u64,
+    /// Where the next record goes. Ours alone: never read back from shared memory (I3).
+    tail: u64,
+    /// What `tail` says in shared memory.
+    published: u64,
+    /// The newest valid `head` seen. The real one is at or ahead of it.
+    head: u64,
+    /// Events attempted on the ring, and what `attempted` says in shared memory.
+    attempted: u64,
+    attempted_published: u64,
+    slots: Box<[Slot]>,
+    /// Slots with a loss that is not published yet.
+    lossy: Vec<u16>,
+    /// The `wake_at` that was last answered with a wake-up.
+    answered: u64,
+    poisoned: Option<Violation>,
+    not_sync: PhantomData<Cell<()>>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Slot {
+    attempted: u64,
+    lossy: bool,
+}
+
+/// Why a record was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The consumer is behind by a whole ring. The record's events are counted, and told to the consumer, as lost.
+    #[error("the ring is full")]
+    Full,
+    /// The caller's record is above an eighth of the ring. It is not counted: it was never attempted.
+    #[error("a record of {bytes} bytes is above this ring's limit of {limit}")]
+    TooLarge {
+        /// Payload bytes of the record.
+        bytes: usize,
+        /// Payload bytes that the ring takes at most.
+        limit: usize,
+    },
+    /// The caller's slot is not below the number of slots of a ring.
+    #[error("a ring has {limit} slots, none with the number {slot}")]
+    NoSuchSlot {
+        /// What was asked for.
+        slot: u16,
+        /// Slots of this ring.
+        limit: usize,
+    },
+    /// The consumer broke the ring's laws; the ring takes nothing more.
+    #[error("the consumer broke the ring: {0}")]
+    Poisoned(#[from] Violation),
+}
+
+impl<M: Memory> Producer<M> {
+    /// The producer of the ring in `memory`, which must be fresh: all words zero, and nobody else writing its tail.
+    pub fn over(memory: M) -> Self {
+        let capacity = memory.data().len() as u64 * RECORD_ALIGN;
+        assert!(capacity.is_power_of_two(), "I2: the capacity of a ring is a power of two");
+        let slots = vec![Slot::default(); memory.slots().len()].into_boxed_slice();
+        Self {
+            memory,
+            capacity,
+            tail: 0,
+            published: 0,
+            head: 0,
+            attempted: 0,
+            attempted_published: 0,
+            slots,
+            lossy: Vec::new(),
+            answered: AWAKE,
+            poisoned: None,
+            not_sync: PhantomData,
+        }
+    }
+
+    /// Writes one record of `events` events for `slot`, its payload being the `parts` one after the other. The consumer
+    /// sees it after the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// [`PushError::Full`] and [`PushError::Poisoned`] count the events as attempted; the other errors change nothing.
+    ///
+    /// # Panics
+    /// If a part other than the last is not a multiple of 8 bytes long.
+    pub fn push(
+        &mut self,
+        slot: u16,
+        generation: u16,
+        events: u32,
+        parts: &[&[u8]],
+    ) -> Result<(), PushError> {
+        let bytes = parts.iter().map(|part| part.len()).sum::<usize>();
+        let limit = self.payload_bytes_max();
+        let length = match u32::try_from(bytes) {
+            Ok(length) if bytes <= limit => length,
+            _ => return Err(PushError::TooLarge { bytes, limit }),
+        };
+        let Some(counts) = self.slots.get_mut(usize::from(slot)) else {
+            return Err(PushError::NoSuchSlot { slot, limit: self.slots.len() });
+        };
+        let sequence = counts.attempted;
+        counts.attempted += u64::from(events);
+        self.attempted += u64::from(events);
+
+        let size = RECORD_HEADER_BYTES + aligned(u64::from(length));
+        let padding = self.padding_before(size);
+        if let Err(refused) = self.claim(padding + size) {
+            self.note_loss(slot);
+            return Err(refused);
+        }
+        if padding > 0 {
+            self.write_padding(padding);
+        }
+        self.write(Tag { length, slot, generation }, sequence, parts);
+        self.tail += size;
+        Ok(())
+    }
+
+    /// Publishes what was pushed, and what was lost, since the last flush. `true`: the consumer sleeps and this is what it
+    /// waits for, so ring its doorbell.
+    #[must_use = "a consumer that sleeps has to be woken"]
+    pub fn flush(&mut self) -> bool {
+        if self.tail == self.published && self.attempted == self.attempted_published {
+            return false;
+        }
+        let before = self.published;
+        let lost = !self.lossy.is_empty();
+        // DATA: pairs with the consumer's load of `tail`.
+        self.memory.tail().store(self.tail, Ordering::Release);
+        self.published = self.tail;
+        for slot in self.lossy.drain(..) {
+            let counts = &mut self.slots[usize::from(slot)];
+            counts.lossy = false;
+            // LOSS: pairs with the consumer's load of `slots`.
+            self.memory.slots()[usize::from(slot)].store(counts.attempted, Ordering::Release);
+        }
+        // LOSS: pairs with the consumer's load of `attempted`. After `tail` and `slots`: who sees it sees them.
+        self.memory.attempted().store(self.attempted, Ordering::Release);
+        self.attempted_published = self.attempted;
+        // SLEEP: our stores before our look at `wake_at`.
+        fence(Ordering::SeqCst);
+        self.must_wake(before, lost)
+    }
+
+    /// Says that nothing more will come, after what was pushed. `true`: the consumer sleeps, ring its doorbell.
+    #[must_use = "a consumer that sleeps has to be woken"]
+    pub fn close(&mut self) -> bool {
+        let wake = self.flush();
+        // CLOSE: pairs with the consumer's load of `closed`.
+        self.memory.closed().store(1, Ordering::Release);
+        // SLEEP: our store before our look at `wake_at`.
+        fence(Ordering::SeqCst);
+        wake || self.memory.wake_at().load(Ordering::Relaxed) != AWAKE
+    }
+
+    /// Events attempted on this ring: taken and lost.
+    pub fn attempted(&self) -> u64 {
+        self.attempted
+    }
+
+    /// Bytes that the consumer has not given back yet, as of now.
+    ///
+    /// # Errors
+    /// The consumer's breach of the ring's laws, now or earlier.
+    pub fn occupied(&mut self) -> Result<u64, Violation> {
+        self.refresh_head()?;
+        Ok(self.tail - self.head)
+    }
+
+    /// Length of the data area, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// The largest payload that this ring takes, in bytes.
+    pub fn payload_bytes_max(&self) -> usize {
+        payload_bytes_max(self.capacity as usize)
+    }
+
+    /// Bytes to skip so that `size` bytes don't cross the end of the ring (I4).
+    fn padding_before(&self, size: u64) -> u64 {
+        let to_end = self.capacity - (self.tail & (self.capacity - 1));
+        if size > to_end { to_end } else { 0 }
+    }
+
+    /// Makes sure that `size` bytes are free at the tail.
+    fn claim(&mut self, size: u64) -> Result<(), PushError> {
+        if let Some(violation) = self.poisoned {
+            return Err(violation.into());
+        }
+        if self.tail + size - self.head > self.capacity {
+            self.refresh_head()?;
+            if self.tail + size - self.head > self.capacity {
+                return Err(PushError::Full);
+            }
+        }
+        Ok(())
+    }
+
+    fn refresh_head(&mut self) -> Result<(), Violation> {
+        if let Some(violation) = self.poisoned {
+            return Err(violation);
+        }
+        let found = self.memory.head().load(Ordering::Relaxed);
+        // SPACE: pairs with the consumer's store of `head`.
+        fence(Ordering::Acquire);
+        if !found.is_multiple_of(RECORD_ALIGN) || found < self.head || found > self.published {
+            let violation = Violation::Head { found, last: self.head, published: self.published };
+            self.poisoned = Some(violation);
+            return Err(violation);
+        }
+        self.head = found;
+        Ok(())
+    }
+
+    fn note_loss(&mut self, slot: u16) {
+        let counts = &mut self.slots[usize::from(slot)];
+        if !counts.lossy {
+            counts.lossy = true;
+            self.lossy.push(slot);
+        }
+    }
+
+    /// Whether the consumer sleeps for something that this flush published. A loss wakes it once for each time that it
+    /// went to sleep, a record only by crossing the position that it asked for.
+    fn must_wake(&mut self, before: u64, lost: bool) -> bool {
+        let wake_at = self.memory.wake_at().load(Ordering::Relaxed);
+        let crossed = before < wake_at && wake_at <= self.published;
+        let unanswered = lost && wake_at != AWAKE && wake_at != self.answered;
+        if crossed || unanswered {
+            self.answered = wake_at;
+        }
+        crossed || unanswered
+    }
+
+    fn index(&self, position: u64) -> usize {
+        ((position & (self.capacity - 1)) / RECORD_ALIGN) as usize
+    }
+
+    fn write_padding(&mut self, padding: u64) {
+        let start = self.index(self.tail);
+        let words = &self.memory.data()[start..];
+        let following =
+            u32::try_from(padding - RECORD_ALIGN).expect("a record is at most an eighth of 1 GiB");
+        let tag = Tag { length: PADDING | following, slot: 0, generation: 0 };
+        words[0].store(tag.to_word(), Ordering::Relaxed);
+        for word in &words[1..] {
+            word.store(0, Ordering::Relaxed);
+        }
+        self.tail += padding;
+    }
+
+    fn write(&self, tag: Tag, sequence: u64, parts: &[&[u8]]) {
+        let start = self.index(self.tail);
+        let size = RECORD_HEADER_BYTES + aligned(u64::from(tag.length));
+        let words = &self.memory.data()[start..start + (size / RECORD_ALIGN) as usize];
+        words[0].store(tag.to_word(), Ordering::Relaxed);
+        words[1].store(sequence, Ordering::Relaxed);
+        let mut rest = &words[2..];
+        for (index, part) in parts.iter().enumerate() {
+            let (chunks, tail) = part.as_chunks::<8>();
+            let (whole, after) = rest.split_at(chunks.len());
+            for (word, chunk) in whole.iter().zip(chunks) {
+                word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+            }
+            rest = after;
+            if !tail.is_empty() {
+                assert!(index + 1 == parts.len(), "a part before the last is a multiple of 8 bytes");
+                let mut last = [0; 8];
+                last[..tail.len()].copy_from_slice(tail);
+                rest[0].store(u64::from_le_bytes(last), Ordering::Relaxed);
+            }
+        }
+    }
+}

@@ -28,6 +28,8 @@ pub struct Consumer<M = Pair> {
     /// Events settled, received or lost: on the ring, and on each slot.
     settled: u64,
     slots: Box<[u64]>,
+    /// The tail stays where it was last seen.
+    frozen: bool,
     poisoned: Option<Violation>,
     not_sync: PhantomData<Cell<()>>,
 }
@@ -61,6 +63,7 @@ impl<M: Memory> Consumer<M> {
             attempted: 0,
             settled: 0,
             slots,
+            frozen: false,
             poisoned: None,
             not_sync: PhantomData,
         }
@@ -188,6 +191,14 @@ impl<M: Memory> Consumer<M> {
         Ok(self.position == self.tail)
     }
 
+    /// Takes what is published by now for all that there will ever be. For a producer that is said to be gone, and may not be:
+    /// what is left to read is bounded from here on.
+    pub fn freeze(&mut self) {
+        // What breaks here breaks again at the next read, and is reported there.
+        let _ = self.refresh_tail();
+        self.frozen = true;
+    }
+
     /// Events settled so far: received and reported lost. After the ring's end this is what the producer attempted.
     pub fn settled(&self) -> u64 {
         self.settled
@@ -210,6 +221,9 @@ impl<M: Memory> Consumer<M> {
     fn refresh_tail(&mut self) -> Result<(), Violation> {
         if let Some(violation) = self.poisoned {
             return Err(violation);
+        }
+        if self.frozen {
+            return Ok(());
         }
         let found = self.memory.tail().load(Ordering::Relaxed);
         // DATA: pairs with the producer's store of `tail`.

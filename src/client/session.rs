@@ -1,0 +1,471 @@
+//! The client's side of one session: what the broker asks for is carried out here, in its order.
+//!
+//! It runs on a thread of its own (in the broker's process: on the broker's), so that it answers the broker however busy the
+//! application is. It owns the inbox, and tells outboxes what is wanted of them.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use shm::{
+    Consumer, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment, ProducerView, SegmentError,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{DeclareError, Disconnected, SubscribeError, Subscribed};
+use crate::access::Component;
+use crate::dataplane::{DataEvent, DataEvents, Hub, Inbox, InboxCounters, Origin, OutboxShared, RouteTarget};
+use crate::link::{Link, LinkError};
+use crate::topic::{Topic, TopicPattern};
+use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
+
+/// What the handles of a client ask of its session.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A publisher of this number exists; it asks for nothing yet.
+    OpenPublisher { publisher: u32, outbox: Arc<OutboxShared> },
+    Declare { publisher: u32, topic: Topic, reply: oneshot::Sender<Result<u32, DeclareError>> },
+    ClosePublisher { publisher: u32 },
+    /// The subscription is in the hub already.
+    Subscribe {
+        subscription: u32,
+        patterns: Vec<TopicPattern>,
+        reply: oneshot::Sender<Result<Subscribed, SubscribeError>>,
+    },
+    Unsubscribe { subscription: u32 },
+}
+
+pub(crate) type Commands = mpsc::UnboundedSender<Command>;
+
+/// What a session shares with the handles of its client.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) inbox_counters: Arc<InboxCounters>,
+    pub(crate) data_events: DataEvents,
+    /// `None` while the session lives.
+    pub(crate) over: watch::Sender<Option<Disconnected>>,
+}
+
+#[derive(Debug)]
+struct PublisherState {
+    outbox: Arc<OutboxShared>,
+    id: Option<PublisherId>,
+    topics: Vec<Topic>,
+    /// One declaration is under way at a time, so that topic numbers have no gaps.
+    in_flight: Option<(Topic, oneshot::Sender<Result<u32, DeclareError>>)>,
+    waiting: VecDeque<(Topic, oneshot::Sender<Result<u32, DeclareError>>)>,
+}
+
+/// A ring between the broker's first and second word about it.
+#[derive(Debug)]
+enum RingState {
+    Producer { publisher: u32, half: Option<(ProducerSegment, Doorbell)> },
+    Consumer { origin: Arc<Origin>, half: Option<(ConsumerSegment, Doorbell)> },
+}
+
+#[derive(Debug)]
+enum Asked {
+    Declare { publisher: u32 },
+    Subscribe { reply: oneshot::Sender<Result<Subscribed, SubscribeError>> },
+}
+
+/// The session's state.
+#[derive(Debug)]
+pub(crate) struct Session {
+    ground: Arc<Ground>,
+    welcome: Welcome,
+    inbox: Option<Inbox>,
+    publishers: HashMap<u32, PublisherState>,
+    rings: HashMap<RingId, RingState>,
+    asked: HashMap<u32, Asked>,
+    last_request: u32,
+    outgoing: VecDeque<(Request, Option<OwnedFd>)>,
+}
+
+/// Runs a session that has been welcomed, until nobody holds a handle of its client any more.
+pub(crate) async fn run(
+    ground: Arc<Ground>,
+    welcome: Welcome,
+    mut link: Link,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    mut data_events: mpsc::UnboundedReceiver<DataEvent>,
+) {
+    let mut session = Session::new(ground, welcome);
+    let why = loop {
+        while let Some((request, descriptor)) = session.outgoing.pop_front() {
+            if let Err(error) = link.send(request, descriptor).await {
+                session.outgoing.clear();
+                // The broker may have said why it goes; that is worth more than how the line broke.
+                tracing::debug!(%error, "the broker takes no more requests");
+            }
+        }
+        tokio::select! {
+            notice = link.next() => match notice {
+                Ok((Notice::Goodbye { reason }, _)) => break Disconnected::Dismissed(reason),
+                Ok((notice, descriptor)) => session.notice(notice, descriptor),
+                Err(LinkError::Closed | LinkError::Host(_)) => break Disconnected::BrokerGone,
+                Err(error) => break Disconnected::Protocol(error.to_string()),
+            },
+            command = commands.recv() => match command {
+                Some(command) => session.command(command),
+                None => return,
+            },
+            Some(event) = data_events.recv() => session.data_event(event),
+        }
+    };
+    drop(link);
+    session.over(&why);
+    while let Some(command) = commands.recv().await {
+        Session::refuse(command, &why);
+    }
+}
+
+impl Session {
+    fn new(ground: Arc<Ground>, welcome: Welcome) -> Self {
+        Self {
+            ground,
+            welcome,
+            inbox: None,
+            publishers: HashMap::new(),
+            rings: HashMap::new(),
+            asked: HashMap::new(),
+            last_request: 0,
+            outgoing: VecDeque::new(),
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        self.outgoing.push_back((request, None));
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::OpenPublisher { publisher, outbox } => {
+                let state = PublisherState {
+                    outbox,
+                    id: None,
+                    topics: Vec::new(),
+                    in_flight: None,
+                    waiting: VecDeque::new(),
+                };
+                self.publishers.insert(publisher, state);
+            }
+            Command::Declare { publisher, topic, reply } => {
+                if let Some(state) = self.publishers.get_mut(&publisher) {
+                    state.waiting.push_back((topic, reply));
+                    self.declare_next(publisher);
+                }
+            }
+            Command::ClosePublisher { publisher } => {
+                if self.publishers.remove(&publisher).is_some_and(|state| state.ever_declared()) {
+                    self.ask(Request::ClosePublisher { publisher });
+                }
+            }
+            Command::Subscribe { subscription, patterns, reply } => {
+                let request = self.next_request(Asked::Subscribe { reply });
+                let patterns = patterns.iter().map(TopicPattern::to_string).collect();
+                self.refresh();
+                self.ask(Request::Subscribe { request, subscription, patterns });
+            }
+            Command::Unsubscribe { subscription } => {
+                self.refresh();
+                self.ask(Request::Unsubscribe { subscription });
+            }
+        }
+    }
+
+    /// The subscriptions of this process have changed.
+    fn refresh(&self) {
+        if let Some(inbox) = &self.inbox {
+            inbox.refresh();
+        }
+    }
+
+    fn next_request(&mut self, asked: Asked) -> u32 {
+        self.last_request = self.last_request.wrapping_add(1);
+        self.asked.insert(self.last_request, asked);
+        self.last_request
+    }
+
+    /// Sends a publisher's next declaration, unless one is under way.
+    fn declare_next(&mut self, publisher: u32) {
+        let Some(state) = self.publishers.get_mut(&publisher) else {
+            return;
+        };
+        if state.in_flight.is_some() {
+            return;
+        }
+        while let Some((topic, reply)) = state.waiting.pop_front() {
+            if let Some(known) = state.topics.iter().position(|other| *other == topic) {
+                // Who has stopped waiting needs no answer.
+                let _ = reply.send(Ok(number(known)));
+                continue;
+            }
+            let topic_number = number(state.topics.len());
+            // Routes come before the answer, and need the topic.
+            state.outbox.add_topic(topic.clone());
+            let text = topic.to_string();
+            state.in_flight = Some((topic, reply));
+            let request = self.next_request(Asked::Declare { publisher });
+            return self.ask(Request::Declare { request, publisher, topic_number, topic: text });
+        }
+    }
+
+    fn notice(&mut self, notice: Notice, descriptor: Option<OwnedFd>) {
+        match notice {
+            Notice::Refused { request, refusal } => match self.asked.remove(&request) {
+                Some(Asked::Declare { publisher }) => self.declared(publisher, Err(refusal.into())),
+                Some(Asked::Subscribe { reply }) => answer(reply, Err(refusal.into())),
+                None => {}
+            },
+            Notice::Declared { request, publisher: id } => {
+                if let Some(Asked::Declare { publisher }) = self.asked.remove(&request) {
+                    self.declared(publisher, Ok(id));
+                }
+            }
+            Notice::Subscribed { request, granted, withheld, missed } => {
+                if let Some(Asked::Subscribe { reply }) = self.asked.remove(&request) {
+                    answer(reply, Ok(Subscribed { granted, withheld, missed }));
+                }
+            }
+            Notice::MakeProducerSegment { ring, publisher } => {
+                let made = self.make_producer_segment(ring, publisher, descriptor);
+                self.or_no_ring(ring, made);
+            }
+            Notice::MakeConsumerSegment { ring, publisher, component } => {
+                let made = self.make_consumer_segment(ring, publisher, &component, descriptor);
+                self.or_no_ring(ring, made);
+            }
+            Notice::AttachProducer { ring } => {
+                let attached = self.attach_producer(ring, descriptor);
+                self.or_no_ring(ring, attached);
+            }
+            Notice::AttachConsumer { ring } => {
+                let attached = self.attach_consumer(ring, descriptor);
+                self.or_no_ring(ring, attached);
+            }
+            Notice::Grant { order, ring, slot, generation, topic } => {
+                if let (Some(inbox), Ok(topic)) = (&self.inbox, Topic::new(&topic)) {
+                    inbox.grant(ring, slot, generation, topic);
+                }
+                self.ask(Request::Done { order });
+            }
+            Notice::Revoke { ring, slot } => {
+                if let Some(inbox) = &self.inbox {
+                    inbox.revoke(ring, slot);
+                }
+            }
+            Notice::Route { order, publisher, topic_number, target } => {
+                if let Some(state) = self.publishers.get(&publisher) {
+                    let target = target.map_or(RouteTarget::Local, |target| RouteTarget::Slot {
+                        ring: target.ring,
+                        slot: target.slot,
+                        generation: target.generation,
+                    });
+                    state.outbox.add_route(topic_number, target);
+                }
+                self.ask(Request::Done { order });
+            }
+            Notice::Unroute { order, publisher, topic_number, ring } => {
+                if let Some(state) = self.publishers.get(&publisher) {
+                    state.outbox.remove_route(topic_number, ring);
+                }
+                self.ask(Request::Done { order });
+            }
+            Notice::CloseRing { ring } => self.close_ring(ring),
+            // A second welcome says nothing new, and a goodbye is the loop's.
+            Notice::Welcome(_) | Notice::Goodbye { .. } => {}
+        }
+    }
+
+    /// The broker's answer to the declaration that is under way.
+    fn declared(&mut self, publisher: u32, result: Result<PublisherId, DeclareError>) {
+        let origin = self.origin_of_own();
+        let Some(state) = self.publishers.get_mut(&publisher) else {
+            return;
+        };
+        let Some((topic, reply)) = state.in_flight.take() else {
+            return;
+        };
+        match result {
+            Ok(id) => {
+                if state.id.replace(id).is_none() {
+                    state.outbox.set_origin(origin(id));
+                }
+                state.topics.push(topic);
+                answer(reply, Ok(number(state.topics.len() - 1)));
+            }
+            Err(error) => {
+                state.outbox.remove_last_topic();
+                answer(reply, Err(error));
+            }
+        }
+        self.declare_next(publisher);
+    }
+
+    /// Makes the name on what this process publishes to itself.
+    fn origin_of_own(&self) -> impl Fn(PublisherId) -> Arc<Origin> + use<> {
+        let component = Component::from_client_id(&self.welcome.component).expect("the broker's own spelling");
+        let epoch = self.welcome.epoch;
+        move |publisher| Arc::new(Origin { component: component.clone(), publisher, epoch })
+    }
+
+    fn make_producer_segment(
+        &mut self,
+        ring: RingId,
+        publisher: u32,
+        doorbell: Option<OwnedFd>,
+    ) -> Result<(), SegmentError> {
+        let Some(doorbell) = doorbell.map(Doorbell::from) else {
+            return Ok(());
+        };
+        let capacity = usize::try_from(self.welcome.ring_bytes).unwrap_or(usize::MAX);
+        let segment = ProducerSegment::create(capacity)?;
+        let descriptor = duplicate(segment.descriptor())?;
+        self.outgoing.push_back((Request::ProducerSegment { ring }, Some(descriptor)));
+        self.rings.insert(ring, RingState::Producer { publisher, half: Some((segment, doorbell)) });
+        Ok(())
+    }
+
+    fn make_consumer_segment(
+        &mut self,
+        ring: RingId,
+        publisher: PublisherId,
+        component: &str,
+        doorbell: Option<OwnedFd>,
+    ) -> Result<(), SegmentError> {
+        let (Some(doorbell), Ok(component)) =
+            (doorbell.map(Doorbell::from), Component::from_client_id(component))
+        else {
+            return Ok(());
+        };
+        let segment = ConsumerSegment::create()?;
+        let descriptor = duplicate(segment.descriptor())?;
+        self.outgoing.push_back((Request::ConsumerSegment { ring }, Some(descriptor)));
+        let origin = Arc::new(Origin { component, publisher, epoch: self.welcome.epoch });
+        self.rings.insert(ring, RingState::Consumer { origin, half: Some((segment, doorbell)) });
+        Ok(())
+    }
+
+    fn attach_producer(&mut self, ring: RingId, peer: Option<OwnedFd>) -> Result<(), SegmentError> {
+        let (Some(peer), Some(RingState::Producer { publisher, half })) = (peer, self.rings.get_mut(&ring))
+        else {
+            return Ok(());
+        };
+        let (Some((segment, doorbell)), Some(state)) = (half.take(), self.publishers.get(publisher)) else {
+            return Ok(());
+        };
+        let producer = Producer::new(segment, ConsumerView::attach(peer)?);
+        state.outbox.add_ring(ring, producer, doorbell);
+        Ok(())
+    }
+
+    fn attach_consumer(&mut self, ring: RingId, peer: Option<OwnedFd>) -> Result<(), SegmentError> {
+        let (Some(peer), Some(RingState::Consumer { origin, half })) = (peer, self.rings.get_mut(&ring))
+        else {
+            return Ok(());
+        };
+        let Some((segment, doorbell)) = half.take() else {
+            return Ok(());
+        };
+        let origin = Arc::clone(origin);
+        let capacity = usize::try_from(self.welcome.ring_bytes).unwrap_or(usize::MAX);
+        let consumer = Consumer::new(ProducerView::attach(peer, capacity)?, segment);
+        if self.inbox.is_none() {
+            let Ground { hub, data_events, inbox_counters, .. } = &*self.ground;
+            let inbox = Inbox::start(Arc::clone(hub), data_events.clone(), Arc::clone(inbox_counters));
+            let inbox = inbox.map_err(|source| SegmentError::Host { step: "read", source })?;
+            self.inbox = Some(inbox);
+        }
+        if let Some(inbox) = &self.inbox {
+            inbox.add(ring, consumer, doorbell, origin);
+        }
+        Ok(())
+    }
+
+    /// Tells the broker if this side of a ring can't be had.
+    fn or_no_ring(&mut self, ring: RingId, result: Result<(), SegmentError>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "no shared memory for a ring");
+            self.ask(Request::NoRing { ring, cause: error.to_string() });
+        }
+    }
+
+    fn close_ring(&mut self, ring: RingId) {
+        match self.rings.remove(&ring) {
+            Some(RingState::Producer { publisher, .. }) => {
+                if let Some(state) = self.publishers.get(&publisher) {
+                    state.outbox.remove_ring(ring);
+                }
+            }
+            Some(RingState::Consumer { .. }) => {
+                if let Some(inbox) = &self.inbox {
+                    inbox.close(ring);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn data_event(&mut self, event: DataEvent) {
+        match event {
+            DataEvent::Poisoned { ring, violation } => {
+                tracing::warn!(ring = ring.0, violation, "the other side broke a ring");
+                self.ask(Request::Poisoned { ring, violation });
+                self.close_ring(ring);
+            }
+            DataEvent::Drained => {}
+        }
+    }
+
+    /// The session has ended: rings that lead here are read to their end, requests will not be answered.
+    fn over(&mut self, why: &Disconnected) {
+        match &self.inbox {
+            Some(inbox) => inbox.session_over(),
+            None => self.ground.hub.end(),
+        }
+        for (_, asked) in self.asked.drain() {
+            if let Asked::Subscribe { reply } = asked {
+                answer(reply, Err(why.clone().into()));
+            }
+        }
+        for state in self.publishers.values_mut() {
+            for (_, reply) in state.in_flight.take().into_iter().chain(state.waiting.drain(..)) {
+                answer(reply, Err(why.clone().into()));
+            }
+        }
+        self.ground.over.send_replace(Some(why.clone()));
+    }
+
+    /// Answers a command of a session that has ended.
+    fn refuse(command: Command, why: &Disconnected) {
+        match command {
+            Command::Declare { reply, .. } => answer(reply, Err(why.clone().into())),
+            Command::Subscribe { reply, .. } => answer(reply, Err(why.clone().into())),
+            Command::OpenPublisher { .. }
+            | Command::ClosePublisher { .. }
+            | Command::Unsubscribe { .. } => {}
+        }
+    }
+}
+
+impl PublisherState {
+    /// Whether the broker may know of it.
+    fn ever_declared(&self) -> bool {
+        self.id.is_some() || self.in_flight.is_some()
+    }
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).expect("the broker takes some hundred topics of a publisher")
+}
+
+fn duplicate(descriptor: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, SegmentError> {
+    descriptor.try_clone_to_owned().map_err(|source| SegmentError::Host { step: "hand over", source })
+}
+
+/// Answers who waits; who has stopped waiting needs no answer.
+fn answer<T>(reply: oneshot::Sender<T>, result: T) {
+    let _ = reply.send(result);
+}

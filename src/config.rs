@@ -1,0 +1,61 @@
+//! Limits and defaults, each with its reason. What happens at a limit stands beside it.
+
+use std::time::Duration;
+
+/// Data bytes of one ring. Holds a burst of some 30,000 process records, and stays within the last-level cache of
+/// common machines, where a ring of 64 MiB is four times slower. Full: the newest records are lost, and counted.
+pub(crate) const RING_BYTES: usize = 8 << 20;
+
+/// Bytes of batches that wait for one subscription, what the application already took over included. Twice a
+/// full ring, so that one turn of the data thread always fits. Full: the newest batches are lost to this subscription, and
+/// counted.
+pub(crate) const QUEUE_BYTES: usize = 2 * RING_BYTES;
+
+/// How long a publisher, or a subscriber, may take to install a route. Beyond it, its session ends: an event must not be
+/// published past a subscriber that believes itself subscribed.
+pub(crate) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// How long a connection may stay without a valid hello. Beyond it, it is closed.
+pub(crate) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a client waits for the broker's answer to one request, the route deadline included.
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Bytes of one control frame. The largest, a subscribe with all its patterns, needs a quarter. Above it: the session ends.
+pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Memory that decoding one control frame may ask for. bincode counts the memory of what it builds, not the bytes that it
+/// reads, and a `String` in a list costs 24 bytes before its first character.
+pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;
+
+/// Sessions of one broker. Above it: the newcomer is refused.
+pub(crate) const SESSIONS_MAX: usize = 1024;
+
+/// Subscriptions of one session. Above it: refused.
+pub(crate) const SUBSCRIPTIONS_MAX: usize = 16_384;
+
+/// Patterns of one subscription. Above it: refused.
+pub(crate) const PATTERNS_MAX: usize = 64;
+
+/// Publishers of one session. Above it: refused.
+pub(crate) const PUBLISHERS_MAX: usize = 64;
+
+/// Topics of one publisher: below the slots of a ring, so that each can have one. Above it: refused.
+pub(crate) const TOPICS_MAX: usize = 256;
+
+/// Frames that wait for a client that does not read. Above it: its session ends.
+pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
+
+/// Characters of a client id or a component name. Above it: refused.
+pub(crate) const NAME_BYTES_MAX: usize = 64;
+
+/// Records that the data thread takes from one ring before it looks at the next.
+pub(crate) const RECORDS_PER_TURN: usize = 256;
+
+/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld). Above it: the list is cut, the
+/// rights are not.
+pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
+
+/// Descriptors that wait for the rest of their frame. The kernel hands over those of one frame at a time. Above it: the
+/// session ends.
+pub(crate) const DESCRIPTORS_WAITING_MAX: usize = 16;

@@ -1,0 +1,254 @@
+//! The broker as a machine: `(now, input) → actions`. No socket, clock, lock or runtime in here.
+//!
+//! It knows sessions, publishers with their topics, subscriptions, and **routes**: a route leads one topic of one publisher to
+//! one session. A route to another process runs over a **ring**, of which there is one for each publisher and session.
+//!
+//! # How a ring comes to be
+//!
+//! ```text
+//!   publisher's session            broker                 subscriber's session
+//!        │◄── MakeProducerSegment + bell ── │ ── MakeConsumerSegment + bell ──►│
+//!        │ ── ProducerSegment + P ─────────►│◄─────────── ConsumerSegment + C ─│     the I/O loop checks P and C
+//!        │◄───────────── AttachProducer + C │ AttachConsumer + P ─────────────►│     with the kernel
+//! ```
+//!
+//! # How a route grows and shrinks
+//!
+//! Growing goes to the receiver first, shrinking to the publisher first, so that a correct publisher never uses a slot that
+//! its receiver does not know:
+//!
+//! ```text
+//!   NeedsRing ──► Granting ──Done──► Routing ──Done──► Active ──► Unrouting ──Done──► gone, or Granting again
+//!                 (Grant to the      (Route to the                (Unroute to the     (Revoke to the
+//!                  subscriber)        publisher)                   publisher)          subscriber)
+//! ```
+//!
+//! Each step is an *order* that the session must answer; a route that nobody wants any more finishes the step it is in.
+//! A subscribe, and the declaration of a topic, is answered once all its routes are active: the **barrier**. Who does not
+//! carry out its orders by the deadline loses its session.
+
+mod requests;
+mod routes;
+mod sessions;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use crate::access::{AccessPolicy, Component};
+use crate::routing::Trie;
+use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Request, RingId};
+use requests::Wait;
+use routes::{Ring, Route, RouteKey};
+use sessions::{Interest, Publisher, Session};
+
+/// One connection of one client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(pub(crate) u64);
+
+/// Who a session may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Another process, over the socket.
+    Remote,
+    /// The process that embeds the broker: it may be the agent.
+    Embedded,
+}
+
+/// What happens to the broker. `F` stands for a descriptor.
+#[derive(Debug)]
+pub(crate) enum Input<F> {
+    Connected { session: SessionId, origin: Origin },
+    Frame { session: SessionId, request: Request, descriptor: Option<F> },
+    /// The client broke the protocol below the level of messages, or the kernel vouches not for what it sent.
+    Faulty { session: SessionId, reason: GoodbyeReason },
+    /// The connection is gone.
+    Ended { session: SessionId },
+    /// The two ends of the doorbell asked for by [`Action::MakeDoorbell`]: the producer's, the consumer's.
+    Doorbell { ring: RingId, ends: Option<(F, F)> },
+    /// Time has passed.
+    Tick,
+    /// The broker goes.
+    Shutdown,
+}
+
+/// What the broker is to do, in this order.
+#[derive(Debug)]
+pub(crate) enum Action<F> {
+    Send { session: SessionId, notice: Notice, descriptor: Option<F> },
+    /// Close the connection once what was sent is out.
+    Disconnect { session: SessionId },
+    MakeDoorbell { ring: RingId },
+    /// For the log and the counters.
+    Report(Report),
+}
+
+/// What an operator wants to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Report {
+    Joined { component: Component },
+    Left { component: Component, reason: Option<GoodbyeReason> },
+    /// A request was refused; `who` is the component, or the client id that it came with.
+    Refused { who: String, what: String },
+    /// `by` says that the other side of a ring, `culprit`, broke its laws.
+    Poisoned { culprit: Component, by: Component, violation: String },
+}
+
+/// What the machine is told once.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) epoch: Epoch,
+    pub(crate) policy: AccessPolicy,
+    pub(crate) ring_bytes: u64,
+    pub(crate) route_deadline: Duration,
+    pub(crate) hello_deadline: Duration,
+}
+
+/// The broker's whole state.
+#[derive(Debug)]
+pub(crate) struct Machine<F> {
+    settings: Settings,
+    now: Instant,
+    sessions: BTreeMap<SessionId, Session>,
+    names: HashMap<Component, SessionId>,
+    interests: Trie<Interest>,
+    publishers: BTreeMap<PublisherId, Publisher>,
+    rings: BTreeMap<RingId, Ring<F>>,
+    routes: BTreeMap<RouteKey, Route>,
+    /// Who has to answer an order, and for which route.
+    orders: BTreeMap<OrderId, (SessionId, RouteKey)>,
+    waits: BTreeMap<u64, Wait>,
+    last_id: u64,
+    actions: Vec<Action<F>>,
+}
+
+impl<F> Machine<F> {
+    pub(crate) fn new(settings: Settings, now: Instant) -> Self {
+        Self {
+            settings,
+            now,
+            sessions: BTreeMap::new(),
+            names: HashMap::new(),
+            interests: Trie::new(),
+            publishers: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            routes: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            waits: BTreeMap::new(),
+            last_id: 0,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes one input and says what is to be done about it.
+    pub(crate) fn handle(&mut self, now: Instant, input: Input<F>) -> Vec<Action<F>> {
+        self.now = now;
+        match input {
+            Input::Connected { session, origin } => self.connected(session, origin),
+            Input::Frame { session, request, descriptor } => self.frame(session, request, descriptor),
+            Input::Faulty { session, reason } => self.dismiss(session, reason),
+            Input::Ended { session } => self.end_session(session, None),
+            Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
+            Input::Tick => {}
+            Input::Shutdown => self.dismiss_all(),
+        }
+        self.expire();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Input::Tick`] is due at the latest.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let hellos = self.sessions.values().filter_map(Session::deadline);
+        hellos.chain(self.waits.values().map(|wait| wait.deadline)).min()
+    }
+
+    /// The live session that a client id would have to share its name with.
+    pub(crate) fn holder_of(&self, client_id: &str) -> Option<SessionId> {
+        self.names.get(&Component::from_client_id(client_id).ok()?).copied()
+    }
+
+    /// Components that are connected.
+    pub(crate) fn components(&self) -> impl Iterator<Item = &Component> {
+        self.names.keys()
+    }
+
+    /// Subscriptions of all sessions.
+    pub(crate) fn subscription_count(&self) -> usize {
+        self.sessions.values().map(|session| session.subscriptions.len()).sum()
+    }
+
+    /// Topics that publishers have declared, a topic of two publishers counted once.
+    pub(crate) fn topic_count(&self) -> usize {
+        let topics = self.publishers.values().flat_map(|publisher| &publisher.topics);
+        topics.collect::<std::collections::HashSet<_>>().len()
+    }
+
+    fn frame(&mut self, session: SessionId, request: Request, descriptor: Option<F>) {
+        let Some(state) = self.sessions.get(&session) else {
+            return;
+        };
+        match request {
+            Request::Hello(hello) if state.component.is_none() => return self.hello(session, hello),
+            _ if state.component.is_none() => {
+                return self.fault(session, "the first message is a hello");
+            }
+            Request::Hello(_) => self.fault(session, "a second hello"),
+            Request::Declare { request, publisher, topic_number, topic } => {
+                self.declare(session, request, publisher, topic_number, &topic);
+            }
+            Request::ClosePublisher { publisher } => self.close_publisher_of(session, publisher),
+            Request::Subscribe { request, subscription, patterns } => {
+                self.subscribe(session, request, subscription, &patterns);
+            }
+            Request::Unsubscribe { subscription } => self.unsubscribe(session, subscription),
+            Request::ProducerSegment { ring } | Request::ConsumerSegment { ring } => {
+                let side = matches!(request, Request::ProducerSegment { .. });
+                match descriptor {
+                    Some(segment) => self.segment(session, ring, side, segment),
+                    None => self.fault(session, "a segment without its descriptor"),
+                }
+            }
+            Request::Done { order } => self.done(session, order),
+            Request::NoRing { ring, cause } => self.no_ring(session, ring, cause),
+            Request::Poisoned { ring, violation } => self.poisoned(session, ring, violation),
+        }
+    }
+
+    fn send(&mut self, session: SessionId, notice: Notice) {
+        self.send_with(session, notice, None);
+    }
+
+    fn send_with(&mut self, session: SessionId, notice: Notice, descriptor: Option<F>) {
+        if self.sessions.contains_key(&session) {
+            self.actions.push(Action::Send { session, notice, descriptor });
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        self.actions.push(Action::Report(report));
+    }
+
+    /// A number never used before in this epoch.
+    fn fresh(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Ends what was due by now.
+    fn expire(&mut self) {
+        let now = self.now;
+        let mute: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| session.deadline().is_some_and(|deadline| deadline <= now))
+            .map(|(id, _)| *id)
+            .collect();
+        for session in mute {
+            self.dismiss(session, GoodbyeReason::HelloDeadline);
+        }
+        while let Some(wait) = self.waits.iter().find(|(_, wait)| wait.deadline <= now).map(|(id, _)| *id) {
+            self.overdue(wait);
+        }
+    }
+}

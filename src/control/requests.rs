@@ -1,0 +1,254 @@
+//! Subscribe and declare: checked, turned into routes, and answered when the routes are active.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::routes::RouteKey;
+use super::sessions::{Interest, Publisher, cut};
+use super::{Machine, Report, SessionId};
+use crate::access::Denial;
+use crate::config::{ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX};
+use crate::topic::{Topic, TopicPattern};
+use crate::wire::{GoodbyeReason, Notice, PublisherId, Refusal, Withheld};
+
+/// A request whose answer waits for routes.
+#[derive(Debug)]
+pub(super) struct Wait {
+    pub(super) session: SessionId,
+    pub(super) deadline: Instant,
+    answer: Notice,
+    awaiting: BTreeSet<RouteKey>,
+}
+
+impl<F> Machine<F> {
+    pub(super) fn subscribe(
+        &mut self,
+        session: SessionId,
+        request: u32,
+        subscription: u32,
+        patterns: &[String],
+    ) {
+        if self.sessions[&session].subscriptions.contains_key(&subscription) {
+            return self.fault(session, "a subscription number that is in use");
+        }
+        match self.check_subscribe(session, patterns) {
+            Ok((patterns, granted, withheld)) => {
+                let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
+                let keys = self.install(session, subscription, patterns);
+                self.wait_for(session, keys, answer);
+            }
+            Err(refusal) => self.refuse(session, request, refusal),
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, session: SessionId, subscription: u32) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        let Some(patterns) = state.subscriptions.remove(&subscription) else {
+            return;
+        };
+        for pattern in &patterns {
+            self.interests.remove(pattern, &Interest { session, subscription });
+        }
+        let unwanted: Vec<RouteKey> = self
+            .routes
+            .keys()
+            .filter(|key| key.subscriber == session)
+            .filter(|key| {
+                let topic = self.topic_of(**key);
+                !self.interests.matching(topic).iter().any(|interest| interest.session == session)
+            })
+            .copied()
+            .collect();
+        for key in unwanted {
+            self.unwant(key);
+        }
+    }
+
+    pub(super) fn declare(
+        &mut self,
+        session: SessionId,
+        request: u32,
+        number: u32,
+        topic_number: u32,
+        topic: &str,
+    ) {
+        let known = self.sessions[&session].publishers.get(&number).copied();
+        let next = known.map_or(0, |publisher| self.publishers[&publisher].topics.len());
+        if topic_number as usize != next {
+            return self.fault(session, "a topic number out of turn");
+        }
+        match self.check_declare(session, known, next, topic) {
+            Ok(topic) => {
+                let publisher = known.unwrap_or_else(|| self.open_publisher(session, number));
+                let state = self.publishers.get_mut(&publisher).expect("it was just opened or found");
+                state.topics.push(topic.clone());
+                let subscribers = self.interests.matching(&topic);
+                let subscribers: BTreeSet<SessionId> =
+                    subscribers.into_iter().map(|interest| interest.session).collect();
+                let keys = subscribers
+                    .into_iter()
+                    .filter(|subscriber| self.may_receive(*subscriber, &topic))
+                    .map(|subscriber| RouteKey { publisher, subscriber, topic_number })
+                    .collect();
+                self.wait_for(session, keys, Notice::Declared { request, publisher });
+            }
+            Err(refusal) => self.refuse(session, request, refusal),
+        }
+    }
+
+    /// Takes these routes off what requests wait for, and answers those that wait for nothing more.
+    pub(super) fn settle_waits(&mut self, which: impl Fn(&RouteKey) -> bool) {
+        for wait in self.waits.values_mut() {
+            wait.awaiting.retain(|key| !which(key));
+        }
+        let settled: Vec<Wait> =
+            self.waits.extract_if(.., |_, wait| wait.awaiting.is_empty()).map(|(_, wait)| wait).collect();
+        for wait in settled {
+            self.send(wait.session, wait.answer);
+        }
+    }
+
+    /// A request has waited too long: who holds it up goes, and is named in the answer.
+    pub(super) fn overdue(&mut self, id: u64) {
+        let wait = &self.waits[&id];
+        let late: BTreeSet<SessionId> =
+            wait.awaiting.iter().flat_map(|key| self.holding_up(*key)).collect();
+        for session in late {
+            let name = self.component(session).to_string();
+            if let Some(Wait { answer: Notice::Subscribed { missed, .. }, .. }) = self.waits.get_mut(&id) {
+                missed.push(name);
+            }
+            self.dismiss(session, GoodbyeReason::RouteDeadline);
+        }
+        // What is left waits for nobody but ourselves.
+        if let Some(wait) = self.waits.remove(&id) {
+            self.send(wait.session, wait.answer);
+        }
+    }
+
+    fn refuse(&mut self, session: SessionId, request: u32, refusal: Refusal) {
+        let who = self.component(session).to_string();
+        self.report(Report::Refused { who, what: refusal.to_string() });
+        self.send(session, Notice::Refused { request, refusal });
+    }
+
+    /// Well-formed patterns, and what of them is granted and withheld.
+    fn check_subscribe(
+        &self,
+        session: SessionId,
+        patterns: &[String],
+    ) -> Result<(Vec<TopicPattern>, Vec<String>, Vec<Withheld>), Refusal> {
+        limit("patterns in one subscription", patterns.len(), PATTERNS_MAX + 1)?;
+        let subscriptions = self.sessions[&session].subscriptions.len();
+        limit("subscriptions of this session", subscriptions, SUBSCRIPTIONS_MAX)?;
+        let component = self.component(session);
+        let mut parsed = Vec::with_capacity(patterns.len());
+        let mut granted = BTreeSet::new();
+        let mut withheld = Vec::new();
+        for text in patterns {
+            let pattern = TopicPattern::new(text).map_err(|_| Refusal::Malformed { text: cut(text, 300) })?;
+            let narrowed = self.settings.policy.narrow(&component, &pattern);
+            granted.extend(narrowed.granted.iter().map(TopicPattern::to_string));
+            withheld.extend(narrowed.withheld);
+            parsed.push(pattern);
+        }
+        if granted.is_empty() {
+            let first = withheld.into_iter().next();
+            return Err(Denial::subscribe(&component, first).into());
+        }
+        let granted = within_budget(granted, String::len);
+        let withheld = withheld.into_iter().map(|part| Withheld {
+            pattern: part.pattern.to_string(),
+            level: part.level,
+            needed: part.needed,
+        });
+        let withheld = within_budget(withheld, |part| part.pattern.len() + part.needed.len());
+        Ok((parsed, granted, withheld))
+    }
+
+    /// Books a subscription, and yields the routes that it asks for.
+    fn install(
+        &mut self,
+        session: SessionId,
+        subscription: u32,
+        patterns: Vec<TopicPattern>,
+    ) -> Vec<RouteKey> {
+        for pattern in &patterns {
+            self.interests.insert(pattern, Interest { session, subscription });
+        }
+        let mut keys = Vec::new();
+        for (id, publisher) in &self.publishers {
+            for (topic_number, topic) in (0..).zip(&publisher.topics) {
+                let asked = patterns.iter().any(|pattern| pattern.matches(topic));
+                if asked && self.may_receive(session, topic) {
+                    keys.push(RouteKey { publisher: *id, subscriber: session, topic_number });
+                }
+            }
+        }
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        state.subscriptions.insert(subscription, patterns);
+        keys
+    }
+
+    fn check_declare(
+        &self,
+        session: SessionId,
+        known: Option<PublisherId>,
+        topics: usize,
+        topic: &str,
+    ) -> Result<Topic, Refusal> {
+        if known.is_none() {
+            limit("publishers of this session", self.sessions[&session].publishers.len(), PUBLISHERS_MAX)?;
+        }
+        limit("topics of this publisher", topics, TOPICS_MAX)?;
+        let topic = Topic::new(topic).map_err(|_| Refusal::Malformed { text: cut(topic, 300) })?;
+        self.settings.policy.may_publish(&self.component(session), &topic)?;
+        Ok(topic)
+    }
+
+    fn open_publisher(&mut self, session: SessionId, number: u32) -> PublisherId {
+        let id = PublisherId(self.fresh());
+        self.publishers.insert(id, Publisher { session, number, topics: Vec::new() });
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        state.publishers.insert(number, id);
+        id
+    }
+
+    fn may_receive(&self, session: SessionId, topic: &Topic) -> bool {
+        self.settings.policy.may_subscribe(&self.component(session), topic).is_ok()
+    }
+
+    /// Asks for routes, and answers once all of them are active.
+    fn wait_for(&mut self, session: SessionId, keys: Vec<RouteKey>, answer: Notice) {
+        let awaiting: BTreeSet<RouteKey> = keys.into_iter().filter(|key| !self.want(*key)).collect();
+        if awaiting.is_empty() {
+            return self.send(session, answer);
+        }
+        let id = self.fresh();
+        let deadline = self.now + self.settings.route_deadline;
+        self.waits.insert(id, Wait { session, deadline, answer, awaiting });
+    }
+}
+
+fn limit(what: &str, count: usize, limit: usize) -> Result<(), Refusal> {
+    if count < limit {
+        return Ok(());
+    }
+    let limit = u32::try_from(limit).expect("limits are small");
+    Err(Refusal::TooMany { what: what.into(), limit })
+}
+
+/// As many items as the answer has room for.
+fn within_budget<T>(items: impl IntoIterator<Item = T>, bytes: impl Fn(&T) -> usize) -> Vec<T> {
+    let mut left = ANSWER_LIST_BYTES;
+    items
+        .into_iter()
+        .take_while(|item| {
+            // 32 covers what encodes a length, a level and an option.
+            let cost = bytes(item) + 32;
+            let fits = cost <= left;
+            left = left.saturating_sub(cost);
+            fits
+        })
+        .collect()
+}

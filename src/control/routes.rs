@@ -1,0 +1,371 @@
+//! Routes and the rings that they run over: the two pictures in the module's essay, step by step.
+
+use super::{Action, Machine, Report, SessionId};
+use crate::topic::Topic;
+use crate::wire::{GoodbyeReason, Notice, OrderId, PublisherId, RingId, SlotTarget};
+
+/// One topic of one publisher to one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct RouteKey {
+    pub(super) publisher: PublisherId,
+    pub(super) subscriber: SessionId,
+    pub(super) topic_number: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) phase: Phase,
+    /// Whether a subscription still asks for it.
+    wanted: bool,
+    /// The slot in use; `None` within one session, and until the ring is there.
+    target: Option<SlotTarget>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    NeedsRing,
+    Granting,
+    Routing,
+    Active,
+    Unrouting,
+}
+
+#[derive(Debug)]
+pub(super) struct Ring<F> {
+    pub(super) id: RingId,
+    pub(super) publisher: PublisherId,
+    pub(super) subscriber: SessionId,
+    pub(super) stage: Stage<F>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+pub(super) enum Stage<F> {
+    NeedsDoorbell,
+    NeedsSegments { producer: Option<F>, consumer: Option<F> },
+    Ready,
+    /// One side said that the other broke its laws: this pair gets no other ring.
+    Poisoned,
+}
+
+/// A slot serves one topic for the ring's life; each new grant of it is a new generation.
+#[derive(Debug)]
+struct Slot {
+    topic_number: u32,
+    generation: u16,
+}
+
+impl<F> Machine<F> {
+    /// Asks for a route. `true`: it is active already.
+    pub(super) fn want(&mut self, key: RouteKey) -> bool {
+        if let Some(route) = self.routes.get_mut(&key) {
+            route.wanted = true;
+            return route.phase == Phase::Active;
+        }
+        if self.ring_of(key).is_some_and(|ring| matches!(ring.stage, Stage::Poisoned)) {
+            return true;
+        }
+        let route = Route { phase: Phase::NeedsRing, wanted: true, target: None };
+        self.routes.insert(key, route);
+        if self.publishers[&key.publisher].session == key.subscriber {
+            self.start_routing(key, None);
+        } else if let Some(ring) = self.ring_of(key) {
+            if matches!(ring.stage, Stage::Ready) {
+                self.start_granting(key);
+            }
+        } else {
+            self.start_ring(key.publisher, key.subscriber);
+        }
+        false
+    }
+
+    /// Takes back a wish. The route goes at once, or when the step it is in is over.
+    pub(super) fn unwant(&mut self, key: RouteKey) {
+        let Some(route) = self.routes.get_mut(&key) else {
+            return;
+        };
+        route.wanted = false;
+        match route.phase {
+            Phase::NeedsRing => self.drop_routes(|other| *other == key),
+            Phase::Active => self.start_unrouting(key),
+            Phase::Granting | Phase::Routing | Phase::Unrouting => {}
+        }
+    }
+
+    /// An order was carried out: the route takes its next step.
+    pub(super) fn done(&mut self, session: SessionId, order: OrderId) {
+        match self.orders.get(&order) {
+            Some((addressee, _)) if *addressee == session => {}
+            // Orders of routes that ended meanwhile are answered all the same.
+            _ => return,
+        }
+        let (_, key) = self.orders.remove(&order).expect("it was just found");
+        let Some(route) = self.routes.get_mut(&key) else {
+            return;
+        };
+        match (route.phase, route.wanted) {
+            (Phase::Granting, true) => {
+                let target = route.target;
+                self.start_routing(key, target);
+            }
+            (Phase::Granting, false) => self.revoke(key),
+            (Phase::Routing, wanted) => {
+                route.phase = Phase::Active;
+                self.settle_waits(|other| *other == key);
+                if !wanted {
+                    self.start_unrouting(key);
+                }
+            }
+            (Phase::Unrouting, false) => self.revoke(key),
+            (Phase::Unrouting, true) => self.route_again(key),
+            (Phase::NeedsRing | Phase::Active, _) => unreachable!("no order is out in these phases"),
+        }
+    }
+
+    /// Both ends of a ring's doorbell are there, or can't be had.
+    pub(super) fn doorbell_made(&mut self, id: RingId, ends: Option<(F, F)>) {
+        let Some(ring) = self.rings.get_mut(&id) else {
+            return;
+        };
+        let Some((producer_end, consumer_end)) = ends else {
+            let subscriber = ring.subscriber;
+            let cause = "the broker has no descriptors left".into();
+            return self.dismiss(subscriber, GoodbyeReason::NoRing { cause });
+        };
+        ring.stage = Stage::NeedsSegments { producer: None, consumer: None };
+        let (publisher, subscriber) = (ring.publisher, ring.subscriber);
+        let Some(state) = self.publishers.get(&publisher) else {
+            return;
+        };
+        let (session, number) = (state.session, state.number);
+        let component = self.component(session).to_string();
+        let notice = Notice::MakeProducerSegment { ring: id, publisher: number };
+        self.send_with(session, notice, Some(producer_end));
+        let notice = Notice::MakeConsumerSegment { ring: id, publisher, component };
+        self.send_with(subscriber, notice, Some(consumer_end));
+    }
+
+    /// A side's segment has come, and the kernel vouches for it.
+    pub(super) fn segment(&mut self, session: SessionId, id: RingId, of_producer: bool, segment: F) {
+        let Some((producer_session, consumer_session)) = self.ends_of(id) else {
+            return;
+        };
+        let expected = if of_producer { producer_session } else { consumer_session };
+        if session != expected {
+            return self.fault(session, "a segment for a ring of others");
+        }
+        let ring = self.rings.get_mut(&id).expect("its ends were just found");
+        let Stage::NeedsSegments { producer, consumer } = &mut ring.stage else {
+            return self.fault(session, "a segment that was not asked for");
+        };
+        let slot = if of_producer { producer } else { consumer };
+        if slot.replace(segment).is_some() {
+            return self.fault(session, "a second segment for the same ring");
+        }
+        self.join(id, producer_session, consumer_session);
+    }
+
+    /// Completes a ring that has both segments, and lets its routes go on.
+    fn join(&mut self, id: RingId, producer_session: SessionId, consumer_session: SessionId) {
+        let ring = self.rings.get_mut(&id).expect("the caller found the ring");
+        ring.stage = match std::mem::replace(&mut ring.stage, Stage::Ready) {
+            Stage::NeedsSegments { producer: Some(p), consumer: Some(c) } => {
+                self.send_with(consumer_session, Notice::AttachConsumer { ring: id }, Some(p));
+                self.send_with(producer_session, Notice::AttachProducer { ring: id }, Some(c));
+                Stage::Ready
+            }
+            incomplete => incomplete,
+        };
+        let ring = &self.rings[&id];
+        if matches!(ring.stage, Stage::Ready) {
+            let (publisher, subscriber) = (ring.publisher, ring.subscriber);
+            let waiting: Vec<RouteKey> = self
+                .routes
+                .keys()
+                .filter(|key| key.publisher == publisher && key.subscriber == subscriber)
+                .copied()
+                .collect();
+            for key in waiting {
+                self.start_granting(key);
+            }
+        }
+    }
+
+    /// A client can't have its side of a ring. It would miss events, or withhold them: it goes.
+    pub(super) fn no_ring(&mut self, session: SessionId, ring: RingId, cause: String) {
+        if self.ends_of(ring).is_some_and(|(producer, consumer)| session == producer || session == consumer) {
+            self.dismiss(session, GoodbyeReason::NoRing { cause: super::sessions::cut(&cause, 256) });
+        }
+    }
+
+    /// One side says that the other broke the ring. Who is right can't be known, so this pair is parted, and no more.
+    pub(super) fn poisoned(&mut self, session: SessionId, id: RingId, violation: String) {
+        let Some((producer, consumer)) = self.ends_of(id) else {
+            return;
+        };
+        let culprit = match session {
+            session if session == consumer => producer,
+            session if session == producer => consumer,
+            _ => return self.fault(session, "an accusation about a ring of others"),
+        };
+        if matches!(self.rings[&id].stage, Stage::Poisoned) {
+            return;
+        }
+        let violation = super::sessions::cut(&violation, 256);
+        let (by, culprit_name) = (self.component(session), self.component(culprit));
+        self.report(Report::Poisoned { culprit: culprit_name, by, violation });
+        self.send(culprit, Notice::CloseRing { ring: id });
+        let ring = self.rings.get_mut(&id).expect("its ends were just found");
+        ring.stage = Stage::Poisoned;
+        let (publisher, subscriber) = (ring.publisher, ring.subscriber);
+        self.drop_routes(|key| key.publisher == publisher && key.subscriber == subscriber);
+    }
+
+    /// Takes a ring out of the books, with its routes, and tells both ends that are still there.
+    pub(super) fn close_ring(&mut self, id: RingId) {
+        let ends = self.ends_of(id);
+        let Some(ring) = self.rings.remove(&id) else {
+            return;
+        };
+        for session in ends.into_iter().flat_map(|(producer, consumer)| [producer, consumer]) {
+            self.send(session, Notice::CloseRing { ring: id });
+        }
+        self.drop_routes(|key| key.publisher == ring.publisher && key.subscriber == ring.subscriber);
+    }
+
+    /// Forgets routes, their orders, and that anybody waits for them.
+    pub(super) fn drop_routes(&mut self, which: impl Fn(&RouteKey) -> bool) {
+        self.routes.retain(|key, _| !which(key));
+        self.orders.retain(|_, (_, key)| !which(key));
+        self.settle_waits(which);
+    }
+
+    /// Sessions that keep a route from going on.
+    pub(super) fn holding_up(&self, key: RouteKey) -> Vec<SessionId> {
+        let Some(route) = self.routes.get(&key) else {
+            return Vec::new();
+        };
+        let publisher = self.publishers[&key.publisher].session;
+        match route.phase {
+            Phase::Granting => vec![key.subscriber],
+            Phase::Routing | Phase::Unrouting => vec![publisher],
+            Phase::Active => Vec::new(),
+            Phase::NeedsRing => match self.ring_of(key).map(|ring| &ring.stage) {
+                Some(Stage::NeedsSegments { producer, consumer }) => {
+                    let late = [(producer.is_none(), publisher), (consumer.is_none(), key.subscriber)];
+                    late.into_iter().filter(|(missing, _)| *missing).map(|(_, session)| session).collect()
+                }
+                _ => Vec::new(),
+            },
+        }
+    }
+
+    /// The topic that a route leads.
+    pub(super) fn topic_of(&self, key: RouteKey) -> &Topic {
+        &self.publishers[&key.publisher].topics[key.topic_number as usize]
+    }
+
+    fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId) {
+        let id = RingId(self.fresh());
+        let ring = Ring { id, publisher, subscriber, stage: Stage::NeedsDoorbell, slots: Vec::new() };
+        self.rings.insert(id, ring);
+        self.actions.push(Action::MakeDoorbell { ring: id });
+    }
+
+    fn start_granting(&mut self, key: RouteKey) {
+        let topic = self.topic_of(key).to_string();
+        let ring = self
+            .rings
+            .values_mut()
+            .find(|ring| ring.publisher == key.publisher && ring.subscriber == key.subscriber)
+            .expect("a route is granted only on a ring that is ready");
+        let target = ring.take_slot(key.topic_number);
+        let route = self.routes.get_mut(&key).expect("the caller found the route");
+        route.phase = Phase::Granting;
+        route.target = Some(target);
+        let order = self.order(key.subscriber, key);
+        let SlotTarget { ring, slot, generation } = target;
+        self.send(key.subscriber, Notice::Grant { order, ring, slot, generation, topic });
+    }
+
+    fn start_routing(&mut self, key: RouteKey, target: Option<SlotTarget>) {
+        self.routes.get_mut(&key).expect("the caller found the route").phase = Phase::Routing;
+        let Some(publisher) = self.publishers.get(&key.publisher) else {
+            return;
+        };
+        let (session, number) = (publisher.session, publisher.number);
+        let order = self.order(session, key);
+        let topic_number = key.topic_number;
+        self.send(session, Notice::Route { order, publisher: number, topic_number, target });
+    }
+
+    fn start_unrouting(&mut self, key: RouteKey) {
+        let route = self.routes.get_mut(&key).expect("the caller found the route");
+        route.phase = Phase::Unrouting;
+        let ring = route.target.map(|target| target.ring);
+        let Some(publisher) = self.publishers.get(&key.publisher) else {
+            return;
+        };
+        let (session, number) = (publisher.session, publisher.number);
+        let order = self.order(session, key);
+        let topic_number = key.topic_number;
+        self.send(session, Notice::Unroute { order, publisher: number, topic_number, ring });
+    }
+
+    /// The publisher has let go of the route: its slot carries nothing any more.
+    fn revoke(&mut self, key: RouteKey) {
+        if let Some(SlotTarget { ring, slot, .. }) = self.routes[&key].target {
+            self.send(key.subscriber, Notice::Revoke { ring, slot });
+        }
+        self.drop_routes(|other| *other == key);
+    }
+
+    /// The publisher has let go of a route that is wanted once more.
+    fn route_again(&mut self, key: RouteKey) {
+        match self.routes[&key].target {
+            Some(SlotTarget { ring, slot, .. }) => {
+                self.send(key.subscriber, Notice::Revoke { ring, slot });
+                self.start_granting(key);
+            }
+            None => self.start_routing(key, None),
+        }
+    }
+
+    fn order(&mut self, session: SessionId, key: RouteKey) -> OrderId {
+        let order = OrderId(self.fresh());
+        self.orders.insert(order, (session, key));
+        order
+    }
+
+    fn ring_of(&self, key: RouteKey) -> Option<&Ring<F>> {
+        self.rings
+            .values()
+            .find(|ring| ring.publisher == key.publisher && ring.subscriber == key.subscriber)
+    }
+
+    /// The sessions at both ends of a ring: the producer's, the consumer's.
+    fn ends_of(&self, ring: RingId) -> Option<(SessionId, SessionId)> {
+        let ring = self.rings.get(&ring)?;
+        Some((self.publishers.get(&ring.publisher)?.session, ring.subscriber))
+    }
+}
+
+impl<F> Ring<F> {
+    /// The next generation of the topic's slot; a new slot for a new topic, or where the generations are used up.
+    fn take_slot(&mut self, topic_number: u32) -> SlotTarget {
+        let known =
+            self.slots.iter().position(|slot| slot.topic_number == topic_number && slot.generation < u16::MAX);
+        let index = match known {
+            Some(index) => {
+                self.slots[index].generation += 1;
+                index
+            }
+            None => {
+                self.slots.push(Slot { topic_number, generation: 0 });
+                self.slots.len() - 1
+            }
+        };
+        let slot = u16::try_from(index).expect("a client that lets 65,536 slots be used up is long gone");
+        SlotTarget { ring: self.id, slot, generation: self.slots[index].generation }
+    }
+}

@@ -1,0 +1,181 @@
+//! Sessions: hello, names, and what goes with a session when it ends.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use super::{Action, Machine, Origin, Report, SessionId};
+use crate::access::Component;
+use crate::config::{NAME_BYTES_MAX, SESSIONS_MAX};
+use crate::topic::{Topic, TopicPattern};
+use crate::wire::{GoodbyeReason, Hello, Notice, PublisherId, Refusal, RingId, Versions, Welcome};
+
+/// The component that only the process with the broker in it can be.
+pub(crate) const AGENT: &str = "agent";
+
+#[derive(Debug)]
+pub(super) struct Session {
+    origin: Origin,
+    /// The name it is known by; `None` until it has said hello.
+    pub(super) component: Option<Component>,
+    hello_deadline: Instant,
+    pub(super) subscriptions: BTreeMap<u32, Vec<TopicPattern>>,
+    /// By the numbers that the client gives them.
+    pub(super) publishers: BTreeMap<u32, PublisherId>,
+}
+
+impl Session {
+    /// When it has to have said hello.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.component.is_none().then_some(self.hello_deadline)
+    }
+}
+
+/// One subscription, as the trie knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Interest {
+    pub(super) session: SessionId,
+    pub(super) subscription: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Publisher {
+    pub(super) session: SessionId,
+    /// The client's number for it.
+    pub(super) number: u32,
+    /// By the client's numbers for them.
+    pub(super) topics: Vec<Topic>,
+}
+
+impl<F> Machine<F> {
+    pub(super) fn connected(&mut self, session: SessionId, origin: Origin) {
+        let full = self.sessions.len() >= SESSIONS_MAX;
+        let state = Session {
+            origin,
+            component: None,
+            hello_deadline: self.now + self.settings.hello_deadline,
+            subscriptions: BTreeMap::new(),
+            publishers: BTreeMap::new(),
+        };
+        self.sessions.insert(session, state);
+        if full {
+            let limit = u32::try_from(SESSIONS_MAX).expect("a small constant");
+            let refusal = Refusal::TooMany { what: "sessions".into(), limit };
+            self.send(session, Notice::Refused { request: 0, refusal });
+            self.actions.push(Action::Disconnect { session });
+            self.sessions.remove(&session);
+        }
+    }
+
+    pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {
+        match self.admit(session, &hello) {
+            Ok((version, component)) => {
+                let welcome = Welcome {
+                    version,
+                    epoch: self.settings.epoch,
+                    component: component.to_string(),
+                    ring_bytes: self.settings.ring_bytes,
+                };
+                self.send(session, Notice::Welcome(welcome));
+                self.report(Report::Joined { component });
+            }
+            Err(refusal) => {
+                let who = cut(&hello.client_id, NAME_BYTES_MAX);
+                self.report(Report::Refused { who, what: refusal.to_string() });
+                self.send(session, Notice::Refused { request: 0, refusal });
+                self.actions.push(Action::Disconnect { session });
+                self.end_session(session, None);
+            }
+        }
+    }
+
+    fn admit(&mut self, session: SessionId, hello: &Hello) -> Result<(u16, Component), Refusal> {
+        let version = Versions::OURS
+            .common(hello.versions)
+            .ok_or(Refusal::Version { broker: Versions::OURS, client: hello.versions })?;
+        let component = Component::from_client_id(&hello.client_id)
+            .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        let reserved = component.as_str() == AGENT && state.origin == Origin::Remote;
+        if reserved || self.names.contains_key(&component) {
+            return Err(Refusal::NameTaken { component: component.to_string() });
+        }
+        state.component = Some(component.clone());
+        self.names.insert(component.clone(), session);
+        Ok((version, component))
+    }
+
+    /// The name of a session that has said hello.
+    pub(super) fn component(&self, session: SessionId) -> Component {
+        let state = self.sessions.get(&session).expect("the caller found the session");
+        state.component.clone().expect("requests are taken only after the hello")
+    }
+
+    pub(super) fn fault(&mut self, session: SessionId, what: &str) {
+        self.dismiss(session, GoodbyeReason::Protocol { what: what.into() });
+    }
+
+    /// Ends a session from our side, and says why.
+    pub(super) fn dismiss(&mut self, session: SessionId, reason: GoodbyeReason) {
+        self.send(session, Notice::Goodbye { reason: reason.clone() });
+        if self.sessions.contains_key(&session) {
+            self.actions.push(Action::Disconnect { session });
+        }
+        self.end_session(session, Some(reason));
+    }
+
+    pub(super) fn dismiss_all(&mut self) {
+        let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for session in sessions {
+            self.dismiss(session, GoodbyeReason::Shutdown);
+        }
+    }
+
+    /// Takes a session, and all that hangs on it, out of the books.
+    pub(super) fn end_session(&mut self, session: SessionId, reason: Option<GoodbyeReason>) {
+        let Some(state) = self.sessions.remove(&session) else {
+            return;
+        };
+        if let Some(component) = state.component {
+            self.names.remove(&component);
+            self.report(Report::Left { component, reason });
+        }
+        for (subscription, patterns) in &state.subscriptions {
+            for pattern in patterns {
+                self.interests.remove(pattern, &Interest { session, subscription: *subscription });
+            }
+        }
+        self.waits.retain(|_, wait| wait.session != session);
+        let rings: Vec<RingId> =
+            self.rings.values().filter(|ring| ring.subscriber == session).map(|ring| ring.id).collect();
+        for ring in rings {
+            self.close_ring(ring);
+        }
+        for publisher in state.publishers.into_values() {
+            self.close_publisher(publisher);
+        }
+        // Routes within the session, and those that still wait for a ring.
+        self.drop_routes(|key| key.subscriber == session);
+    }
+
+    pub(super) fn close_publisher_of(&mut self, session: SessionId, number: u32) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        if let Some(publisher) = state.publishers.remove(&number) {
+            self.close_publisher(publisher);
+        }
+    }
+
+    fn close_publisher(&mut self, publisher: PublisherId) {
+        let rings: Vec<RingId> =
+            self.rings.values().filter(|ring| ring.publisher == publisher).map(|ring| ring.id).collect();
+        for ring in rings {
+            self.close_ring(ring);
+        }
+        self.drop_routes(|key| key.publisher == publisher);
+        self.publishers.remove(&publisher);
+    }
+}
+
+/// The start of a peer's text, as much of it as a log line or an answer takes.
+pub(super) fn cut(text: &str, bytes: usize) -> String {
+    text[..text.floor_char_boundary(bytes)].into()
+}

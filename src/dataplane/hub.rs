@@ -1,0 +1,92 @@
+//! The subscriptions of this process, and which of them a topic is for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::Queue;
+use crate::routing::Trie;
+use crate::topic::{Topic, TopicPattern};
+
+/// The queues that one topic is for. A snapshot: see [`Hub::generation`].
+pub(crate) type Targets = Arc<[Arc<Queue>]>;
+
+#[derive(Debug)]
+pub(crate) struct Hub {
+    generation: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    subscriptions: BTreeMap<u32, Subscription>,
+    interests: Trie<u32>,
+    /// Nothing more will come: a new subscription ends at once.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Subscription {
+    patterns: Vec<TopicPattern>,
+    queue: Arc<Queue>,
+}
+
+impl Hub {
+    pub(crate) fn new() -> Self {
+        let state = State { subscriptions: BTreeMap::new(), interests: Trie::new(), ended: false };
+        Self { generation: AtomicU64::new(1), state: Mutex::new(state) }
+    }
+
+    /// Changes with each change of the subscriptions. Who keeps [`targets`](Self::targets) compares it first.
+    pub(crate) fn generation(&self) -> u64 {
+        // Pairs with the store in `changed`.
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn add(&self, number: u32, patterns: Vec<TopicPattern>, queue: Arc<Queue>) {
+        let mut state = self.state.lock();
+        if state.ended {
+            return queue.end();
+        }
+        for pattern in &patterns {
+            state.interests.insert(pattern, number);
+        }
+        state.subscriptions.insert(number, Subscription { patterns, queue });
+        self.changed();
+    }
+
+    pub(crate) fn remove(&self, number: u32) {
+        let mut state = self.state.lock();
+        let Some(subscription) = state.subscriptions.remove(&number) else {
+            return;
+        };
+        for pattern in &subscription.patterns {
+            state.interests.remove(pattern, &number);
+        }
+        self.changed();
+    }
+
+    /// The queues that match `topic` now.
+    pub(crate) fn targets(&self, topic: &Topic) -> Targets {
+        let state = self.state.lock();
+        let numbers = state.interests.matching(topic);
+        numbers.iter().map(|number| Arc::clone(&state.subscriptions[number].queue)).collect()
+    }
+
+    /// Ends all subscriptions: nothing more will come.
+    pub(crate) fn end(&self) {
+        let mut state = self.state.lock();
+        state.ended = true;
+        for subscription in state.subscriptions.values() {
+            subscription.queue.end();
+        }
+    }
+
+    /// To be called with the lock held, after the change.
+    fn changed(&self) {
+        // Pairs with the load in `generation`.
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+}

@@ -1,0 +1,193 @@
+//! One ring, as the data thread reads it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use shm::{Consumer, Doorbell, Record};
+use zerocopy::IntoBytes;
+
+use super::{InboxCounters, Slot, received};
+use crate::batch::{Batch, event_count};
+use crate::dataplane::{Hub, Origin, Queue};
+use crate::dataplane::hub::Targets;
+use crate::topic::Topic;
+use crate::wire::RingId;
+
+#[derive(Debug)]
+pub(super) struct InRing {
+    pub(super) id: RingId,
+    pub(super) doorbell: Doorbell,
+    pub(super) origin: Arc<Origin>,
+    consumer: Consumer,
+    slots: Vec<Option<Slot>>,
+    payload: Vec<u64>,
+    /// A record that was read, and whose slot may be in a command that waits.
+    held: Option<Record>,
+    /// The publisher is gone: what is there now is read, and no more.
+    ending: bool,
+}
+
+/// What a look at a ring came to.
+#[derive(Debug)]
+pub(super) enum Turn {
+    Idle,
+    Busy,
+    /// All that will ever come has been read.
+    Ended,
+    /// The publisher broke its laws, in this way.
+    Broken(String),
+}
+
+enum Taken {
+    Nothing,
+    Record,
+    Held,
+}
+
+/// Adds to a counter that only this thread writes.
+fn add(counter: &AtomicU64, events: u64) {
+    counter.store(counter.load(Ordering::Relaxed) + events, Ordering::Relaxed);
+}
+
+impl InRing {
+    pub(super) fn new(id: RingId, consumer: Consumer, doorbell: Doorbell, origin: Arc<Origin>) -> Self {
+        Self { id, doorbell, origin, consumer, slots: Vec::new(), payload: Vec::new(), held: None, ending: false }
+    }
+
+    pub(super) fn grant(&mut self, slot: u16, generation: u16, topic: Topic, targets: Targets) {
+        let index = usize::from(slot);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, || None);
+        }
+        self.slots[index] = Some(Slot { topic, generation, granted: true, targets });
+    }
+
+    pub(super) fn revoke(&mut self, slot: u16) {
+        if let Some(Some(slot)) = self.slots.get_mut(usize::from(slot)) {
+            slot.granted = false;
+        }
+    }
+
+    /// Looks up anew which queues each topic is for.
+    pub(super) fn refresh(&mut self, hub: &Hub) {
+        for slot in self.slots.iter_mut().flatten() {
+            slot.targets = hub.targets(&slot.topic);
+        }
+    }
+
+    /// The publisher is gone. Its memory may still change, if it lied about that, so what is there now is the end.
+    pub(super) fn end_soon(&mut self) {
+        if !self.ending {
+            self.ending = true;
+            self.consumer.freeze();
+        }
+    }
+
+    /// Takes up to `records` records; stops early when commands wait, since they may say what a slot is.
+    pub(super) fn turn(&mut self, records: usize, waiting: &AtomicBool, counters: &InboxCounters) -> Turn {
+        let mut taken = 0;
+        let turn = loop {
+            // Pairs with the store in `Inbox::tell`.
+            if taken == records || waiting.load(Ordering::Acquire) {
+                break Ok(Turn::Busy);
+            }
+            match self.take(waiting, counters) {
+                Ok(Taken::Record) => taken += 1,
+                Ok(Taken::Held) => break Ok(Turn::Busy),
+                Ok(Taken::Nothing) => break self.at_the_tail(taken),
+                Err(violation) => break Err(violation),
+            }
+        };
+        self.consumer.release();
+        turn.unwrap_or_else(Turn::Broken)
+    }
+
+    /// Takes one record, if there is one.
+    fn take(&mut self, waiting: &AtomicBool, counters: &InboxCounters) -> Result<Taken, String> {
+        let record = match self.held.take() {
+            Some(record) => record,
+            None => match self.consumer.read(&mut self.payload).map_err(|error| error.to_string())? {
+                Some(record) => record,
+                None => return Ok(Taken::Nothing),
+            },
+        };
+        let granted = self.slots.get(usize::from(record.slot)).and_then(Option::as_ref);
+        let Some(slot) = granted.filter(|slot| record.generation <= slot.generation) else {
+            // A grant is told to this thread before its publisher learns of it. So if this is a correct record, the grant
+            // is already among the commands.
+            if waiting.load(Ordering::Acquire) {
+                self.held = Some(record);
+                return Ok(Taken::Held);
+            }
+            let Record { slot, generation, .. } = record;
+            return Err(format!("a record of slot {slot}, grant {generation}, which was never granted"));
+        };
+        let payload = &self.payload.as_bytes()[..record.bytes];
+        let events = event_count(payload).map_err(|error| error.to_string())?;
+        let lost = self.consumer.settle(&record, events.into()).map_err(|error| error.to_string())?;
+        if lost > 0 {
+            slot.lost(lost);
+        }
+        if slot.granted && record.generation == slot.generation {
+            add(&counters.received, events.into());
+            Self::dispatch(slot, &record, &mut self.payload, &self.origin)?;
+        } else {
+            add(&counters.skipped, events.into());
+        }
+        Ok(Taken::Record)
+    }
+
+    fn dispatch(
+        slot: &Slot,
+        record: &Record,
+        payload: &mut Vec<u64>,
+        origin: &Arc<Origin>,
+    ) -> Result<(), String> {
+        let batch =
+            Batch::parse(std::mem::take(payload), record.bytes).map_err(|error| error.to_string())?;
+        let batch = received(batch, slot, origin);
+        for queue in slot.targets.iter() {
+            queue.push(&batch, record.bytes);
+        }
+        Ok(())
+    }
+
+    /// The ring is empty: tells of losses behind the last record, and sees whether this is the end.
+    fn at_the_tail(&mut self, taken: usize) -> Result<Turn, String> {
+        let slots = &self.slots;
+        let tail_loss = self.consumer.tail_loss(|slot, events| {
+            if let Some(Some(slot)) = slots.get(usize::from(slot)) {
+                slot.lost(events);
+            }
+        });
+        tail_loss.map_err(|error| error.to_string())?;
+        if self.ending || self.consumer.ended().map_err(|error| error.to_string())? {
+            return Ok(Turn::Ended);
+        }
+        Ok(if taken > 0 { Turn::Busy } else { Turn::Idle })
+    }
+
+    /// Asks to be woken; `false` if there is something to look at first.
+    pub(super) fn arm(&mut self) -> bool {
+        // What breaks here breaks again at the next look, and is reported there.
+        !self.ending && self.consumer.arm(1).unwrap_or(false)
+    }
+
+    pub(super) fn disarm(&mut self) {
+        self.consumer.disarm();
+    }
+
+    /// Bytes that wait.
+    pub(super) fn occupied(&mut self) -> u64 {
+        self.consumer.occupied().unwrap_or(0)
+    }
+
+    pub(super) fn capacity(&self) -> u64 {
+        self.consumer.capacity() as u64
+    }
+
+    /// All queues that this ring feeds.
+    pub(super) fn queues(&self) -> impl Iterator<Item = Arc<Queue>> {
+        self.slots.iter().flatten().flat_map(|slot| slot.targets.iter().map(Arc::clone))
+    }
+}

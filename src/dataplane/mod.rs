@@ -1,0 +1,40 @@
+//! Events between processes, and within one: publishers write into rings, one data thread per process reads them.
+//!
+//! ```text
+//!   Publisher ─ outbox ─┬─ ring ──► inbox (data thread) ─┬─ queue ──► Subscription
+//!                       ├─ ring ──► …  another process   └─ queue ──► Subscription
+//!                       └─ hub ───────────── queue ──► Subscription of the same process
+//! ```
+//!
+//! The control plane tells an outbox where its topics go, and an inbox which rings there are and what their slots carry. Neither
+//! ever waits for it, nor for each other.
+
+mod hub;
+mod inbox;
+mod outbox;
+mod queue;
+mod received;
+
+pub(crate) use hub::Hub;
+pub(crate) use inbox::{Inbox, InboxCounters};
+pub(crate) use outbox::{Outbox, OutboxShared, RouteTarget, WantedRing};
+pub(crate) use queue::{Item, Queue};
+pub(crate) use received::Origin;
+
+pub use outbox::Delivery;
+pub use queue::RecvError;
+pub use received::ReceivedBatch;
+
+use crate::wire::RingId;
+
+/// What the data plane has to tell the control plane.
+#[derive(Debug)]
+pub(crate) enum DataEvent {
+    /// The other side of the ring broke its laws.
+    Poisoned { ring: RingId, violation: String },
+    /// The last ring has ended after the session had: nothing more will come.
+    Drained,
+}
+
+/// Where the data plane says it. The control plane's turn of reading it is bounded by the number of rings.
+pub(crate) type DataEvents = tokio::sync::mpsc::UnboundedSender<DataEvent>;

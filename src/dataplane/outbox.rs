@@ -1,0 +1,380 @@
+//! The publishing side: one outbox per publisher, with the rings that lead to its subscribers.
+//!
+//! The control thread says where topics go ([`OutboxShared`]: a wish, with a generation); the publisher's own thread
+//! makes it so at its next call ([`Outbox::follow`]), and owns the result: the rings, and a flat table from topic to targets. Per
+//! publish that costs two loads and an array look-up, however many patterns there are.
+//!
+//! A ring that is no longer wanted is let go of at the publisher's next call; one that was never taken over goes at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use parking_lot::Mutex;
+use shm::{Doorbell, Producer, PushError};
+use zerocopy::IntoBytes;
+
+use super::hub::Targets;
+use super::{DataEvent, DataEvents, Hub, Origin, ReceivedBatch};
+use crate::batch::{Batch, BatchWriter};
+use crate::routing::{RoutingTable, TopicId};
+use crate::sys;
+use crate::topic::Topic;
+use crate::wire::RingId;
+
+/// What became of events that were published together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Delivery {
+    /// Events in this call.
+    pub events: u64,
+    /// Subscriber processes that each of them was for.
+    pub subscribers: u64,
+    /// Events that subscribers' rings took, summed over subscribers. Not a receipt: the subscriber may yet be killed.
+    pub reached: u64,
+    /// Events that were lost because a subscriber's ring was full, summed over subscribers. Each is told of its own.
+    pub dropped: u64,
+}
+
+impl Delivery {
+    /// Adds what became of further events.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.subscribers = self.subscribers.max(other.subscribers);
+        self.reached += other.reached;
+        self.dropped += other.dropped;
+    }
+}
+
+/// Where a topic goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RouteTarget {
+    /// To the subscriptions of this process.
+    Local,
+    /// To another process.
+    Slot { ring: RingId, slot: u16, generation: u16 },
+}
+
+/// What the control thread wants of an outbox.
+#[derive(Debug)]
+pub(crate) struct OutboxShared {
+    generation: AtomicU64,
+    wanted: Mutex<Wanted>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    rings: BTreeMap<RingId, WantedRing>,
+    /// By topic number.
+    routes: Vec<(Topic, Vec<RouteTarget>)>,
+    origin: Option<Arc<Origin>>,
+}
+
+/// A ring that the control thread wants to be used: with its ends, until the outbox has taken them.
+pub(crate) type WantedRing = Option<(Producer, Doorbell)>;
+
+/// Running totals, in events.
+#[derive(Debug, Default)]
+struct Counters {
+    published: AtomicU64,
+    reached: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl OutboxShared {
+    pub(crate) fn new() -> Self {
+        Self { generation: AtomicU64::new(1), wanted: Mutex::default(), counters: Counters::default() }
+    }
+
+    /// Says who publishes here; known once the first topic is declared.
+    pub(crate) fn set_origin(&self, origin: Arc<Origin>) {
+        self.change(|wanted| wanted.origin = Some(origin));
+    }
+
+    /// Adds a topic under the next number.
+    pub(crate) fn add_topic(&self, topic: Topic) {
+        self.change(|wanted| wanted.routes.push((topic, Vec::new())));
+    }
+
+    pub(crate) fn add_ring(&self, id: RingId, producer: Producer, doorbell: Doorbell) {
+        self.change(|wanted| {
+            wanted.rings.insert(id, Some((producer, doorbell)));
+        });
+    }
+
+    pub(crate) fn remove_ring(&self, id: RingId) {
+        let unused = self.change(|wanted| {
+            for (_, targets) in &mut wanted.routes {
+                targets.retain(|target| !matches!(target, RouteTarget::Slot { ring, .. } if *ring == id));
+            }
+            wanted.rings.remove(&id)
+        });
+        // A ring that was never taken over is unmapped here, outside the lock.
+        drop(unused);
+    }
+
+    pub(crate) fn add_route(&self, topic_number: u32, target: RouteTarget) {
+        self.change(|wanted| {
+            if let Some((_, targets)) = wanted.routes.get_mut(topic_number as usize) {
+                targets.push(target);
+            }
+        });
+    }
+
+    /// Takes the route of this topic over `ring` (`None`: within the process) away.
+    pub(crate) fn remove_route(&self, topic_number: u32, ring: Option<RingId>) {
+        self.change(|wanted| {
+            if let Some((_, targets)) = wanted.routes.get_mut(topic_number as usize) {
+                targets.retain(|target| match target {
+                    RouteTarget::Local => ring.is_some(),
+                    RouteTarget::Slot { ring: other, .. } => Some(*other) != ring,
+                });
+            }
+        });
+    }
+
+    /// Events published, reached and dropped so far.
+    pub(crate) fn totals(&self) -> (u64, u64, u64) {
+        let Counters { published, reached, dropped } = &self.counters;
+        (
+            published.load(Ordering::Relaxed),
+            reached.load(Ordering::Relaxed),
+            dropped.load(Ordering::Relaxed),
+        )
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Wanted) -> T) -> T {
+        let mut wanted = self.wanted.lock();
+        let result = change(&mut wanted);
+        // Pairs with the load in `Outbox::follow`.
+        self.generation.fetch_add(1, Ordering::Release);
+        result
+    }
+}
+
+/// A publisher's rings and table. One thread at a time.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    shared: Arc<OutboxShared>,
+    hub: Arc<Hub>,
+    events: DataEvents,
+    seen: (u64, u64),
+    origin: Option<Arc<Origin>>,
+    table: RoutingTable<Target>,
+    rings: Vec<OutRing>,
+    /// Rings with something to flush.
+    dirty: Vec<usize>,
+    /// The number of the next event.
+    sequence: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Target {
+    Local { topic: Topic, queues: Targets },
+    Ring { index: usize, slot: u16, generation: u16 },
+}
+
+#[derive(Debug)]
+struct OutRing {
+    id: RingId,
+    producer: Producer,
+    doorbell: Doorbell,
+    dirty: bool,
+    /// A wake-up could not be sent and has to be repeated.
+    owes_wake: bool,
+    /// The subscriber is gone, or broke the ring.
+    over: bool,
+}
+
+impl Outbox {
+    pub(crate) fn new(shared: Arc<OutboxShared>, hub: Arc<Hub>, events: DataEvents) -> Self {
+        Self {
+            shared,
+            hub,
+            events,
+            seen: (0, 0),
+            origin: None,
+            table: RoutingTable::build(0, []),
+            rings: Vec::new(),
+            dirty: Vec::new(),
+            sequence: 0,
+        }
+    }
+
+    /// Whether anybody is there for this topic now. If not, nothing needs to be encoded.
+    pub(crate) fn has_targets(&mut self, topic: TopicId) -> bool {
+        self.follow();
+        !self.table.targets(topic).is_empty()
+    }
+
+    /// Counts events that nobody is there for.
+    pub(crate) fn skip(&mut self, events: u64) -> Delivery {
+        self.sequence += events;
+        self.count(Delivery { events, ..Delivery::default() })
+    }
+
+    /// Seals a record, and gives it to each subscriber of its topic. [`flush`](Self::flush) makes it visible.
+    pub(crate) fn publish(&mut self, topic: TopicId, record: &mut BatchWriter) -> Delivery {
+        self.follow();
+        record.seal(self.sequence, SystemTime::now(), sys::monotonic_nanos());
+        let events = record.len() as u64;
+        self.sequence += events;
+        let mut delivery = Delivery { events, ..Delivery::default() };
+        for target in self.table.targets(topic) {
+            let taken = match target {
+                Target::Local { topic, queues } => {
+                    let origin = self.origin.as_ref().expect("a topic is routed after it was declared");
+                    deliver(record, topic, queues, origin);
+                    true
+                }
+                Target::Ring { index, slot, generation } => {
+                    let ring = &mut self.rings[*index];
+                    if ring.over {
+                        continue;
+                    }
+                    if !ring.dirty {
+                        ring.dirty = true;
+                        self.dirty.push(*index);
+                    }
+                    ring.push(*slot, *generation, record, &self.events)
+                }
+            };
+            delivery.subscribers += 1;
+            *(if taken { &mut delivery.reached } else { &mut delivery.dropped }) += events;
+        }
+        self.count(delivery)
+    }
+
+    /// Makes visible what was published, and wakes who waits for it.
+    pub(crate) fn flush(&mut self) {
+        for index in self.dirty.drain(..) {
+            let ring = &mut self.rings[index];
+            ring.dirty = false;
+            ring.flush();
+        }
+    }
+
+    fn count(&self, delivery: Delivery) -> Delivery {
+        // The outbox is the only writer, so a load and a store are enough.
+        let add = |counter: &AtomicU64, events| {
+            counter.store(counter.load(Ordering::Relaxed) + events, Ordering::Relaxed);
+        };
+        add(&self.shared.counters.published, delivery.events);
+        add(&self.shared.counters.reached, delivery.reached);
+        add(&self.shared.counters.dropped, delivery.dropped);
+        delivery
+    }
+
+    /// Takes over what the control thread wants, if that has changed.
+    fn follow(&mut self) {
+        // Pairs with the store in `OutboxShared::change`.
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        if self.seen != (generation, self.hub.generation()) {
+            self.rebuild();
+        }
+    }
+
+    #[cold]
+    fn rebuild(&mut self) {
+        self.flush();
+        let shared = Arc::clone(&self.shared);
+        let mut wanted = shared.wanted.lock();
+        self.seen = (shared.generation.load(Ordering::Relaxed), self.hub.generation());
+        self.origin.clone_from(&wanted.origin);
+        let (kept, dropped): (Vec<OutRing>, Vec<OutRing>) = std::mem::take(&mut self.rings)
+            .into_iter()
+            .partition(|ring| wanted.rings.contains_key(&ring.id));
+        self.rings = kept;
+        for (id, ring) in &mut wanted.rings {
+            if let Some((producer, doorbell)) = ring.take() {
+                self.rings.push(OutRing::new(*id, producer, doorbell));
+            }
+        }
+        let routes = wanted.routes.iter().enumerate().map(|(number, (topic, targets))| {
+            let targets = targets.iter().filter_map(|target| self.resolve(topic, *target)).collect();
+            (TopicId::from_index(number), targets)
+        });
+        self.table = RoutingTable::build(self.seen.0, routes);
+        drop(wanted);
+        // Unmapped here, outside the lock.
+        drop(dropped);
+    }
+
+    fn resolve(&self, topic: &Topic, target: RouteTarget) -> Option<Target> {
+        match target {
+            RouteTarget::Local => {
+                Some(Target::Local { topic: topic.clone(), queues: self.hub.targets(topic) })
+            }
+            RouteTarget::Slot { ring, slot, generation } => {
+                let index = self.rings.iter().position(|other| other.id == ring)?;
+                Some(Target::Ring { index, slot, generation })
+            }
+        }
+    }
+}
+
+impl Drop for Outbox {
+    /// Tells each subscriber that this was all.
+    fn drop(&mut self) {
+        for ring in &mut self.rings {
+            if ring.producer.close() {
+                // Nobody there to wake is nobody to tell.
+                let _ = ring.doorbell.ring();
+            }
+        }
+    }
+}
+
+impl OutRing {
+    fn new(id: RingId, producer: Producer, doorbell: Doorbell) -> Self {
+        Self { id, producer, doorbell, dirty: false, owes_wake: false, over: false }
+    }
+
+    /// Whether the ring took the record.
+    fn push(&mut self, slot: u16, generation: u16, record: &BatchWriter, events: &DataEvents) -> bool {
+        let count = u32::try_from(record.len()).expect("a record has at most 512 events");
+        match self.producer.push(slot, generation, count, &record.parts()) {
+            Ok(()) => true,
+            Err(PushError::Poisoned(violation)) => {
+                self.over = true;
+                let violation = violation.to_string();
+                // Without a control thread there is nobody to tell.
+                let _ = events.send(DataEvent::Poisoned { ring: self.id, violation });
+                false
+            }
+            Err(PushError::Full) => false,
+            Err(error) => unreachable!("records are made for this ring: {error}"),
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.producer.flush() || self.owes_wake {
+            match self.doorbell.ring() {
+                Ok(rung) => self.owes_wake = !rung,
+                Err(shm::PeerGone) => self.over = true,
+            }
+        }
+    }
+}
+
+/// Gives a copy of the record to the subscriptions of this process.
+fn deliver(record: &BatchWriter, topic: &Topic, queues: &Targets, origin: &Arc<Origin>) {
+    if queues.is_empty() {
+        return;
+    }
+    let bytes = record.bytes();
+    let mut words = vec![0_u64; bytes.div_ceil(size_of::<u64>())];
+    let mut rest = words.as_mut_bytes();
+    for part in record.parts() {
+        let (here, behind) = rest.split_at_mut(part.len());
+        here.copy_from_slice(part);
+        rest = behind;
+    }
+    let batch = Batch::parse(words, bytes).expect("our own writer makes no malformed records");
+    let batch = ReceivedBatch::new(batch, topic.clone(), Arc::clone(origin));
+    for queue in queues.iter() {
+        queue.push(&batch, bytes);
+    }
+}

@@ -1,0 +1,132 @@
+//! The bounded queue between the data plane and one subscription.
+//!
+//! Writers are the data thread and the publishers of this process; the reader is the subscription, which takes over all that
+//! waits in one go and then reads without the lock. What does not fit is counted, and the count stands in the queue at
+//! the place of the loss.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use super::ReceivedBatch;
+
+/// An interruption in a stream of events. The stream goes on after it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecvError {
+    /// This many events that matched the subscription were lost here: the subscriber was too slow for the ring, or for its
+    /// queue. The events before and after are in order.
+    #[error("{0} events were lost")]
+    Lagged(u64),
+    /// A publisher broke the laws of its ring. Nothing more comes from it; other publishers are not affected.
+    #[error("{component} broke its ring: {violation}")]
+    Poisoned {
+        /// Who.
+        component: String,
+        /// How.
+        violation: String,
+    },
+}
+
+/// What waits in a queue.
+pub(crate) type Item = Result<ReceivedBatch, RecvError>;
+
+/// Bytes that a batch costs beyond its record: two reference-counted blocks, their headers, the queue's own entry.
+const ITEM_BYTES: usize = 256;
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    /// Half of what the subscription may hold: the other half may be with the reader.
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    items: VecDeque<Item>,
+    bytes: usize,
+    /// Events lost after the last item.
+    lost: u64,
+    /// No writer is left.
+    ended: bool,
+    reader: Option<Waker>,
+}
+
+impl Queue {
+    /// A queue of which at most `bytes` are held at any time, by itself and its reader together.
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { state: Mutex::default(), bytes_max: bytes / 2 }
+    }
+
+    /// Adds a batch whose record has `bytes`, or counts its events as lost.
+    pub(crate) fn push(&self, batch: &ReceivedBatch, bytes: usize) {
+        let mut state = self.state.lock();
+        let bytes = state.bytes + bytes + ITEM_BYTES;
+        if bytes > self.bytes_max && !state.items.is_empty() {
+            state.lost = state.lost.saturating_add(batch.len() as u64);
+            return;
+        }
+        state.bytes = bytes;
+        state.settle_loss();
+        state.items.push_back(Ok(batch.clone()));
+        wake(state);
+    }
+
+    /// Counts events that were lost on their way here.
+    pub(crate) fn lost(&self, events: u64) {
+        let mut state = self.state.lock();
+        state.lost = state.lost.saturating_add(events);
+        wake(state);
+    }
+
+    /// Adds an interruption.
+    pub(crate) fn interrupt(&self, error: RecvError) {
+        let mut state = self.state.lock();
+        state.settle_loss();
+        state.items.push_back(Err(error));
+        wake(state);
+    }
+
+    /// Says that nothing more will come.
+    pub(crate) fn end(&self) {
+        let mut state = self.state.lock();
+        state.ended = true;
+        wake(state);
+    }
+
+    /// Takes all that waits over into `items`, which is empty; `false` at the end of the stream.
+    pub(crate) fn poll_take(&self, items: &mut VecDeque<Item>, context: &mut Context<'_>) -> Poll<bool> {
+        let mut state = self.state.lock();
+        state.settle_loss();
+        if !state.items.is_empty() {
+            std::mem::swap(&mut state.items, items);
+            state.bytes = 0;
+            return Poll::Ready(true);
+        }
+        if state.ended {
+            return Poll::Ready(false);
+        }
+        state.reader = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl State {
+    /// Gives a loss its place, before what comes next.
+    fn settle_loss(&mut self) {
+        if self.lost > 0 {
+            self.items.push_back(Err(RecvError::Lagged(self.lost)));
+            self.lost = 0;
+        }
+    }
+}
+
+/// Wakes the reader, after the lock is released.
+fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
+    let reader = state.reader.take();
+    drop(state);
+    if let Some(reader) = reader {
+        reader.wake();
+    }
+}

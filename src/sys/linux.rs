@@ -1,0 +1,162 @@
+//! Linux: streams with descriptors, credentials from the kernel, `poll`.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName as _};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use rustix::process::{Pid, PidfdFlags};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Bytes taken from a socket at once.
+const READ_BYTES: usize = 16 << 10;
+
+/// Descriptors that one message of a peer can bring at most: the kernel's own limit (`SCM_MAX_FD`), so that nothing is
+/// cut off unseen, and each surplus one is ours to close.
+const DESCRIPTORS_MAX: usize = 253;
+
+/// A connected control socket.
+#[derive(Debug)]
+pub(crate) struct Stream(AsyncFd<OwnedFd>);
+
+/// What one look at a socket brought.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// Bytes, in the buffer that was handed in; 0: the peer has closed.
+    pub(crate) bytes: usize,
+    /// Descriptors that came with them, in order.
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
+impl Stream {
+    /// Takes a connected socket into the current runtime.
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        AsyncFd::new(socket).map(Self)
+    }
+
+    /// A buffer of the size that [`receive`](Self::receive) likes best.
+    pub(crate) fn buffer() -> Box<[u8]> {
+        vec![0; READ_BYTES].into_boxed_slice()
+    }
+
+    /// Waits for bytes. Cancel-safe: nothing is taken before it is returned.
+    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        self.0.async_io(Interest::READABLE, |socket| receive(socket.as_fd(), buffer)).await
+    }
+
+    /// Sends all of `bytes`, the descriptor with the first of them. Not cancel-safe: a part may have been sent.
+    pub(crate) async fn send(&self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut sent = 0;
+        let mut descriptor = descriptor;
+        while sent < bytes.len() {
+            let count = self
+                .0
+                .async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &bytes[sent..], descriptor))
+                .await?;
+            sent += count;
+            descriptor = None;
+        }
+        Ok(())
+    }
+}
+
+fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+    let message = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let mut descriptors = Vec::new();
+    for item in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = item {
+            descriptors.extend(rights);
+        }
+    }
+    Ok(Received { bytes: message.bytes, descriptors })
+}
+
+fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let rights = descriptor.as_slice();
+    if !rights.is_empty() && !control.push(SendAncillaryMessage::ScmRights(rights)) {
+        unreachable!("the buffer has room for one descriptor");
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?)
+}
+
+/// Connects to the broker's socket at `path`.
+pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let stream = ConnectOptions::new().name(path.to_fs_name::<GenericFilePath>()?).connect_sync()?;
+    let interprocess::local_socket::Stream::UdSocket(stream) = stream;
+    Ok(stream.into())
+}
+
+/// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
+#[derive(Debug)]
+pub(crate) struct Credentials {
+    pub(crate) pid: u32,
+    pub(crate) uid: u32,
+    process: Option<OwnedFd>,
+}
+
+impl Credentials {
+    /// Asks the kernel.
+    pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        let peer = rustix::net::sockopt::socket_peercred(socket)?;
+        Ok(Self::new(peer.pid, peer.uid.as_raw()))
+    }
+
+    /// This process.
+    pub(crate) fn own() -> Self {
+        Self::new(rustix::process::getpid(), rustix::process::getuid().as_raw())
+    }
+
+    fn new(pid: Pid, uid: u32) -> Self {
+        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
+        Self { pid: pid.as_raw_nonzero().get().unsigned_abs(), uid, process }
+    }
+
+    /// Whether the process has ended, though its socket may live on in a child of it.
+    pub(crate) fn is_dead(&self) -> bool {
+        let Some(process) = &self.process else {
+            return false;
+        };
+        let mut ended = [PollFd::new(process, PollFlags::IN)];
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut ended, Some(&now)).is_ok_and(|count| count > 0)
+    }
+
+    /// A descriptor that becomes readable when the process ends; `None` where the kernel has none to give.
+    pub(crate) fn process(&self) -> io::Result<Option<OwnedFd>> {
+        self.process.as_ref().map(OwnedFd::try_clone).transpose()
+    }
+}
+
+/// Sleeps until one of the descriptors is readable or closed at the other end, and says which.
+pub(crate) fn wait(descriptors: &[BorrowedFd<'_>]) -> Vec<bool> {
+    let mut polled: Vec<PollFd<'_>> =
+        descriptors.iter().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN)).collect();
+    match rustix::event::poll(&mut polled, None) {
+        Ok(_) => polled.iter().map(|descriptor| !descriptor.revents().is_empty()).collect(),
+        Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => vec![false; descriptors.len()],
+        Err(errno) => unreachable!("poll refuses nothing but bad arguments: {errno}"),
+    }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, which all processes of a host share.
+pub(crate) fn monotonic_nanos() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).expect("the monotonic clock starts at 0");
+    let nanos = u64::try_from(time.tv_nsec).expect("nanoseconds are 0 to 999,999,999");
+    seconds * 1_000_000_000 + nanos
+}

@@ -1,0 +1,73 @@
+//! Messages to bytes and back. The only place that knows which codec that is.
+
+use bincode::config::{Configuration, Limit, standard};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::config::FRAME_MEMORY_MAX;
+
+const CONFIG: Configuration<bincode::config::LittleEndian, bincode::config::Varint, Limit<FRAME_MEMORY_MAX>> =
+    standard().with_limit::<FRAME_MEMORY_MAX>();
+
+/// A frame that is no message of this version. The peer's fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Undecodable {
+    /// The bytes are not those of any message.
+    #[error("a frame of {bytes} bytes holds no message of this version")]
+    Malformed { bytes: usize },
+    /// Bytes follow the message.
+    #[error("{surplus} bytes follow the message in its frame")]
+    Trailing { surplus: usize },
+}
+
+/// The bytes of a message of ours.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    bincode::serde::encode_to_vec(message, CONFIG).expect("our own messages are within the frame limits")
+}
+
+/// The message in a peer's bytes: exactly one, and nothing behind it.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Undecodable> {
+    let (message, used) = bincode::serde::decode_from_slice(bytes, CONFIG)
+        .map_err(|_| Undecodable::Malformed { bytes: bytes.len() })?;
+    match bytes.len() - used {
+        0 => Ok(message),
+        surplus => Err(Undecodable::Trailing { surplus }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Hello, Request, Versions};
+    use proptest::prelude::*;
+
+    fn hello() -> Request {
+        Request::Hello(Hello { versions: Versions::OURS, features: 0, client_id: "procmond".into() })
+    }
+
+    #[test]
+    fn a_message_survives_the_codec() {
+        assert_eq!(decode::<Request>(&encode(&hello())), Ok(hello()));
+    }
+
+    #[test]
+    fn bytes_behind_a_message_are_refused() {
+        let mut bytes = encode(&hello());
+        bytes.push(0);
+        assert_eq!(decode::<Request>(&bytes), Err(Undecodable::Trailing { surplus: 1 }));
+    }
+
+    #[test]
+    fn a_list_that_claims_more_memory_than_a_frame_may_take_is_refused() {
+        let mut bytes = vec![3, 0, 0, 253];
+        bytes.extend_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(decode::<Request>(&bytes), Err(Undecodable::Malformed { bytes: 12 }));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = decode::<Request>(&bytes);
+        }
+    }
+}

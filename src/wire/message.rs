@@ -1,0 +1,220 @@
+//! The vocabulary of the control plane.
+//!
+//! A client sends [`Request`]s, the broker [`Notice`]s. A request with a `request` number is answered by exactly one notice
+//! with the same number. A notice with an `order` number asks the client to do something and is answered by
+//! [`Request::Done`] with that number, once it is done; notices are carried out in the order in which they come.
+
+use serde::{Deserialize, Serialize};
+
+use crate::access::Denial;
+use crate::hierarchy::TopicAccessLevel;
+
+/// The life of one broker; a new one for each start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Epoch(pub(crate) u64);
+
+/// A ring, within one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct RingId(pub(crate) u64);
+
+/// A publisher, within one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct PublisherId(pub(crate) u64);
+
+/// A step that the broker waits for, within one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct OrderId(pub(crate) u64);
+
+/// The versions of the protocol that one side speaks, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Versions {
+    /// The oldest.
+    pub oldest: u16,
+    /// The newest.
+    pub newest: u16,
+}
+
+impl Versions {
+    /// What this build speaks.
+    pub(crate) const OURS: Self = Self { oldest: 1, newest: 1 };
+
+    /// The newest version that both sides speak.
+    pub(crate) fn common(self, other: Self) -> Option<u16> {
+        let newest = self.newest.min(other.newest);
+        (newest >= self.oldest && newest >= other.oldest).then_some(newest)
+    }
+}
+
+impl std::fmt::Display for Versions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} to {}", self.oldest, self.newest)
+    }
+}
+
+/// The first message of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) versions: Versions,
+    /// Optional abilities, a bit each. None exists in version 1.
+    pub(crate) features: u64,
+    pub(crate) client_id: String,
+}
+
+/// Client to broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    Hello(Hello),
+    /// Resolve a topic for a publisher of this session; both are numbered by the client, from 0 and without gaps.
+    Declare { request: u32, publisher: u32, topic_number: u32, topic: String },
+    /// The publisher is gone.
+    ClosePublisher { publisher: u32 },
+    Subscribe { request: u32, subscription: u32, patterns: Vec<String> },
+    /// Not answered: a subscription that was dropped waits for nothing.
+    Unsubscribe { subscription: u32 },
+    /// Our segment of a ring, as a publisher. With its descriptor.
+    ProducerSegment { ring: RingId },
+    /// Our segment of a ring, as a subscriber. With its descriptor.
+    ConsumerSegment { ring: RingId },
+    /// The order was carried out.
+    Done { order: OrderId },
+    /// The ring, or what belongs to it, can't be had on this side.
+    NoRing { ring: RingId, cause: String },
+    /// The other side of the ring broke its laws; we do nothing more with it.
+    Poisoned { ring: RingId, violation: String },
+}
+
+/// Where a publisher's events of one topic go: a slot of a ring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SlotTarget {
+    pub(crate) ring: RingId,
+    pub(crate) slot: u16,
+    pub(crate) generation: u16,
+}
+
+/// What a client learns when it is let in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Welcome {
+    pub(crate) version: u16,
+    pub(crate) epoch: Epoch,
+    /// The name that the session is known by.
+    pub(crate) component: String,
+    pub(crate) ring_bytes: u64,
+}
+
+/// Broker to client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Notice {
+    Welcome(Welcome),
+    /// The answer to a request that is not granted; request 0 is the hello.
+    Refused { request: u32, refusal: Refusal },
+    Declared { request: u32, publisher: PublisherId },
+    /// `missed`: components whose session ended because they did not install the route in time.
+    Subscribed { request: u32, granted: Vec<String>, withheld: Vec<Withheld>, missed: Vec<String> },
+    /// Make the writing segment of a ring. With the doorbell's end.
+    MakeProducerSegment { ring: RingId, publisher: u32 },
+    /// Make the reading side's segment of a ring from `publisher` of `component`. With the doorbell's end.
+    MakeConsumerSegment { ring: RingId, publisher: PublisherId, component: String },
+    /// The consumer's segment: the ring is complete. With its descriptor.
+    AttachProducer { order: OrderId, ring: RingId },
+    /// The producer's segment: the ring is complete. With its descriptor.
+    AttachConsumer { order: OrderId, ring: RingId },
+    /// The slot of this ring carries this topic from now on.
+    Grant { order: OrderId, ring: RingId, slot: u16, generation: u16, topic: String },
+    /// Send events of this topic there too; without a target: to the subscriptions of this session.
+    Route { order: OrderId, publisher: u32, topic_number: u32, target: Option<SlotTarget> },
+    /// Send events of this topic there no longer.
+    Unroute { order: OrderId, publisher: u32, topic_number: u32, ring: Option<RingId> },
+    /// The slot carries nothing any more; what still comes on it is skipped.
+    Revoke { ring: RingId, slot: u16 },
+    /// The ring ends: a producer drops it, a consumer reads what is there and drops it.
+    CloseRing { ring: RingId },
+    /// The session ends.
+    Goodbye { reason: GoodbyeReason },
+}
+
+/// A part of a pattern that was not granted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withheld {
+    /// The part, as a pattern.
+    pub pattern: String,
+    /// Its access level; `None` where no rule covers it.
+    pub level: Option<TopicAccessLevel>,
+    /// Who may subscribe to it.
+    pub needed: String,
+}
+
+/// Why the broker does not do what was asked. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No version of the protocol is spoken by both sides.
+    #[error("the broker speaks protocol versions {broker}, this client {client}")]
+    Version {
+        /// What the broker speaks.
+        broker: Versions,
+        /// What the client offered.
+        client: Versions,
+    },
+    /// The client id is no name for a component.
+    #[error("{client_id:?} is no client id: 1 to 64 of a-z, 0-9, '_' and '-' are")]
+    BadName {
+        /// What was offered, cut to the length of a name.
+        client_id: String,
+    },
+    /// The component is connected already, or the name is not for other processes.
+    #[error("the name {component} is taken")]
+    NameTaken {
+        /// The name asked for.
+        component: String,
+    },
+    /// The component has no right to publish or to subscribe here.
+    #[error(transparent)]
+    Access(#[from] Denial),
+    /// The topic or pattern is not well-formed. A client that checks before it asks never sees this.
+    #[error("{text:?} is not well-formed")]
+    Malformed {
+        /// What was asked for, cut to the length of a topic.
+        text: String,
+    },
+    /// The session, or the broker, has as many of these as it may.
+    #[error("there are {limit} {what} already")]
+    TooMany {
+        /// What there are too many of.
+        what: String,
+        /// The limit.
+        limit: u32,
+    },
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum GoodbyeReason {
+    /// The broker is shut down.
+    #[error("the broker shuts down")]
+    Shutdown,
+    /// This side did not follow the protocol.
+    #[error("the protocol was not followed: {what}")]
+    Protocol {
+        /// What was wrong.
+        what: String,
+    },
+    /// This side did not install a route in time, so it would have missed events.
+    #[error("a route was not installed within the deadline")]
+    RouteDeadline,
+    /// This side did not say hello in time.
+    #[error("no hello within the deadline")]
+    HelloDeadline,
+    /// This side could not make or map the shared memory that it needs.
+    #[error("no shared memory: {cause}")]
+    NoRing {
+        /// What the host said.
+        cause: String,
+    },
+    /// This side reads too slowly what the broker sends.
+    #[error("more than {limit} control frames wait for this client")]
+    TooSlow {
+        /// The limit.
+        limit: u32,
+    },
+}

@@ -1,0 +1,14 @@
+//! What goes over the control socket: the vocabulary, its encoding, and frames.
+//!
+//! A frame is a `u32` length (little-endian) and that many bytes of one encoded message. Some messages carry one file
+//! descriptor; it is attached to the first byte of their frame. Variants are numbered in the order in which they stand here:
+//! new ones are added at the end, and nothing is ever taken out or moved.
+
+pub(crate) mod codec;
+pub(crate) mod frames;
+mod message;
+
+pub(crate) use message::{
+    Epoch, GoodbyeReason, Hello, Notice, OrderId, PublisherId, Refusal, Request, RingId, SlotTarget, Versions,
+    Welcome, Withheld,
+};

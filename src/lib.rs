@@ -3,6 +3,7 @@
 
 mod access;
 mod hierarchy;
+mod routing;
 mod topic;
 
 pub use access::{AccessPolicy, Component, ComponentError, Denial, Narrowed, Withheld};

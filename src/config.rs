@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+/// Where a broker listens unless told otherwise. The founding README names it.
+pub(crate) const SOCKET_PATH: &str = "/tmp/daemoneye.sock";
+
+/// Mode of the socket's file: its owner alone.
+pub(crate) const SOCKET_MODE: u32 = 0o600;
+
 /// Data bytes of one ring. Holds a burst of some 30,000 process records, and stays within the last-level cache of
 /// common machines, where a ring of 64 MiB is four times slower. Full: the newest records are lost, and counted.
 pub(crate) const RING_BYTES: usize = 8 << 20;

@@ -16,6 +16,7 @@ use super::{DeclareError, Disconnected, SubscribeError, Subscribed};
 use crate::access::Component;
 use crate::dataplane::{DataEvent, DataEvents, Hub, Inbox, InboxCounters, Origin, OutboxShared, RouteTarget};
 use crate::link::{Link, LinkError};
+use crate::routing::TopicId;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
 
@@ -24,7 +25,7 @@ use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
 pub(crate) enum Command {
     /// A publisher of this number exists; it asks for nothing yet.
     OpenPublisher { publisher: u32, outbox: Arc<OutboxShared> },
-    Declare { publisher: u32, topic: Topic, reply: oneshot::Sender<Result<u32, DeclareError>> },
+    Declare { publisher: u32, topic: Topic, reply: oneshot::Sender<Result<TopicId, DeclareError>> },
     ClosePublisher { publisher: u32 },
     /// The subscription is in the hub already.
     Subscribe {
@@ -53,8 +54,8 @@ struct PublisherState {
     id: Option<PublisherId>,
     topics: Vec<Topic>,
     /// One declaration is under way at a time, so that topic numbers have no gaps.
-    in_flight: Option<(Topic, oneshot::Sender<Result<u32, DeclareError>>)>,
-    waiting: VecDeque<(Topic, oneshot::Sender<Result<u32, DeclareError>>)>,
+    in_flight: Option<(Topic, oneshot::Sender<Result<TopicId, DeclareError>>)>,
+    waiting: VecDeque<(Topic, oneshot::Sender<Result<TopicId, DeclareError>>)>,
 }
 
 /// A ring between the broker's first and second word about it.
@@ -199,7 +200,7 @@ impl Session {
         while let Some((topic, reply)) = state.waiting.pop_front() {
             if let Some(known) = state.topics.iter().position(|other| *other == topic) {
                 // Who has stopped waiting needs no answer.
-                let _ = reply.send(Ok(number(known)));
+                let _ = reply.send(Ok(TopicId::nth(known)));
                 continue;
             }
             let topic_number = number(state.topics.len());
@@ -294,7 +295,7 @@ impl Session {
                     state.outbox.set_origin(origin(id));
                 }
                 state.topics.push(topic);
-                answer(reply, Ok(number(state.topics.len() - 1)));
+                answer(reply, Ok(TopicId::nth(state.topics.len() - 1)));
             }
             Err(error) => {
                 state.outbox.remove_last_topic();

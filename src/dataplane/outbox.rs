@@ -79,6 +79,8 @@ pub(crate) type WantedRing = Option<(Producer, Doorbell)>;
 #[derive(Debug, Default)]
 struct Counters {
     published: AtomicU64,
+    /// Of the last call.
+    subscribers: AtomicU64,
     reached: AtomicU64,
     dropped: AtomicU64,
 }
@@ -96,6 +98,11 @@ impl OutboxShared {
     /// Adds a topic under the next number.
     pub(crate) fn add_topic(&self, topic: Topic) {
         self.change(|wanted| wanted.routes.push((topic, Vec::new())));
+    }
+
+    /// Takes the topic that was added last away again: the broker did not grant it.
+    pub(crate) fn remove_last_topic(&self) {
+        self.change(|wanted| wanted.routes.pop());
     }
 
     pub(crate) fn add_ring(&self, id: RingId, producer: Producer, doorbell: Doorbell) {
@@ -135,14 +142,15 @@ impl OutboxShared {
         });
     }
 
-    /// Events published, reached and dropped so far.
-    pub(crate) fn totals(&self) -> (u64, u64, u64) {
-        let Counters { published, reached, dropped } = &self.counters;
-        (
-            published.load(Ordering::Relaxed),
-            reached.load(Ordering::Relaxed),
-            dropped.load(Ordering::Relaxed),
-        )
+    /// Sums over all calls so far; `subscribers` are those of the last.
+    pub(crate) fn totals(&self) -> Delivery {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Delivery {
+            events: read(&self.counters.published),
+            subscribers: read(&self.counters.subscribers),
+            reached: read(&self.counters.reached),
+            dropped: read(&self.counters.dropped),
+        }
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Wanted) -> T) -> T {
@@ -261,6 +269,7 @@ impl Outbox {
         let add = |counter: &AtomicU64, events| {
             counter.store(counter.load(Ordering::Relaxed) + events, Ordering::Relaxed);
         };
+        self.shared.counters.subscribers.store(delivery.subscribers, Ordering::Relaxed);
         add(&self.shared.counters.published, delivery.events);
         add(&self.shared.counters.reached, delivery.reached);
         add(&self.shared.counters.dropped, delivery.dropped);
@@ -294,7 +303,7 @@ impl Outbox {
         }
         let routes = wanted.routes.iter().enumerate().map(|(number, (topic, targets))| {
             let targets = targets.iter().filter_map(|target| self.resolve(topic, *target)).collect();
-            (TopicId::from_index(number), targets)
+            (TopicId::nth(number), targets)
         });
         self.table = RoutingTable::build(self.seen.0, routes);
         drop(wanted);

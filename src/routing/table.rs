@@ -1,4 +1,4 @@
-//! Topics by number, and the flat table from a topic's number to its targets.
+//! The flat table from a topic's number to its targets.
 //!
 //! ```text
 //!   offsets  [ 0 | 2 | 2 | 5 ]          topic 0: targets[0..2], topic 1: none, topic 2: targets[2..5]
@@ -7,76 +7,18 @@
 //!
 //! Invariant: `offsets` begins with 0, never falls and ends with the length of `targets`.
 
-use std::collections::HashMap;
-
-use crate::topic::Topic;
-
-/// A topic by number. Numbers are dense: those of an index are 0, 1, 2 and so on.
+/// A topic of a publisher, by number: 0, 1, 2 and so on, in the order of their declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct TopicId(u32);
 
 impl TopicId {
-    /// Of the `nth` topic of an index. There are never more than an index may hold, which is a `u32`.
-    fn nth(nth: usize) -> Self {
-        Self(u32::try_from(nth).expect("an index holds at most u32::MAX topics"))
+    /// The `nth` topic of a publisher, counted from 0.
+    pub(crate) fn nth(nth: usize) -> Self {
+        Self(u32::try_from(nth).expect("a publisher has some hundred topics"))
     }
 
     fn place(self) -> usize {
         self.0 as usize
-    }
-}
-
-/// Gives each topic in use its number, and knows it for as long as the index lives.
-#[derive(Debug)]
-pub(crate) struct TopicIndex {
-    ids: HashMap<Topic, TopicId>,
-    topics: Vec<Topic>,
-    topics_max: u32,
-}
-
-/// The index holds as many topics as it may; the fault of whoever uses so many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{topics_max} topics are in use, which is as many as may be")]
-pub(crate) struct IndexFull {
-    pub(crate) topics_max: u32,
-}
-
-impl TopicIndex {
-    /// An index for at most `topics_max` topics.
-    pub(crate) fn new(topics_max: u32) -> Self {
-        Self { ids: HashMap::new(), topics: Vec::new(), topics_max }
-    }
-
-    /// The number of `topic`: the one that it has, or the next one.
-    ///
-    /// # Errors
-    /// [`IndexFull`] if the topic has none and there is none left. The topics that have one are not affected.
-    pub(crate) fn intern(&mut self, topic: &Topic) -> Result<TopicId, IndexFull> {
-        if let Some(id) = self.id(topic) {
-            return Ok(id);
-        }
-        let id = TopicId::nth(self.topics.len());
-        if id.0 == self.topics_max {
-            return Err(IndexFull { topics_max: self.topics_max });
-        }
-        self.topics.push(topic.clone());
-        self.ids.insert(topic.clone(), id);
-        Ok(id)
-    }
-
-    /// The number of `topic`, if it has one.
-    pub(crate) fn id(&self, topic: &Topic) -> Option<TopicId> {
-        self.ids.get(topic).copied()
-    }
-
-    /// The topic of this number; `None` for a number of another index.
-    pub(crate) fn topic(&self, id: TopicId) -> Option<&Topic> {
-        self.topics.get(id.place())
-    }
-
-    /// All topics, by number.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (TopicId, &Topic)> {
-        self.topics.iter().enumerate().map(|(nth, topic)| (TopicId::nth(nth), topic))
     }
 }
 
@@ -133,32 +75,6 @@ mod tests {
 
     fn topic(text: &str) -> Topic {
         Topic::new(text).expect("a legal topic")
-    }
-
-    #[test]
-    fn a_topic_keeps_its_number() {
-        let mut index = TopicIndex::new(8);
-        let (a, b) = (index.intern(&topic("a")), index.intern(&topic("b")));
-        assert_eq!((a, b), (Ok(TopicId(0)), Ok(TopicId(1))));
-        assert_eq!(index.intern(&topic("a")), a);
-        assert_eq!(index.id(&topic("b")), Some(TopicId(1)));
-        assert_eq!(index.id(&topic("c")), None);
-        assert_eq!(index.topic(TopicId(1)), Some(&topic("b")));
-        assert_eq!(index.topic(TopicId(2)), None);
-        assert!(index.iter().eq([(TopicId(0), &topic("a")), (TopicId(1), &topic("b"))]));
-    }
-
-    #[test]
-    fn a_full_index_refuses_new_topics_and_knows_the_old() {
-        let mut index = TopicIndex::new(1);
-        assert_eq!(index.intern(&topic("a")), Ok(TopicId(0)));
-        assert_eq!(index.intern(&topic("b")), Err(IndexFull { topics_max: 1 }));
-        assert_eq!(index.intern(&topic("a")), Ok(TopicId(0)));
-        assert_eq!(
-            (index.id(&topic("b")), index.iter().count()),
-            (None, 1),
-            "the refused topic left nothing"
-        );
     }
 
     #[test]

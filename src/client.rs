@@ -1,0 +1,366 @@
+//! The bus as a process sees it: publish, subscribe, and know whether the broker is there.
+
+mod connect;
+mod publisher;
+mod session;
+mod subscription;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::access::Component;
+use crate::batch::{BatchEvent, EventTooLarge};
+use crate::correlation::CorrelationMetadata;
+use crate::event::CollectionEvent;
+use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, OutboxShared, Queue};
+use crate::routing::TopicId;
+use crate::topic::{Topic, TopicError, TopicPattern};
+use crate::wire::{GoodbyeReason, Refusal, Welcome};
+
+pub use crate::wire::Withheld;
+pub use connect::{ConnectError, ConnectOptions};
+pub use publisher::{BatchBuilder, Publisher};
+pub use subscription::{EventReceiver, Subscription};
+
+pub(crate) use session::{Command, Commands, Ground};
+
+/// Why a session has ended. Rings that are already there go on without it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Disconnected {
+    /// The broker ended the session, and said why.
+    #[error("the broker ended the session: {0}")]
+    Dismissed(GoodbyeReason),
+    /// The broker is gone without a word.
+    #[error("the broker is gone")]
+    BrokerGone,
+    /// What is at the other end does not speak the protocol.
+    #[error("the broker broke the protocol: {0}")]
+    Protocol(String),
+}
+
+/// Why a topic can't be published on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeclareError {
+    /// The caller's: no such topic can be.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The broker does not grant it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The session is over.
+    #[error(transparent)]
+    Disconnected(#[from] Disconnected),
+}
+
+/// Why an event was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// Its topic can't be published on.
+    #[error(transparent)]
+    Declare(#[from] DeclareError),
+    /// The caller's: the event is above the limit.
+    #[error(transparent)]
+    TooLarge(#[from] EventTooLarge),
+}
+
+/// Why a subscription was not made. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The caller's: no such pattern can be.
+    #[error(transparent)]
+    Pattern(#[from] TopicError),
+    /// The broker does not grant it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The session is over.
+    #[error(transparent)]
+    Disconnected(#[from] Disconnected),
+}
+
+/// What a subscribe came to, beyond the subscription itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Subscribed {
+    /// The patterns that events come for: what was asked, narrowed to what the component may receive.
+    pub granted: Vec<String>,
+    /// What was asked and is not granted.
+    pub withheld: Vec<Withheld>,
+    /// Components whose session ended because they did not install the route in time.
+    pub missed: Vec<String>,
+}
+
+/// Running totals of one client, all its publishers and subscriptions together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ClientStatistics {
+    /// Events that were read from rings. Those of publishers in this process are not among them.
+    pub received_events: u64,
+    /// Events whose topic was no longer subscribed to when they arrived.
+    pub skipped_events: u64,
+    /// Times that the data thread slept and was woken.
+    pub wakeups: u64,
+    /// Bytes that waited in the rings when they were last looked at.
+    pub ring_bytes_waiting: u64,
+    /// The most bytes that ever waited there.
+    pub ring_bytes_waiting_max: u64,
+    /// Bytes that all rings to this process hold together.
+    pub ring_bytes: u64,
+}
+
+/// A client of the bus in a process of its own. Cheap to share: all its methods take `&self`, from any thread.
+///
+/// One client is one session with the broker. The session lives as long as any handle made by the client: a [`Publisher`]
+/// and a [`Subscription`] outlive the client they came from.
+#[derive(Debug)]
+pub struct EventBusClient {
+    core: Arc<Core>,
+}
+
+impl EventBusClient {
+    /// Connects to a broker, and registers with it. Cancel-safe: given up midway, nothing is left.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says which step failed, and whose doing it was.
+    pub async fn connect(options: ConnectOptions) -> Result<Self, ConnectError> {
+        Ok(Self { core: connect::connect(options).await? })
+    }
+
+    /// The component that the broker knows this client as.
+    #[must_use]
+    pub fn component(&self) -> &Component {
+        self.core.component()
+    }
+
+    /// Makes a publisher for one topic, with rings of its own: what it publishes arrives in the order in which it was published.
+    /// Once this returns, there is a path to each matching subscriber. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`DeclareError::Topic`] if no such topic can be, [`DeclareError::Refused`] if this component may not publish on it,
+    /// [`DeclareError::Disconnected`] if the session is over.
+    pub async fn publisher(&self, topic: &str) -> Result<Publisher, DeclareError> {
+        self.core.publisher(topic).await
+    }
+
+    /// Subscribes to all topics that match one of the patterns. Once this returns, whatever is published on them is delivered or
+    /// counted as lost. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Pattern`] if no such pattern can be, [`SubscribeError::Refused`] if this component may receive nothing
+    /// of it, [`SubscribeError::Disconnected`] if the session is over.
+    pub async fn subscription(&self, patterns: &[&str]) -> Result<Subscription, SubscribeError> {
+        self.core.subscription(patterns).await
+    }
+
+    /// Publishes one event through a publisher that all threads of this client share. It waits for the broker the first time
+    /// that a topic is used, and never for a subscriber. Without a correlation id the event gets a new one. Cancel-safe: given
+    /// up midway, the event is not published.
+    ///
+    /// # Errors
+    /// [`PublishError`]: the topic can't be published on, or the event is too large.
+    pub async fn publish(
+        &self,
+        topic: &str,
+        event: CollectionEvent,
+        correlation_id: Option<String>,
+    ) -> Result<(), PublishError> {
+        let correlation = correlation_id.map_or_else(CorrelationMetadata::default, CorrelationMetadata::new);
+        self.core.publish(topic, &event, &correlation).await?;
+        Ok(())
+    }
+
+    /// Resolves once the session is over, with the reason. Cancel-safe.
+    pub async fn disconnected(&self) -> Disconnected {
+        self.core.disconnected().await
+    }
+
+    /// Whether the session lives, as far as this process knows.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.core.is_connected()
+    }
+
+    /// Running totals.
+    #[must_use]
+    pub fn statistics(&self) -> ClientStatistics {
+        self.core.statistics()
+    }
+}
+
+/// What all handles of one client hold on to.
+#[derive(Debug)]
+pub(crate) struct Core {
+    commands: Commands,
+    ground: Arc<Ground>,
+    component: Component,
+    queue_bytes: usize,
+    record_bytes_max: u32,
+    last_subscription: AtomicU32,
+    last_publisher: AtomicU32,
+    /// The publisher behind `publish`. Held for the time of one synchronous publish, never across an await.
+    shared: Mutex<SharedPublisher>,
+}
+
+#[derive(Debug, Default)]
+struct SharedPublisher {
+    publisher: Option<Publisher>,
+    topics: HashMap<String, TopicId>,
+}
+
+/// The channels between handles and a session that is about to run.
+#[derive(Debug)]
+pub(crate) struct Channels {
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) data_events: mpsc::UnboundedReceiver<DataEvent>,
+}
+
+impl Core {
+    /// The handles' side of a session that has been welcomed, and what the session itself needs.
+    pub(crate) fn new(welcome: &Welcome, queue_bytes: usize) -> (Arc<Self>, Arc<Ground>, Channels) {
+        let (commands, commands_end) = mpsc::unbounded_channel();
+        let (data_events, data_events_end) = mpsc::unbounded_channel();
+        let ground = Arc::new(Ground {
+            hub: Arc::new(Hub::new()),
+            inbox_counters: Arc::new(InboxCounters::default()),
+            data_events,
+            over: watch::channel(None).0,
+        });
+        let ring_bytes = usize::try_from(welcome.ring_bytes).unwrap_or(usize::MAX);
+        let record_bytes_max = u32::try_from(shm::layout::payload_bytes_max(ring_bytes)).unwrap_or(u32::MAX);
+        let component =
+            Component::from_client_id(&welcome.component).expect("the session took the welcome for good");
+        let core = Self {
+            commands,
+            ground: Arc::clone(&ground),
+            component,
+            queue_bytes,
+            record_bytes_max,
+            last_subscription: AtomicU32::new(0),
+            last_publisher: AtomicU32::new(0),
+            shared: Mutex::default(),
+        };
+        let channels = Channels { commands: commands_end, data_events: data_events_end };
+        (Arc::new(core), ground, channels)
+    }
+
+    pub(crate) fn component(&self) -> &Component {
+        &self.component
+    }
+
+    /// A publisher that has its first topic. Cancel-safe: given up midway, nothing is left of it.
+    pub(crate) async fn publisher(&self, topic: &str) -> Result<Publisher, DeclareError> {
+        let topic = Topic::new(topic)?;
+        let mut publisher = self.open_publisher();
+        let id = self.declare(publisher.number(), topic).await?;
+        publisher.set_topic(id);
+        Ok(publisher)
+    }
+
+    /// Cancel-safe: given up midway, the subscription is taken back.
+    pub(crate) async fn subscription(&self, patterns: &[&str]) -> Result<Subscription, SubscribeError> {
+        let patterns =
+            patterns.iter().map(|text| TopicPattern::new(text)).collect::<Result<Vec<_>, _>>()?;
+        let number = self.last_subscription.fetch_add(1, Ordering::Relaxed);
+        let queue = Arc::new(Queue::new(self.queue_bytes));
+        // First the hub, then the broker: an event must find its queue from the first moment on.
+        self.ground.hub.add(number, patterns.clone(), Arc::clone(&queue));
+        let hub = Arc::clone(&self.ground.hub);
+        let mut subscription = Subscription::new(self.commands.clone(), hub, number, queue);
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Subscribe { subscription: number, patterns, reply });
+        subscription.subscribed = answer.await.unwrap_or(Err(Disconnected::BrokerGone.into()))?;
+        Ok(subscription)
+    }
+
+    /// Publishes one event through the publisher that all threads of this client share. Cancel-safe: given up midway, it is
+    /// not published.
+    pub(crate) async fn publish(
+        &self,
+        topic: &str,
+        event: &impl BatchEvent,
+        correlation: &CorrelationMetadata,
+    ) -> Result<Delivery, PublishError> {
+        loop {
+            let published = self.shared.lock().publish(topic, event, correlation);
+            match published {
+                Some(delivery) => return Ok(delivery?),
+                None => self.declare_shared(topic).await?,
+            }
+        }
+    }
+
+    async fn declare_shared(&self, topic: &str) -> Result<(), DeclareError> {
+        let parsed = Topic::new(topic)?;
+        let number = {
+            let mut shared = self.shared.lock();
+            shared.publisher.get_or_insert_with(|| self.open_publisher()).number()
+        };
+        let id = self.declare(number, parsed).await?;
+        self.shared.lock().topics.insert(topic.to_owned(), id);
+        Ok(())
+    }
+
+    fn open_publisher(&self) -> Publisher {
+        let publisher = self.last_publisher.fetch_add(1, Ordering::Relaxed);
+        let outbox = Arc::new(OutboxShared::new());
+        self.tell(Command::OpenPublisher { publisher, outbox: Arc::clone(&outbox) });
+        Publisher::new(publisher, self.commands.clone(), outbox, &self.ground, self.record_bytes_max)
+    }
+
+    async fn declare(&self, publisher: u32, topic: Topic) -> Result<TopicId, DeclareError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Declare { publisher, topic, reply });
+        answer.await.unwrap_or(Err(Disconnected::BrokerGone.into()))
+    }
+
+    fn tell(&self, command: Command) {
+        // The session's thread is gone only if it failed; then there is no session to tell.
+        let _ = self.commands.send(command);
+    }
+
+    /// Resolves once the session is over.
+    pub(crate) async fn disconnected(&self) -> Disconnected {
+        let mut over = self.ground.over.subscribe();
+        match over.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or(Disconnected::BrokerGone),
+            Err(_) => Disconnected::BrokerGone,
+        }
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.ground.over.borrow().is_none()
+    }
+
+    pub(crate) fn statistics(&self) -> ClientStatistics {
+        let counters = &self.ground.inbox_counters;
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        ClientStatistics {
+            received_events: read(&counters.received),
+            skipped_events: read(&counters.skipped),
+            wakeups: read(&counters.wakeups),
+            ring_bytes_waiting: read(&counters.occupied),
+            ring_bytes_waiting_max: read(&counters.occupied_max),
+            ring_bytes: read(&counters.capacity),
+        }
+    }
+}
+
+impl SharedPublisher {
+    /// Publishes, if the topic is declared.
+    fn publish(
+        &mut self,
+        topic: &str,
+        event: &impl BatchEvent,
+        correlation: &CorrelationMetadata,
+    ) -> Option<Result<Delivery, EventTooLarge>> {
+        let id = *self.topics.get(topic)?;
+        Some(self.publisher.as_mut()?.publish_on(id, event, correlation))
+    }
+}

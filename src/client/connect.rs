@@ -1,0 +1,202 @@
+//! From a path to a session.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{Core, session};
+use crate::config;
+use crate::link::{Link, LinkError};
+use crate::sys::{self, Credentials, Stream};
+use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
+
+/// How to reach a broker, and as whom.
+///
+/// ```
+/// use daemoneye_eventbus::ConnectOptions;
+///
+/// let options = ConnectOptions::new("procmond").path("/run/daemoneye/bus.sock");
+/// # let _ = options;
+/// ```
+#[derive(Debug, Clone)]
+pub struct ConnectOptions {
+    client_id: String,
+    path: PathBuf,
+    queue_bytes: usize,
+    deadline: Duration,
+    broker_uid: Option<u32>,
+}
+
+impl ConnectOptions {
+    /// A client with this id, at the default socket, `/tmp/daemoneye.sock`. The id is the component's name, or begins with it
+    /// and a `-`: `procmond-7f3a` registers as `procmond`.
+    #[must_use]
+    pub fn new(client_id: &str) -> Self {
+        Self {
+            client_id: client_id.to_owned(),
+            path: PathBuf::from(config::SOCKET_PATH),
+            queue_bytes: config::QUEUE_BYTES,
+            deadline: config::REQUEST_DEADLINE,
+            broker_uid: None,
+        }
+    }
+
+    /// The broker's socket.
+    #[must_use]
+    pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Bytes that may wait for one subscription of this client, 16 MiB at first. What comes beyond them is lost to that
+    /// subscription, and counted.
+    #[must_use]
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = bytes;
+        self
+    }
+
+    /// How long to wait for the broker's answer, 5 s at first.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The user that the broker runs as. At first: root, or the user of this process. A broker of any other is not talked to.
+    #[must_use]
+    pub fn broker_uid(mut self, uid: u32) -> Self {
+        self.broker_uid = Some(uid);
+        self
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// Nobody listens at the path, or not for this user.
+    #[error("no broker can be reached at {path}: {source}")]
+    NoBroker {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What listens at the path runs as another user than the broker should.
+    #[error("the broker at {path} runs as uid {uid}, which is not trusted: it should be {expected}")]
+    ForeignBroker {
+        /// The path.
+        path: PathBuf,
+        /// The uid that the kernel names.
+        uid: u32,
+        /// Whom we would trust.
+        expected: String,
+    },
+    /// The broker does not let this client in.
+    #[error("the broker refused: {0}")]
+    Refused(#[from] Refusal),
+    /// The broker ended the session before it began.
+    #[error("the broker ended the session: {0}")]
+    Dismissed(#[from] GoodbyeReason),
+    /// There was no answer in time.
+    #[error("the broker at {path} did not answer within {deadline:?}")]
+    Timeout {
+        /// The path.
+        path: PathBuf,
+        /// What was waited for.
+        deadline: Duration,
+    },
+    /// What is at the other end does not speak the protocol, or hung up.
+    #[error("the broker at {path} did not follow the protocol: {what}")]
+    Protocol {
+        /// The path.
+        path: PathBuf,
+        /// What was wrong.
+        what: String,
+    },
+    /// This process can't have what a client needs.
+    #[error("no thread or runtime for a client: {0}")]
+    Host(io::Error),
+}
+
+/// Starts a client's control thread, and waits until it is welcome.
+pub(super) async fn connect(options: ConnectOptions) -> Result<Arc<Core>, ConnectError> {
+    let (reply, answer) = oneshot::channel();
+    let control = move || {
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(reply.send(Err(ConnectError::Host(error)))),
+        };
+        runtime.block_on(live(options, reply));
+    };
+    std::thread::Builder::new()
+        .name("eventbus-client".into())
+        .spawn(control)
+        .map_err(ConnectError::Host)?;
+    answer.await.unwrap_or_else(|_| Err(ConnectError::Host(io::Error::other("the control thread is gone"))))
+}
+
+/// The life of a client's control thread.
+async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, ConnectError>>) {
+    match introduce(&options).await {
+        Ok((link, welcome)) => {
+            let (core, ground, channels) = Core::new(&welcome, options.queue_bytes);
+            // Who has stopped waiting drops the core, which ends the session below.
+            let _ = reply.send(Ok(core));
+            session::run(ground, welcome, link, channels.commands, channels.data_events).await;
+        }
+        Err(error) => drop(reply.send(Err(error))),
+    }
+}
+
+/// Connects, checks who listens, and says hello.
+async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectError> {
+    let path = &options.path;
+    let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
+    let socket = sys::connect(path).map_err(no_broker)?;
+    check_broker(options, Credentials::of(socket.as_fd()).map_err(no_broker)?.uid)?;
+    let mut link = Link::over(Stream::new(socket).map_err(no_broker)?);
+    let hello = Hello { versions: Versions::OURS, features: 0, client_id: options.client_id.clone() };
+    let answer = tokio::time::timeout(options.deadline, greet(&mut link, hello)).await;
+    let answer = answer.map_err(|_| ConnectError::Timeout { path: path.clone(), deadline: options.deadline })?;
+    let protocol = |what: String| ConnectError::Protocol { path: path.clone(), what };
+    match answer.map_err(|error| protocol(error.to_string()))? {
+        Notice::Welcome(welcome) => Ok((link, checked(welcome).map_err(protocol)?)),
+        Notice::Refused { refusal, .. } => Err(refusal.into()),
+        Notice::Goodbye { reason } => Err(reason.into()),
+        _ => Err(protocol("its first message is no welcome".into())),
+    }
+}
+
+async fn greet(link: &mut Link, hello: Hello) -> Result<Notice, LinkError> {
+    link.send(Request::Hello(hello), None).await?;
+    Ok(link.next().await?.0)
+}
+
+/// A welcome that makes sense: nothing of it is looked at again.
+fn checked(welcome: Welcome) -> Result<Welcome, String> {
+    let capacity = usize::try_from(welcome.ring_bytes).unwrap_or(0);
+    let range = shm::layout::CAPACITY_MIN..=shm::layout::CAPACITY_MAX;
+    if !capacity.is_power_of_two() || !range.contains(&capacity) {
+        return Err(format!("rings of {} bytes can't be", welcome.ring_bytes));
+    }
+    crate::access::Component::from_client_id(&welcome.component).map_err(|error| error.to_string())?;
+    Ok(welcome)
+}
+
+fn check_broker(options: &ConnectOptions, uid: u32) -> Result<(), ConnectError> {
+    let own = Credentials::own().uid;
+    let (trusted, expected) = match options.broker_uid {
+        Some(expected) => (uid == expected, expected.to_string()),
+        None => (uid == 0 || uid == own, format!("0 or {own}")),
+    };
+    if trusted {
+        return Ok(());
+    }
+    Err(ConnectError::ForeignBroker { path: options.path.clone(), uid, expected })
+}

@@ -1,0 +1,160 @@
+//! Subscribing.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+
+use super::session::{Command, Commands};
+use super::{Subscribed, Withheld};
+use crate::dataplane::{Hub, Item, Queue, ReceivedBatch, RecvError};
+use crate::event::BusEvent;
+
+/// A stream of batches. It ends when the session is over and each ring that leads here was read to its end.
+///
+/// An error is an interruption, not the end: [`RecvError::Lagged`] stands where events were lost.
+#[derive(Debug)]
+pub struct Subscription {
+    ready: VecDeque<Item>,
+    pub(super) subscribed: Subscribed,
+    queue: Arc<Queue>,
+    lease: Lease,
+}
+
+/// The subscription's place in the hub and at the broker, for as long as it lives.
+#[derive(Debug)]
+struct Lease {
+    commands: Commands,
+    hub: Arc<Hub>,
+    number: u32,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.hub.remove(self.number);
+        // Without a session there is nobody to tell.
+        let _ = self.commands.send(Command::Unsubscribe { subscription: self.number });
+    }
+}
+
+impl Subscription {
+    pub(super) fn new(commands: Commands, hub: Arc<Hub>, number: u32, queue: Arc<Queue>) -> Self {
+        Self {
+            ready: VecDeque::new(),
+            subscribed: Subscribed::default(),
+            queue,
+            lease: Lease { commands, hub, number },
+        }
+    }
+
+    /// The next batch, or interruption; `None` at the end. Cancel-safe: given up midway, nothing is lost.
+    pub async fn recv(&mut self) -> Option<Result<ReceivedBatch, RecvError>> {
+        std::future::poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    /// What the broker made of the patterns.
+    #[must_use]
+    pub fn granted(&self) -> &[String] {
+        &self.subscribed.granted
+    }
+
+    /// What was asked for and is not granted.
+    #[must_use]
+    pub fn withheld(&self) -> &[Withheld] {
+        &self.subscribed.withheld
+    }
+
+    /// Publishers that did not answer in time when the subscription was made; their sessions have ended.
+    #[must_use]
+    pub fn missed(&self) -> &[String] {
+        &self.subscribed.missed
+    }
+
+    /// The same subscription, event by event.
+    #[must_use]
+    pub fn into_events(self) -> EventReceiver {
+        EventReceiver { subscription: self, batch: None, lagged: 0 }
+    }
+
+    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Poll::Ready(Some(item));
+            }
+            match self.queue.poll_take(&mut self.ready, context) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Stream for Subscription {
+    type Item = Item;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_recv(context)
+    }
+}
+
+/// A subscription, event by event: owned events, made once for all subscriptions of this process. Opaque payloads are left out.
+#[derive(Debug)]
+pub struct EventReceiver {
+    subscription: Subscription,
+    /// A batch, and how many of its events were taken.
+    batch: Option<(ReceivedBatch, usize)>,
+    lagged: u64,
+}
+
+impl EventReceiver {
+    /// The next event; `None` at the end of the stream. What was lost before it is added to [`lagged`](Self::lagged).
+    /// Cancel-safe.
+    pub async fn recv(&mut self) -> Option<Arc<BusEvent>> {
+        loop {
+            match std::future::poll_fn(|context| self.poll_recv(context)).await {
+                Some(Ok(event)) => return Some(event),
+                Some(Err(RecvError::Lagged(_) | RecvError::Poisoned { .. })) => {}
+                None => return None,
+            }
+        }
+    }
+
+    /// Events that matched and were lost on their way here, so far.
+    #[must_use]
+    pub fn lagged(&self) -> u64 {
+        self.lagged
+    }
+
+    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Arc<BusEvent>, RecvError>>> {
+        loop {
+            if let Some((batch, taken)) = &mut self.batch {
+                if let Some(event) = batch.events().get(*taken) {
+                    *taken += 1;
+                    return Poll::Ready(Some(Ok(Arc::clone(event))));
+                }
+                self.batch = None;
+            }
+            match std::task::ready!(self.subscription.poll_recv(context)) {
+                Some(Ok(batch)) => self.batch = Some((batch, 0)),
+                Some(Err(error)) => {
+                    if let RecvError::Lagged(events) = error {
+                        self.lagged = self.lagged.saturating_add(events);
+                    }
+                    return Poll::Ready(Some(Err(error)));
+                }
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Stream for EventReceiver {
+    type Item = Result<Arc<BusEvent>, RecvError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.get_mut().poll_recv(context)
+    }
+}

@@ -316,7 +316,7 @@ pub struct Narrowed {
 /// assert_eq!(narrowed.withheld[0].level, Some(TopicAccessLevel::Privileged));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Withheld {
     /// The topics.
@@ -441,6 +441,18 @@ pub enum Denial {
         /// Who would be allowed to, e.g. `subscribed by: agent, observers`.
         needed: String,
     },
+}
+
+impl Denial {
+    /// The refusal of a subscription of which all was withheld.
+    pub(crate) fn nothing_left(component: &Component, withheld: Withheld) -> Self {
+        let Withheld { pattern, level, needed } = withheld;
+        let (topic, component) = (pattern.to_string(), component.to_string());
+        match level {
+            Some(level) => Self::NotASubscriber { topic, level, component, needed },
+            None => Self::NoRule { topic, component },
+        }
+    }
 }
 
 #[cfg(test)]

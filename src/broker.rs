@@ -108,12 +108,21 @@ pub enum StartError {
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Listen, unless that is done already.
-    Start { reply: oneshot::Sender<Result<(), StartError>> },
+    Start {
+        reply: oneshot::Sender<Result<(), StartError>>,
+    },
     /// Make a client in this process.
-    Embed { client_id: String, reply: oneshot::Sender<Result<Arc<Core>, StartError>> },
-    Components { reply: oneshot::Sender<Vec<Component>> },
+    Embed {
+        client_id: String,
+        reply: oneshot::Sender<Result<Arc<Core>, StartError>>,
+    },
+    Components {
+        reply: oneshot::Sender<Vec<Component>>,
+    },
     /// Ends the loop, and answers when all is put away.
-    Shutdown { reply: Option<oneshot::Sender<()>> },
+    Shutdown {
+        reply: Option<oneshot::Sender<()>>,
+    },
 }
 
 /// A broker within this process. Its loop runs on a thread of its own, so that a busy application keeps nobody waiting.

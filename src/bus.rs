@@ -9,7 +9,6 @@ use crate::client::{
 use crate::control::AGENT;
 use crate::correlation::CorrelationMetadata;
 use crate::event::CollectionEvent;
-use crate::hierarchy::default_topic;
 
 /// Publishing on the bus, wherever it is.
 pub trait EventBus: Send + Sync {
@@ -80,7 +79,7 @@ impl DaemoneyeEventBus {
 impl EventBus for DaemoneyeEventBus {
     async fn publish(&mut self, event: CollectionEvent, correlation_id: String) -> Result<(), PublishError> {
         let correlation = CorrelationMetadata::new(correlation_id);
-        self.core.publish(default_topic(&event), &event, &correlation).await?;
+        self.core.publish(event.default_topic(), &event, &correlation).await?;
         Ok(())
     }
 }

@@ -12,21 +12,21 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::access::Component;
+use crate::access::{Component, Withheld};
 use crate::batch::{BatchEvent, EventTooLarge};
 use crate::correlation::CorrelationMetadata;
-use crate::event::CollectionEvent;
 use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, OutboxShared, Queue};
+use crate::event::CollectionEvent;
 use crate::routing::TopicId;
 use crate::topic::{Topic, TopicError, TopicPattern};
 use crate::wire::{GoodbyeReason, Refusal, Welcome};
 
-pub use crate::wire::Withheld;
 pub use connect::{ConnectError, ConnectOptions};
 pub use publisher::{BatchBuilder, Publisher};
 pub use subscription::{EventReceiver, Subscription};
 
-pub(crate) use session::{Command, Commands, Ground};
+pub(crate) use session::run as run_session;
+use session::{Command, Commands, Ground};
 
 /// Why a session has ended. Rings that are already there go on without it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,14 +87,13 @@ pub enum SubscribeError {
 
 /// What a subscribe came to, beyond the subscription itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Subscribed {
+pub(crate) struct Subscribed {
     /// The patterns that events come for: what was asked, narrowed to what the component may receive.
-    pub granted: Vec<String>,
+    pub(crate) granted: Vec<TopicPattern>,
     /// What was asked and is not granted.
-    pub withheld: Vec<Withheld>,
+    pub(crate) withheld: Vec<Withheld>,
     /// Components whose session ended because they did not install the route in time.
-    pub missed: Vec<String>,
+    pub(crate) missed: Vec<String>,
 }
 
 /// Running totals of one client, all its publishers and subscriptions together.
@@ -265,8 +264,7 @@ impl Core {
 
     /// Cancel-safe: given up midway, the subscription is taken back.
     pub(crate) async fn subscription(&self, patterns: &[&str]) -> Result<Subscription, SubscribeError> {
-        let patterns =
-            patterns.iter().map(|text| TopicPattern::new(text)).collect::<Result<Vec<_>, _>>()?;
+        let patterns = patterns.iter().map(|text| TopicPattern::new(text)).collect::<Result<Vec<_>, _>>()?;
         let number = self.last_subscription.fetch_add(1, Ordering::Relaxed);
         let queue = Arc::new(Queue::new(self.queue_bytes));
         // First the hub, then the broker: an event must find its queue from the first moment on.

@@ -231,6 +231,20 @@ impl BusEvent {
     }
 }
 
+impl CollectionEvent {
+    /// The topic that an event of this kind is published on unless another is named.
+    #[must_use]
+    pub const fn default_topic(&self) -> &'static str {
+        match self {
+            Self::Process(_) => "events.process.lifecycle",
+            Self::Network(_) => "events.network.event",
+            Self::Filesystem(_) => "events.filesystem.event",
+            Self::Performance(_) => "events.performance.event",
+            Self::TriggerRequest(_) => "control.trigger.request",
+        }
+    }
+}
+
 impl From<ProcessEvent> for CollectionEvent {
     fn from(event: ProcessEvent) -> Self {
         Self::Process(event)

@@ -1,4 +1,59 @@
-//! The local event bus of the DaemonEye security monitor.
+//! The local event bus of the DaemonEye security monitor: publish/subscribe between the processes of one host.
+//!
+//! Collectors publish bursts of typed events, the agent embeds the broker and subscribes. Control goes over a socket, where the
+//! broker checks every message; bulk events go from the publisher's process straight to each subscriber's, over a lock-free ring
+//! in sealed shared memory. What a slow subscriber loses is counted, and told to it, exactly.
+//!
+//! What it does **not** do: it does not cross hosts, does not store events, and never makes a publisher wait for a subscriber.
+//! Delivery is at most once. It runs on Linux only, so far.
+//!
+//! ```
+//! use daemoneye_eventbus::{
+//!     CollectionEvent, DaemoneyeBroker, DaemoneyeEventBus, EventBus, ProcessEvent,
+//! };
+//! use std::collections::HashMap;
+//! use std::time::SystemTime;
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! #   let folder = tempfile::tempdir()?;
+//! #   let path = folder.path().join("daemoneye.sock");
+//! #   let path = path.to_str().ok_or("a path of UTF-8")?;
+//!     // Start embedded broker
+//! #   /*
+//!     let broker = DaemoneyeBroker::new("/tmp/daemoneye.sock").await?;
+//! #   */
+//! #   let broker = DaemoneyeBroker::new(path).await?;
+//!     let mut event_bus = DaemoneyeEventBus::from_broker(broker).await?;
+//!
+//!     // Subscribe before publishing: an event goes to those who are there.
+//!     let mut events = event_bus.subscription(&["events.process.#"]).await?.into_events();
+//!
+//!     // Create a process event
+//!     let process_event = ProcessEvent {
+//!         pid: 1234,
+//!         name: "example_process".to_string(),
+//!         command_line: Some("example_process --arg".to_string()),
+//!         executable_path: Some("/usr/bin/example_process".to_string()),
+//!         ppid: Some(1000),
+//!         start_time: Some(SystemTime::now()),
+//!         metadata: HashMap::new(),
+//!     };
+//!
+//!     // Publish the event - returns Result and uses ? operator for error propagation
+//!     event_bus
+//!         .publish(
+//!             CollectionEvent::Process(process_event.clone()),
+//!             "correlation-123".to_string(),
+//!         )
+//!         .await?;
+//!
+//!     let received = events.recv().await.ok_or("the bus is gone")?;
+//!     assert_eq!(received.event, CollectionEvent::Process(process_event));
+//!     assert_eq!(received.correlation_id(), "correlation-123");
+//!     Ok(())
+//! }
+//! ```
 #![forbid(unsafe_code)]
 
 mod access;

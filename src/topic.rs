@@ -27,6 +27,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// No topic has more segments.
 const LEVELS_MAX: usize = 4;
 /// No segment is longer: it holds a 63-byte host label, or an id made of a name and a uuid.
@@ -49,7 +51,8 @@ const PATTERN_BYTES_MAX: usize = TOPIC_BYTES_MAX + 2;
 /// assert!(Topic::new("events.process.+").is_err(), "that is a pattern");
 /// # Ok::<(), daemoneye_eventbus::TopicError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Topic(Arc<str>);
 
 impl Topic {
@@ -116,7 +119,8 @@ impl Topic {
 /// assert!(pattern.matches(&Topic::new("events.network.anomaly")?));
 /// # Ok::<(), daemoneye_eventbus::TopicError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct TopicPattern(Arc<str>);
 
 /// One segment of a pattern.
@@ -322,6 +326,34 @@ impl From<Topic> for TopicPattern {
     /// The pattern that matches this topic and no other.
     fn from(topic: Topic) -> Self {
         Self(topic.0)
+    }
+}
+
+impl From<Topic> for String {
+    fn from(topic: Topic) -> Self {
+        topic.as_str().to_owned()
+    }
+}
+
+impl From<TopicPattern> for String {
+    fn from(pattern: TopicPattern) -> Self {
+        pattern.as_str().to_owned()
+    }
+}
+
+impl TryFrom<String> for Topic {
+    type Error = TopicError;
+
+    fn try_from(text: String) -> Result<Self, TopicError> {
+        Self::new(&text)
+    }
+}
+
+impl TryFrom<String> for TopicPattern {
+    type Error = TopicError;
+
+    fn try_from(text: String) -> Result<Self, TopicError> {
+        Self::new(&text)
     }
 }
 

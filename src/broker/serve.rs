@@ -10,8 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm::Doorbell;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -189,13 +187,9 @@ impl Server {
         let session = self.next_session();
         let stream = Rc::new(stream);
         let (outgoing, queued) = mpsc::channel(OUTGOING_FRAMES_MAX);
-        let process = credentials.process().ok().flatten();
-        let reader = tokio::task::spawn_local(read_all(
-            session,
-            Rc::clone(&stream),
-            process,
-            self.events.clone(),
-        ));
+        let death = credentials.death();
+        let reader =
+            tokio::task::spawn_local(read_all(session, Rc::clone(&stream), death, self.events.clone()));
         let writer = tokio::task::spawn_local(write_all(stream, queued));
         let remote = Some(Remote { credentials, reader, writer });
         self.connections.insert(session, Connection { outgoing, remote });
@@ -332,11 +326,12 @@ impl Server {
 async fn read_all(
     session: SessionId,
     stream: Rc<Stream>,
-    process: Option<OwnedFd>,
+    death: impl Future<Output = ()>,
     events: mpsc::Sender<Event>,
 ) {
     let mut reader = MessageReader::new();
-    let mut death = std::pin::pin!(death(process));
+    // The socket may live on in a child that the process left behind.
+    let mut death = std::pin::pin!(death);
     loop {
         let event = tokio::select! {
             message = reader.next::<Request>(&stream) => match message {
@@ -353,15 +348,6 @@ async fn read_all(
         if events.send(event).await.is_err() || last {
             return;
         }
-    }
-}
-
-/// Resolves when the process has ended: the socket may live on in a child that it left behind.
-async fn death(process: Option<OwnedFd>) {
-    match process.map(|process| AsyncFd::with_interest(process, Interest::READABLE)) {
-        Some(Ok(process)) => drop(process.readable().await),
-        // Then the end of the connection has to do.
-        Some(Err(_)) | None => std::future::pending().await,
     }
 }
 

@@ -134,10 +134,7 @@ pub(super) async fn connect(options: ConnectOptions) -> Result<Arc<Core>, Connec
         };
         runtime.block_on(live(options, reply));
     };
-    std::thread::Builder::new()
-        .name("eventbus-client".into())
-        .spawn(control)
-        .map_err(ConnectError::Host)?;
+    std::thread::Builder::new().name("eventbus-client".into()).spawn(control).map_err(ConnectError::Host)?;
     answer.await.unwrap_or_else(|_| Err(ConnectError::Host(io::Error::other("the control thread is gone"))))
 }
 
@@ -148,7 +145,7 @@ async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, 
             let (core, ground, channels) = Core::new(&welcome, options.queue_bytes);
             // Who has stopped waiting drops the core, which ends the session below.
             let _ = reply.send(Ok(core));
-            session::run(ground, welcome, link, channels.commands, channels.data_events).await;
+            session::run(ground, welcome, link, channels).await;
         }
         Err(error) => drop(reply.send(Err(error))),
     }
@@ -163,7 +160,8 @@ async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectE
     let mut link = Link::over(Stream::new(socket).map_err(no_broker)?);
     let hello = Hello { versions: Versions::OURS, features: 0, client_id: options.client_id.clone() };
     let answer = tokio::time::timeout(options.deadline, greet(&mut link, hello)).await;
-    let answer = answer.map_err(|_| ConnectError::Timeout { path: path.clone(), deadline: options.deadline })?;
+    let answer =
+        answer.map_err(|_| ConnectError::Timeout { path: path.clone(), deadline: options.deadline })?;
     let protocol = |what: String| ConnectError::Protocol { path: path.clone(), what };
     match answer.map_err(|error| protocol(error.to_string()))? {
         Notice::Welcome(welcome) => Ok((link, checked(welcome).map_err(protocol)?)),

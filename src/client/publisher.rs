@@ -105,7 +105,7 @@ impl Publisher {
     /// Events published so far, whether anybody was there for them or not.
     #[must_use]
     pub fn published(&self) -> u64 {
-        self.shared.totals().published
+        self.shared.totals().events
     }
 
     /// What became of all events published so far: sums over all calls, `subscribers` being those of the last.

@@ -12,7 +12,7 @@ use shm::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{DeclareError, Disconnected, SubscribeError, Subscribed};
+use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
 use crate::access::Component;
 use crate::dataplane::{DataEvent, DataEvents, Hub, Inbox, InboxCounters, Origin, OutboxShared, RouteTarget};
 use crate::link::{Link, LinkError};
@@ -24,16 +24,27 @@ use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
 #[derive(Debug)]
 pub(crate) enum Command {
     /// A publisher of this number exists; it asks for nothing yet.
-    OpenPublisher { publisher: u32, outbox: Arc<OutboxShared> },
-    Declare { publisher: u32, topic: Topic, reply: oneshot::Sender<Result<TopicId, DeclareError>> },
-    ClosePublisher { publisher: u32 },
+    OpenPublisher {
+        publisher: u32,
+        outbox: Arc<OutboxShared>,
+    },
+    Declare {
+        publisher: u32,
+        topic: Topic,
+        reply: oneshot::Sender<Result<TopicId, DeclareError>>,
+    },
+    ClosePublisher {
+        publisher: u32,
+    },
     /// The subscription is in the hub already.
     Subscribe {
         subscription: u32,
         patterns: Vec<TopicPattern>,
         reply: oneshot::Sender<Result<Subscribed, SubscribeError>>,
     },
-    Unsubscribe { subscription: u32 },
+    Unsubscribe {
+        subscription: u32,
+    },
 }
 
 pub(crate) type Commands = mpsc::UnboundedSender<Command>;
@@ -85,13 +96,8 @@ pub(crate) struct Session {
 }
 
 /// Runs a session that has been welcomed, until nobody holds a handle of its client any more.
-pub(crate) async fn run(
-    ground: Arc<Ground>,
-    welcome: Welcome,
-    mut link: Link,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-    mut data_events: mpsc::UnboundedReceiver<DataEvent>,
-) {
+pub(crate) async fn run(ground: Arc<Ground>, welcome: Welcome, mut link: Link, channels: Channels) {
+    let Channels { mut commands, mut data_events } = channels;
     let mut session = Session::new(ground, welcome);
     let why = loop {
         while let Some((request, descriptor)) = session.outgoing.pop_front() {
@@ -247,7 +253,7 @@ impl Session {
                 self.or_no_ring(ring, attached);
             }
             Notice::Grant { order, ring, slot, generation, topic } => {
-                if let (Some(inbox), Ok(topic)) = (&self.inbox, Topic::new(&topic)) {
+                if let Some(inbox) = &self.inbox {
                     inbox.grant(ring, slot, generation, topic);
                 }
                 self.ask(Request::Done { order });
@@ -307,7 +313,8 @@ impl Session {
 
     /// Makes the name on what this process publishes to itself.
     fn origin_of_own(&self) -> impl Fn(PublisherId) -> Arc<Origin> + use<> {
-        let component = Component::from_client_id(&self.welcome.component).expect("the broker's own spelling");
+        let component =
+            Component::from_client_id(&self.welcome.component).expect("the broker's own spelling");
         let epoch = self.welcome.epoch;
         move |publisher| Arc::new(Origin { component: component.clone(), publisher, epoch })
     }
@@ -444,9 +451,7 @@ impl Session {
         match command {
             Command::Declare { reply, .. } => answer(reply, Err(why.clone().into())),
             Command::Subscribe { reply, .. } => answer(reply, Err(why.clone().into())),
-            Command::OpenPublisher { .. }
-            | Command::ClosePublisher { .. }
-            | Command::Unsubscribe { .. } => {}
+            Command::OpenPublisher { .. } | Command::ClosePublisher { .. } | Command::Unsubscribe { .. } => {}
         }
     }
 }

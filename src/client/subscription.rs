@@ -7,10 +7,12 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
+use super::Subscribed;
 use super::session::{Command, Commands};
-use super::{Subscribed, Withheld};
+use crate::access::Withheld;
 use crate::dataplane::{Hub, Item, Queue, ReceivedBatch, RecvError};
 use crate::event::BusEvent;
+use crate::topic::TopicPattern;
 
 /// A stream of batches. It ends when the session is over and each ring that leads here was read to its end.
 ///
@@ -56,7 +58,7 @@ impl Subscription {
 
     /// What the broker made of the patterns.
     #[must_use]
-    pub fn granted(&self) -> &[String] {
+    pub fn granted(&self) -> &[TopicPattern] {
         &self.subscribed.granted
     }
 

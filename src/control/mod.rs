@@ -43,6 +43,8 @@ use requests::Wait;
 use routes::{Ring, Route, RouteKey};
 use sessions::{Interest, Publisher, Session};
 
+pub(crate) use sessions::AGENT;
+
 /// One connection of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
@@ -59,14 +61,29 @@ pub(crate) enum Origin {
 /// What happens to the broker. `F` stands for a descriptor.
 #[derive(Debug)]
 pub(crate) enum Input<F> {
-    Connected { session: SessionId, origin: Origin },
-    Frame { session: SessionId, request: Request, descriptor: Option<F> },
+    Connected {
+        session: SessionId,
+        origin: Origin,
+    },
+    Frame {
+        session: SessionId,
+        request: Request,
+        descriptor: Option<F>,
+    },
     /// The client broke the protocol below the level of messages, or the kernel vouches not for what it sent.
-    Faulty { session: SessionId, reason: GoodbyeReason },
+    Faulty {
+        session: SessionId,
+        reason: GoodbyeReason,
+    },
     /// The connection is gone.
-    Ended { session: SessionId },
+    Ended {
+        session: SessionId,
+    },
     /// The two ends of the doorbell asked for by [`Action::MakeDoorbell`]: the producer's, the consumer's.
-    Doorbell { ring: RingId, ends: Option<(F, F)> },
+    Doorbell {
+        ring: RingId,
+        ends: Option<(F, F)>,
+    },
     /// Time has passed.
     Tick,
     /// The broker goes.
@@ -76,10 +93,18 @@ pub(crate) enum Input<F> {
 /// What the broker is to do, in this order.
 #[derive(Debug)]
 pub(crate) enum Action<F> {
-    Send { session: SessionId, notice: Notice, descriptor: Option<F> },
+    Send {
+        session: SessionId,
+        notice: Notice,
+        descriptor: Option<F>,
+    },
     /// Close the connection once what was sent is out.
-    Disconnect { session: SessionId },
-    MakeDoorbell { ring: RingId },
+    Disconnect {
+        session: SessionId,
+    },
+    MakeDoorbell {
+        ring: RingId,
+    },
     /// For the log and the counters.
     Report(Report),
 }
@@ -87,12 +112,24 @@ pub(crate) enum Action<F> {
 /// What an operator wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Report {
-    Joined { component: Component },
-    Left { component: Component, reason: Option<GoodbyeReason> },
+    Joined {
+        component: Component,
+    },
+    Left {
+        component: Component,
+        reason: Option<GoodbyeReason>,
+    },
     /// A request was refused; `who` is the component, or the client id that it came with.
-    Refused { who: String, what: String },
+    Refused {
+        who: String,
+        what: String,
+    },
     /// `by` says that the other side of a ring, `culprit`, broke its laws.
-    Poisoned { culprit: Component, by: Component, violation: String },
+    Poisoned {
+        culprit: Component,
+        by: Component,
+        violation: String,
+    },
 }
 
 /// What the machine is told once.
@@ -130,7 +167,7 @@ impl<F> Machine<F> {
             now,
             sessions: BTreeMap::new(),
             names: HashMap::new(),
-            interests: Trie::new(),
+            interests: Trie::default(),
             publishers: BTreeMap::new(),
             rings: BTreeMap::new(),
             routes: BTreeMap::new(),

@@ -6,10 +6,10 @@ use std::time::Instant;
 use super::routes::RouteKey;
 use super::sessions::{Interest, Publisher, cut};
 use super::{Machine, Report, SessionId};
-use crate::access::Denial;
+use crate::access::{Denial, Withheld};
 use crate::config::{ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX};
 use crate::topic::{Topic, TopicPattern};
-use crate::wire::{GoodbyeReason, Notice, PublisherId, Refusal, Withheld};
+use crate::wire::{GoodbyeReason, Notice, PublisherId, Refusal};
 
 /// A request whose answer waits for routes.
 #[derive(Debug)]
@@ -111,8 +111,7 @@ impl<F> Machine<F> {
     /// A request has waited too long: who holds it up goes, and is named in the answer.
     pub(super) fn overdue(&mut self, id: u64) {
         let wait = &self.waits[&id];
-        let late: BTreeSet<SessionId> =
-            wait.awaiting.iter().flat_map(|key| self.holding_up(*key)).collect();
+        let late: BTreeSet<SessionId> = wait.awaiting.iter().flat_map(|key| self.holding_up(*key)).collect();
         for session in late {
             let name = self.component(session).to_string();
             if let Some(Wait { answer: Notice::Subscribed { missed, .. }, .. }) = self.waits.get_mut(&id) {
@@ -137,32 +136,28 @@ impl<F> Machine<F> {
         &self,
         session: SessionId,
         patterns: &[String],
-    ) -> Result<(Vec<TopicPattern>, Vec<String>, Vec<Withheld>), Refusal> {
+    ) -> Result<(Vec<TopicPattern>, Vec<TopicPattern>, Vec<Withheld>), Refusal> {
         limit("patterns in one subscription", patterns.len(), PATTERNS_MAX + 1)?;
         let subscriptions = self.sessions[&session].subscriptions.len();
         limit("subscriptions of this session", subscriptions, SUBSCRIPTIONS_MAX)?;
         let component = self.component(session);
         let mut parsed = Vec::with_capacity(patterns.len());
         let mut granted = BTreeSet::new();
-        let mut withheld = Vec::new();
+        let mut withheld: Vec<Withheld> = Vec::new();
         for text in patterns {
             let pattern = TopicPattern::new(text).map_err(|_| Refusal::Malformed { text: cut(text, 300) })?;
             let narrowed = self.settings.policy.narrow(&component, &pattern);
-            granted.extend(narrowed.granted.iter().map(TopicPattern::to_string));
+            granted.extend(narrowed.granted);
             withheld.extend(narrowed.withheld);
             parsed.push(pattern);
         }
-        if granted.is_empty() {
-            let first = withheld.into_iter().next();
-            return Err(Denial::subscribe(&component, first).into());
+        if granted.is_empty()
+            && let Some(first) = withheld.first()
+        {
+            return Err(Denial::nothing_left(&component, first.clone()).into());
         }
-        let granted = within_budget(granted, String::len);
-        let withheld = withheld.into_iter().map(|part| Withheld {
-            pattern: part.pattern.to_string(),
-            level: part.level,
-            needed: part.needed,
-        });
-        let withheld = within_budget(withheld, |part| part.pattern.len() + part.needed.len());
+        let granted = within_budget(granted, |pattern| pattern.as_str().len());
+        let withheld = within_budget(withheld, |part| part.pattern.as_str().len() + part.needed.len());
         Ok((parsed, granted, withheld))
     }
 

@@ -42,7 +42,10 @@ pub(super) struct Ring<F> {
 #[derive(Debug)]
 pub(super) enum Stage<F> {
     NeedsDoorbell,
-    NeedsSegments { producer: Option<F>, consumer: Option<F> },
+    NeedsSegments {
+        producer: Option<F>,
+        consumer: Option<F>,
+    },
     Ready,
     /// One side said that the other broke its laws: this pair gets no other ring.
     Poisoned,
@@ -168,26 +171,21 @@ impl<F> Machine<F> {
     /// Completes a ring that has both segments, and lets its routes go on.
     fn join(&mut self, id: RingId, producer_session: SessionId, consumer_session: SessionId) {
         let ring = self.rings.get_mut(&id).expect("the caller found the ring");
-        ring.stage = match std::mem::replace(&mut ring.stage, Stage::Ready) {
-            Stage::NeedsSegments { producer: Some(p), consumer: Some(c) } => {
-                self.send_with(consumer_session, Notice::AttachConsumer { ring: id }, Some(p));
-                self.send_with(producer_session, Notice::AttachProducer { ring: id }, Some(c));
-                Stage::Ready
-            }
-            incomplete => incomplete,
+        let (publisher, subscriber) = (ring.publisher, ring.subscriber);
+        let (p, c) = match std::mem::replace(&mut ring.stage, Stage::Ready) {
+            Stage::NeedsSegments { producer: Some(p), consumer: Some(c) } => (p, c),
+            incomplete => return ring.stage = incomplete,
         };
-        let ring = &self.rings[&id];
-        if matches!(ring.stage, Stage::Ready) {
-            let (publisher, subscriber) = (ring.publisher, ring.subscriber);
-            let waiting: Vec<RouteKey> = self
-                .routes
-                .keys()
-                .filter(|key| key.publisher == publisher && key.subscriber == subscriber)
-                .copied()
-                .collect();
-            for key in waiting {
-                self.start_granting(key);
-            }
+        self.send_with(consumer_session, Notice::AttachConsumer { ring: id }, Some(p));
+        self.send_with(producer_session, Notice::AttachProducer { ring: id }, Some(c));
+        let waiting: Vec<RouteKey> = self
+            .routes
+            .keys()
+            .filter(|key| key.publisher == publisher && key.subscriber == subscriber)
+            .copied()
+            .collect();
+        for key in waiting {
+            self.start_granting(key);
         }
     }
 
@@ -273,7 +271,7 @@ impl<F> Machine<F> {
     }
 
     fn start_granting(&mut self, key: RouteKey) {
-        let topic = self.topic_of(key).to_string();
+        let topic = self.topic_of(key).clone();
         let ring = self
             .rings
             .values_mut()
@@ -338,9 +336,7 @@ impl<F> Machine<F> {
     }
 
     fn ring_of(&self, key: RouteKey) -> Option<&Ring<F>> {
-        self.rings
-            .values()
-            .find(|ring| ring.publisher == key.publisher && ring.subscriber == key.subscriber)
+        self.rings.values().find(|ring| ring.publisher == key.publisher && ring.subscriber == key.subscriber)
     }
 
     /// The sessions at both ends of a ring: the producer's, the consumer's.
@@ -353,8 +349,10 @@ impl<F> Machine<F> {
 impl<F> Ring<F> {
     /// The next generation of the topic's slot; a new slot for a new topic, or where the generations are used up.
     fn take_slot(&mut self, topic_number: u32) -> SlotTarget {
-        let known =
-            self.slots.iter().position(|slot| slot.topic_number == topic_number && slot.generation < u16::MAX);
+        let known = self
+            .slots
+            .iter()
+            .position(|slot| slot.topic_number == topic_number && slot.generation < u16::MAX);
         let index = match known {
             Some(index) => {
                 self.slots[index].generation += 1;

@@ -35,7 +35,7 @@ struct Subscription {
 
 impl Hub {
     pub(crate) fn new() -> Self {
-        let state = State { subscriptions: BTreeMap::new(), interests: Trie::new(), ended: false };
+        let state = State { subscriptions: BTreeMap::new(), interests: Trie::default(), ended: false };
         Self { generation: AtomicU64::new(1), state: Mutex::new(state) }
     }
 

@@ -28,10 +28,25 @@ use ring::{InRing, Turn};
 /// What the control thread tells the data thread.
 #[derive(Debug)]
 enum Command {
-    Add { ring: RingId, consumer: Box<Consumer>, doorbell: Doorbell, origin: Arc<Origin> },
-    Grant { ring: RingId, slot: u16, generation: u16, topic: Topic },
-    Revoke { ring: RingId, slot: u16 },
-    Close { ring: RingId },
+    Add {
+        ring: RingId,
+        consumer: Box<Consumer>,
+        doorbell: Doorbell,
+        origin: Arc<Origin>,
+    },
+    Grant {
+        ring: RingId,
+        slot: u16,
+        generation: u16,
+        topic: Topic,
+    },
+    Revoke {
+        ring: RingId,
+        slot: u16,
+    },
+    Close {
+        ring: RingId,
+    },
     /// The session is over: rings go on until they end by themselves.
     SessionOver,
     Stop,
@@ -88,8 +103,7 @@ impl Inbox {
             hub_seen: 0,
             session_over: false,
         };
-        let thread =
-            std::thread::Builder::new().name("eventbus-data".into()).spawn(move || state.run())?;
+        let thread = std::thread::Builder::new().name("eventbus-data".into()).spawn(move || state.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -168,7 +168,7 @@ pub(crate) struct Outbox {
     shared: Arc<OutboxShared>,
     hub: Arc<Hub>,
     events: DataEvents,
-    seen: (u64, u64),
+    hub_seen: u64,
     origin: Option<Arc<Origin>>,
     table: RoutingTable<Target>,
     rings: Vec<OutRing>,
@@ -202,7 +202,7 @@ impl Outbox {
             shared,
             hub,
             events,
-            seen: (0, 0),
+            hub_seen: 0,
             origin: None,
             table: RoutingTable::build(0, []),
             rings: Vec::new(),
@@ -280,7 +280,7 @@ impl Outbox {
     fn follow(&mut self) {
         // Pairs with the store in `OutboxShared::change`.
         let generation = self.shared.generation.load(Ordering::Acquire);
-        if self.seen != (generation, self.hub.generation()) {
+        if self.table.generation() != generation || self.hub_seen != self.hub.generation() {
             self.rebuild();
         }
     }
@@ -290,11 +290,11 @@ impl Outbox {
         self.flush();
         let shared = Arc::clone(&self.shared);
         let mut wanted = shared.wanted.lock();
-        self.seen = (shared.generation.load(Ordering::Relaxed), self.hub.generation());
+        let generation = shared.generation.load(Ordering::Relaxed);
+        self.hub_seen = self.hub.generation();
         self.origin.clone_from(&wanted.origin);
-        let (kept, dropped): (Vec<OutRing>, Vec<OutRing>) = std::mem::take(&mut self.rings)
-            .into_iter()
-            .partition(|ring| wanted.rings.contains_key(&ring.id));
+        let (kept, dropped): (Vec<OutRing>, Vec<OutRing>) =
+            std::mem::take(&mut self.rings).into_iter().partition(|ring| wanted.rings.contains_key(&ring.id));
         self.rings = kept;
         for (id, ring) in &mut wanted.rings {
             if let Some((producer, doorbell)) = ring.take() {
@@ -305,7 +305,7 @@ impl Outbox {
             let targets = targets.iter().filter_map(|target| self.resolve(topic, *target)).collect();
             (TopicId::nth(number), targets)
         });
-        self.table = RoutingTable::build(self.seen.0, routes);
+        self.table = RoutingTable::build(generation, routes);
         drop(wanted);
         // Unmapped here, outside the lock.
         drop(dropped);

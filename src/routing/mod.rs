@@ -4,17 +4,16 @@
 //! subscribes or leaves. So it is answered in two steps that pay at different times.
 //!
 //! ```text
-//!   subscribe / leave                    a topic is first used             each event
+//!   subscribe / leave          a topic is declared, or its subscribers change         each event
 //!
-//!   patterns ──► Trie ── matching ──► targets per TopicId ── build ──► RoutingTable ── targets(id) ──► [T]
-//!                        (31 nodes at most)      ▲                       (two array reads)
-//!   Topic ─────► TopicIndex ── intern ──► TopicId┘
+//!   patterns ──► Trie ── matching(topic) ──► targets per TopicId ── build ──► RoutingTable ── targets(id) ──► [T]
+//!                        (31 nodes at most)                                    (two array reads)
 //! ```
 //!
 //! - The [`Trie`] holds the patterns of all subscriptions, one level per segment. A topic of four segments
 //!   follows at each level the literal edge and the `+` edge: it visits 1 + 2 + 4 + 8 + 16 = 31 nodes at
 //!   most, however many patterns there are. Inserting and removing walk one path.
-//! - The [`TopicIndex`] gives each topic in use a dense number, its [`TopicId`], once. It is bounded.
+//! - A [`TopicId`] is the number that a publisher gives a topic when it declares it. The numbers are dense.
 //! - The [`RoutingTable`] is an immutable snapshot: all targets of all topics in one array, and the offset at
 //!   which each topic's begin in a second. An event reads two neighbouring offsets and has its slice, whether
 //!   there are 10 patterns or 100,000. Whoever owns the trie builds the next snapshot when routes change and
@@ -30,7 +29,7 @@
 mod table;
 mod trie;
 
-pub(crate) use table::{IndexFull, RoutingTable, TopicId, TopicIndex};
+pub(crate) use table::{RoutingTable, TopicId};
 pub(crate) use trie::Trie;
 
 #[cfg(test)]
@@ -47,15 +46,15 @@ mod tests {
         for (key, pattern) in patterns.iter().enumerate() {
             trie.insert(pattern, key);
         }
-        let mut index = TopicIndex::new(16);
-        for text in ["events.process.batch", "events.network.anomaly", "events", "control.shutdown", "alerts"]
-        {
-            index.intern(&Topic::new(text).expect("a legal topic")).expect("there is room");
-        }
+        let topics =
+            ["events.process.batch", "events.network.anomaly", "events", "control.shutdown", "alerts"];
+        let topics = topics.map(|text| Topic::new(text).expect("a legal topic"));
+        let routes = topics.iter().enumerate().map(|(nth, topic)| (TopicId::nth(nth), trie.matching(topic)));
 
-        let table = RoutingTable::build(1, index.iter().map(|(id, topic)| (id, trie.matching(topic))));
+        let table = RoutingTable::build(1, routes);
 
-        for (id, topic) in index.iter() {
+        for (nth, topic) in topics.iter().enumerate() {
+            let id = TopicId::nth(nth);
             let expected: Vec<usize> =
                 (0..patterns.len()).filter(|&key| patterns[key].matches(topic)).collect();
             assert_eq!(table.targets(id), expected, "{topic}");

@@ -73,10 +73,6 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    fn topic(text: &str) -> Topic {
-        Topic::new(text).expect("a legal topic")
-    }
-
     #[test]
     fn a_table_is_as_it_is_drawn() {
         let routes = [(TopicId(2), vec!['a', 'c', 'd']), (TopicId(0), vec!['a', 'b'])];

@@ -9,12 +9,14 @@ use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName as _}
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use rustix::process::{Pid, PidfdFlags};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::net::UnixStream;
 
 /// Bytes taken from a socket at once.
 const READ_BYTES: usize = 16 << 10;
@@ -25,7 +27,7 @@ const DESCRIPTORS_MAX: usize = 253;
 
 /// A connected control socket.
 #[derive(Debug)]
-pub(crate) struct Stream(AsyncFd<OwnedFd>);
+pub(crate) struct Stream(UnixStream);
 
 /// What one look at a socket brought.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Stream {
     /// Takes a connected socket into the current runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        AsyncFd::new(socket).map(Self)
+        UnixStream::from_std(socket.into()).map(Self)
     }
 
     /// A buffer of the size that [`receive`](Self::receive) likes best.
@@ -50,7 +52,7 @@ impl Stream {
 
     /// Waits for bytes. Cancel-safe: nothing is taken before it is returned.
     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        self.0.async_io(Interest::READABLE, |socket| receive(socket.as_fd(), buffer)).await
+        self.0.async_io(Interest::READABLE, || receive(self.0.as_fd(), buffer)).await
     }
 
     /// Sends all of `bytes`, the descriptor with the first of them. Not cancel-safe: a part may have been sent.
@@ -60,7 +62,7 @@ impl Stream {
         while sent < bytes.len() {
             let count = self
                 .0
-                .async_io(Interest::WRITABLE, |socket| send(socket.as_fd(), &bytes[sent..], descriptor))
+                .async_io(Interest::WRITABLE, || send(self.0.as_fd(), &bytes[sent..], descriptor))
                 .await?;
             sent += count;
             descriptor = None;
@@ -136,9 +138,15 @@ impl Credentials {
         rustix::event::poll(&mut ended, Some(&now)).is_ok_and(|count| count > 0)
     }
 
-    /// A descriptor that becomes readable when the process ends; `None` where the kernel has none to give.
-    pub(crate) fn process(&self) -> io::Result<Option<OwnedFd>> {
-        self.process.as_ref().map(OwnedFd::try_clone).transpose()
+    /// Resolves when the process has ended. Never, where the kernel can't tell.
+    pub(crate) fn death(&self) -> impl Future<Output = ()> + use<> {
+        let process = self.process.as_ref().and_then(|process| process.try_clone().ok());
+        async {
+            match process.map(|process| AsyncFd::with_interest(process, Interest::READABLE)) {
+                Some(Ok(process)) => drop(process.readable().await),
+                Some(Err(_)) | None => std::future::pending().await,
+            }
+        }
     }
 }
 

@@ -5,16 +5,14 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use interprocess::local_socket::{GenericFilePath, ListenerNonblockingMode, ListenerOptions, ToFsName as _};
 use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
-use rustix::fs::{FlockOperation, OFlags};
-use rustix::net::SocketFlags;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
+use tokio::net::UnixListener;
 
 /// Longest path of a socket: `sun_path` less its terminating zero.
 const PATH_BYTES_MAX: usize = 107;
@@ -58,7 +56,7 @@ pub enum ListenError {
 /// A listening socket with its file and its lock.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: AsyncFd<OwnedFd>,
+    socket: UnixListener,
     path: PathBuf,
     identity: (u64, u64),
     lock_path: PathBuf,
@@ -92,16 +90,8 @@ impl Listener {
 
     /// Waits for a client. Cancel-safe.
     pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
-        let accept = |socket: &OwnedFd| {
-            Ok(rustix::net::accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
-        };
-        self.socket.async_io(Interest::READABLE, accept).await
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        let (stream, _) = self.socket.accept().await?;
+        Ok(stream.into_std()?.into())
     }
 }
 
@@ -117,7 +107,7 @@ impl Drop for Listener {
     }
 }
 
-fn listen(path: &Path, mode: u32) -> io::Result<AsyncFd<OwnedFd>> {
+fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let listener = ListenerOptions::new()
         .name(path.to_fs_name::<GenericFilePath>()?)
         .mode(mode)
@@ -125,9 +115,23 @@ fn listen(path: &Path, mode: u32) -> io::Result<AsyncFd<OwnedFd>> {
         .nonblocking(ListenerNonblockingMode::Both)
         .create_sync()?;
     let interprocess::local_socket::Listener::UdSocket(listener) = listener;
-    // The mode given before bind is still subject to the umask; this can only widen it, by what was asked for.
-    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
-    AsyncFd::new(listener.into())
+    widen(path, mode)?;
+    UnixListener::from_std(OwnedFd::from(listener).into())
+}
+
+/// Gives the socket's file the rest of its mode: what is set before bind is still cut by the umask. By descriptor and not by
+/// name: in a folder that others can write to, the name may stand for something else by now.
+fn widen(path: &Path, mode: u32) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let status = rustix::fs::fstat(&file)?;
+    let own = FileType::from_raw_mode(status.st_mode) == FileType::Socket
+        && status.st_uid == rustix::process::geteuid().as_raw();
+    if !own {
+        return Err(io::Error::other("it is not the socket that was just made"));
+    }
+    let by_descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::set_permissions(by_descriptor, PermissionsExt::from_mode(mode))
 }
 
 /// Takes the lock file of a path. It is removed at the end of its holder, so a lock on a file that is no longer there

@@ -20,4 +20,6 @@ mod listener;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{Credentials, Stream, connect, monotonic_nanos, wait};
 #[cfg(target_os = "linux")]
-pub(crate) use listener::{ListenError, Listener};
+pub use listener::ListenError;
+#[cfg(target_os = "linux")]
+pub(crate) use listener::Listener;

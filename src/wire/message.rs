@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::Denial;
-use crate::hierarchy::TopicAccessLevel;
+use crate::access::{Denial, Withheld};
+use crate::topic::{Topic, TopicPattern};
 
 /// The life of one broker; a new one for each start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,22 +65,47 @@ pub(crate) struct Hello {
 pub(crate) enum Request {
     Hello(Hello),
     /// Resolve a topic for a publisher of this session; both are numbered by the client, from 0 and without gaps.
-    Declare { request: u32, publisher: u32, topic_number: u32, topic: String },
+    Declare {
+        request: u32,
+        publisher: u32,
+        topic_number: u32,
+        topic: String,
+    },
     /// The publisher is gone.
-    ClosePublisher { publisher: u32 },
-    Subscribe { request: u32, subscription: u32, patterns: Vec<String> },
+    ClosePublisher {
+        publisher: u32,
+    },
+    Subscribe {
+        request: u32,
+        subscription: u32,
+        patterns: Vec<String>,
+    },
     /// Not answered: a subscription that was dropped waits for nothing.
-    Unsubscribe { subscription: u32 },
+    Unsubscribe {
+        subscription: u32,
+    },
     /// Our segment of a ring, as a publisher. With its descriptor.
-    ProducerSegment { ring: RingId },
+    ProducerSegment {
+        ring: RingId,
+    },
     /// Our segment of a ring, as a subscriber. With its descriptor.
-    ConsumerSegment { ring: RingId },
+    ConsumerSegment {
+        ring: RingId,
+    },
     /// The order was carried out.
-    Done { order: OrderId },
+    Done {
+        order: OrderId,
+    },
     /// The ring, or what belongs to it, can't be had on this side.
-    NoRing { ring: RingId, cause: String },
+    NoRing {
+        ring: RingId,
+        cause: String,
+    },
     /// The other side of the ring broke its laws; we do nothing more with it.
-    Poisoned { ring: RingId, violation: String },
+    Poisoned {
+        ring: RingId,
+        violation: String,
+    },
 }
 
 /// Where a publisher's events of one topic go: a slot of a ring.
@@ -106,41 +131,75 @@ pub(crate) struct Welcome {
 pub(crate) enum Notice {
     Welcome(Welcome),
     /// The answer to a request that is not granted; request 0 is the hello.
-    Refused { request: u32, refusal: Refusal },
-    Declared { request: u32, publisher: PublisherId },
+    Refused {
+        request: u32,
+        refusal: Refusal,
+    },
+    Declared {
+        request: u32,
+        publisher: PublisherId,
+    },
     /// `missed`: components whose session ended because they did not install the route in time.
-    Subscribed { request: u32, granted: Vec<String>, withheld: Vec<Withheld>, missed: Vec<String> },
+    Subscribed {
+        request: u32,
+        granted: Vec<TopicPattern>,
+        withheld: Vec<Withheld>,
+        missed: Vec<String>,
+    },
     /// Make the writing segment of a ring. With the doorbell's end.
-    MakeProducerSegment { ring: RingId, publisher: u32 },
+    MakeProducerSegment {
+        ring: RingId,
+        publisher: u32,
+    },
     /// Make the reading side's segment of a ring from `publisher` of `component`. With the doorbell's end.
-    MakeConsumerSegment { ring: RingId, publisher: PublisherId, component: String },
+    MakeConsumerSegment {
+        ring: RingId,
+        publisher: PublisherId,
+        component: String,
+    },
     /// The consumer's segment: the ring is complete. With its descriptor.
-    AttachProducer { order: OrderId, ring: RingId },
+    AttachProducer {
+        ring: RingId,
+    },
     /// The producer's segment: the ring is complete. With its descriptor.
-    AttachConsumer { order: OrderId, ring: RingId },
+    AttachConsumer {
+        ring: RingId,
+    },
     /// The slot of this ring carries this topic from now on.
-    Grant { order: OrderId, ring: RingId, slot: u16, generation: u16, topic: String },
+    Grant {
+        order: OrderId,
+        ring: RingId,
+        slot: u16,
+        generation: u16,
+        topic: Topic,
+    },
     /// Send events of this topic there too; without a target: to the subscriptions of this session.
-    Route { order: OrderId, publisher: u32, topic_number: u32, target: Option<SlotTarget> },
+    Route {
+        order: OrderId,
+        publisher: u32,
+        topic_number: u32,
+        target: Option<SlotTarget>,
+    },
     /// Send events of this topic there no longer.
-    Unroute { order: OrderId, publisher: u32, topic_number: u32, ring: Option<RingId> },
+    Unroute {
+        order: OrderId,
+        publisher: u32,
+        topic_number: u32,
+        ring: Option<RingId>,
+    },
     /// The slot carries nothing any more; what still comes on it is skipped.
-    Revoke { ring: RingId, slot: u16 },
+    Revoke {
+        ring: RingId,
+        slot: u16,
+    },
     /// The ring ends: a producer drops it, a consumer reads what is there and drops it.
-    CloseRing { ring: RingId },
+    CloseRing {
+        ring: RingId,
+    },
     /// The session ends.
-    Goodbye { reason: GoodbyeReason },
-}
-
-/// A part of a pattern that was not granted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Withheld {
-    /// The part, as a pattern.
-    pub pattern: String,
-    /// Its access level; `None` where no rule covers it.
-    pub level: Option<TopicAccessLevel>,
-    /// Who may subscribe to it.
-    pub needed: String,
+    Goodbye {
+        reason: GoodbyeReason,
+    },
 }
 
 /// Why the broker does not do what was asked. Nothing has changed.

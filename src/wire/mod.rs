@@ -8,7 +8,5 @@ pub(crate) mod codec;
 pub(crate) mod frames;
 mod message;
 
-pub(crate) use message::{
-    Epoch, GoodbyeReason, Hello, Notice, OrderId, PublisherId, Refusal, Request, RingId, SlotTarget, Versions,
-    Welcome, Withheld,
-};
+pub(crate) use message::{Epoch, Hello, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome};
+pub use message::{GoodbyeReason, Refusal, Versions};

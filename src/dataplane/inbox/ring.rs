@@ -8,8 +8,8 @@ use zerocopy::IntoBytes;
 
 use super::{InboxCounters, Slot, received};
 use crate::batch::{Batch, event_count};
-use crate::dataplane::{Hub, Origin, Queue};
 use crate::dataplane::hub::Targets;
+use crate::dataplane::{Hub, Origin, Queue};
 use crate::topic::Topic;
 use crate::wire::RingId;
 
@@ -51,7 +51,16 @@ fn add(counter: &AtomicU64, events: u64) {
 
 impl InRing {
     pub(super) fn new(id: RingId, consumer: Consumer, doorbell: Doorbell, origin: Arc<Origin>) -> Self {
-        Self { id, doorbell, origin, consumer, slots: Vec::new(), payload: Vec::new(), held: None, ending: false }
+        Self {
+            id,
+            doorbell,
+            origin,
+            consumer,
+            slots: Vec::new(),
+            payload: Vec::new(),
+            held: None,
+            ending: false,
+        }
     }
 
     pub(super) fn grant(&mut self, slot: u16, generation: u16, topic: Topic, targets: Targets) {
@@ -143,8 +152,7 @@ impl InRing {
         payload: &mut Vec<u64>,
         origin: &Arc<Origin>,
     ) -> Result<(), String> {
-        let batch =
-            Batch::parse(std::mem::take(payload), record.bytes).map_err(|error| error.to_string())?;
+        let batch = Batch::parse(std::mem::take(payload), record.bytes).map_err(|error| error.to_string())?;
         let batch = received(batch, slot, origin);
         for queue in slot.targets.iter() {
             queue.push(&batch, record.bytes);

@@ -1,0 +1,1 @@
+//! The machine, driven by hand: no socket, no clock.

@@ -59,9 +59,10 @@ fn each_fault_of_a_client_id_has_its_error() {
 }
 
 #[test]
-fn an_event_comes_from_the_collector_of_its_domain_alone() {
+fn an_event_comes_from_the_collector_of_its_domain_or_the_agent() {
     assert!(publishes("procmond-1", "events.process.batch"));
-    for client_id in ["netmond", "agent", "detector", "stranger"] {
+    assert!(publishes("agent", "events.process.batch"));
+    for client_id in ["netmond", "detector", "stranger"] {
         assert!(!publishes(client_id, "events.process.batch"), "{client_id}");
     }
     assert!(publishes("agent", "events.process.anomaly"), "the agent may see an anomaly, too");

@@ -1,0 +1,136 @@
+//! Input that no correct peer or caller produces: a typed error, and everybody else goes on.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use serde_json::{Value, json};
+
+use crate::support::{DEADLINE, Folder, Role};
+
+/// Sends bytes as a client of its own making, and yields what comes back before the broker hangs up.
+fn provoke(folder: &Folder, bytes: &[u8]) -> Vec<u8> {
+    let mut socket = UnixStream::connect(folder.socket()).expect("the broker listens");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline is set");
+    socket.write_all(bytes).expect("the broker reads");
+    let mut answer = Vec::new();
+    // A broker that hangs up with bytes of ours unread resets the connection.
+    let ended = socket.read_to_end(&mut answer);
+    assert!(ended.is_ok() || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
+    answer
+}
+
+fn frame(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("a small message");
+    [&length.to_le_bytes(), message].concat()
+}
+
+/// A hello as version 1 has it: variant 0, oldest and newest version, features, client id.
+fn hello(oldest: u8, newest: u8, id: &str) -> Vec<u8> {
+    let length = u8::try_from(id.len()).expect("a short id");
+    frame(&[&[0, oldest, newest, 0, length], id.as_bytes()].concat())
+}
+
+/// The bus works: one collector's events arrive.
+fn unharmed(agent: &mut Role, procmond: &mut Role, tag: &str) {
+    procmond.must(&json!({"do": "batch", "tag": tag, "from": 0, "count": 10}));
+    let before = agent.must(&json!({"do": "tally"}))["received"].as_u64().expect("a count");
+    let report = agent.must(&json!({"do": "await", "total": before.next_multiple_of(10).max(10)}));
+    assert_eq!(report["lost"], 0, "{report}");
+}
+
+#[test]
+fn malformed_frames_end_their_own_session_only() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let welcomed = |rest: &[u8]| [hello(1, 1, "detector"), rest.to_vec()].concat();
+    let cases: [(&str, Vec<u8>); 11] = [
+        ("zero length", vec![0, 0, 0, 0]),
+        ("the largest length", vec![0xFF; 4]),
+        ("one above the limit", (65_537_u32).to_le_bytes().to_vec()),
+        ("no message", frame(&[200])),
+        ("bytes behind the message", {
+            let mut bytes = hello(1, 1, "detector");
+            bytes[0] += 1;
+            [bytes, vec![0]].concat()
+        }),
+        ("a string longer than the frame", frame(&[0, 1, 1, 0, 250, b'x'])),
+        ("a name that is not UTF-8", frame(&[0, 1, 1, 0, 2, 0xFF, 0xFE])),
+        ("a request before the hello", frame(&[4, 0])),
+        ("a second hello", welcomed(&hello(1, 1, "detector"))),
+        ("a segment without a descriptor", welcomed(&frame(&[5, 1]))),
+        ("a topic number out of turn", welcomed(&frame(&[1, 1, 0, 7, 1, b'a']))),
+    ];
+    for (what, bytes) in cases {
+        let answer = provoke(&folder, &bytes);
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        assert!(!answer.is_empty(), "{what}: the broker says why it hangs up");
+        assert!(!text.contains("panicked"), "{what}");
+        unharmed(&mut agent, &mut procmond, what);
+    }
+}
+
+#[test]
+fn an_unknown_version_is_refused_with_both_versions() {
+    let folder = Folder::new();
+    let _agent = Role::agent(&folder, json!({})).up();
+    // Refused, request 0, for its version: the broker's oldest and newest, the client's.
+    assert_eq!(provoke(&folder, &hello(7, 9, "procmond")), frame(&[1, 0, 0, 1, 1, 7, 9]));
+}
+
+#[test]
+fn a_client_that_hangs_up_in_the_middle_of_a_frame_harms_nobody() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let whole = hello(1, 1, "detector");
+    for cut in 0..whole.len() {
+        let mut socket = UnixStream::connect(folder.socket()).expect("the broker listens");
+        socket.write_all(&whole[..cut]).expect("the broker reads");
+    }
+    unharmed(&mut agent, &mut procmond, "after");
+    assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent", "procmond"]}));
+}
+
+#[test]
+fn an_event_above_the_limit_is_refused_and_changes_nothing() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let limit = (8 << 20) / 8 - 16;
+    let refusal = procmond.call(&json!({"do": "large", "bytes": limit}));
+    assert_eq!(refusal["kind"], "TooLarge", "{refusal}");
+    let delivery = procmond.must(&json!({"do": "large", "bytes": limit - 1000}));
+    assert_eq!(delivery["reached"], 1, "what is just below it passes: {delivery}");
+    assert_eq!(procmond.must(&json!({"do": "totals"}))["events"], 1, "the refused event was not published");
+    let report = agent.must(&json!({"do": "await", "total": 1}));
+    assert_eq!((&report["received"], &report["lost"]), (&json!(1), &json!(0)), "{report}");
+}
+
+#[test]
+fn topics_and_patterns_that_can_not_be_are_typed_errors() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    let long = format!("events.process.{}", "x".repeat(65));
+    for topic in ["", "events..batch", "a.b.c.d.e", "Events.process.batch", "events.process.+", "#", &long] {
+        let refusal = procmond.call(&json!({"do": "declare", "topic": topic}));
+        assert_eq!(refusal["kind"], "Topic", "{topic:?}: {refusal}");
+        let refusal = procmond.call(&json!({"do": "publish", "topic": topic, "from": 0, "count": 1}));
+        assert!(refusal.get("error").is_some(), "{topic:?}: {refusal}");
+    }
+    for pattern in ["", "a.#.b", "a.b+", "a..b", "A.b", "#.#", &long] {
+        for role in [&mut agent, &mut procmond] {
+            let refusal = role.call(&json!({"do": "subscribe", "patterns": [pattern]}));
+            assert_eq!(refusal["kind"], "Pattern", "{pattern:?}: {refusal}");
+        }
+    }
+    let answer: Value = procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    assert_eq!(answer, json!({}));
+}

@@ -1,0 +1,188 @@
+//! `kill -9` of each process in mid-burst: the others go on, or end with a clear error, and nothing is left behind.
+
+use serde_json::{Value, json};
+
+use crate::support::{Folder, Role, look, wait_until};
+
+fn subscribe(role: &mut Role) {
+    role.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+}
+
+/// A procmond that publishes as fast as it can, until it is killed.
+fn bursting(folder: &Folder) -> Role {
+    let mut procmond = Role::client(folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "burst_until_killed"}));
+    procmond
+}
+
+fn received(role: &mut Role) -> u64 {
+    role.must(&json!({"do": "tally"}))["received"].as_u64().expect("a count")
+}
+
+fn in_order(report: &Value) {
+    let count = |fact: &str| report[fact].as_u64().expect("a report counts");
+    assert_eq!(count("disorder"), 0, "{report}");
+    assert!(count("gaps") <= count("lost"), "{report}");
+    assert_eq!(report["errors"], json!([]), "{report}");
+}
+
+#[test]
+fn a_killed_publisher_leaves_its_events_and_nothing_else() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    subscribe(&mut agent);
+    subscribe(&mut detector);
+    let base = [&agent, &detector].map(|role| look::segments(role.pid()));
+    // The first round settles what a process opens once.
+    let mut descriptors = None;
+    for _ in 0..3 {
+        let mut procmond = bursting(&folder);
+        let before = received(&mut detector);
+        wait_until("the burst arrives", || received(&mut detector) > before + 1000);
+        procmond.kill();
+        wait_until("its segments are unmapped", || {
+            [&agent, &detector].map(|role| look::segments(role.pid())) == base
+        });
+        wait_until("the broker noticed", || {
+            agent.must(&json!({"do": "components"})) == json!({"components": ["agent", "detector"]})
+        });
+        let now = [&agent, &detector].map(|role| look::descriptors(role.pid()));
+        assert_eq!(*descriptors.get_or_insert(now), now, "no descriptor is left");
+        for subscriber in [&mut agent, &mut detector] {
+            subscriber.must(&json!({"do": "unsubscribe"}));
+            subscribe(subscriber);
+        }
+    }
+    assert_eq!(look::named_segments(), Vec::<String>::new());
+    assert_eq!(folder.entries(), ["bus.sock", "bus.sock.lock"]);
+}
+
+#[test]
+fn what_a_killed_publisher_published_is_read_to_the_end() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    subscribe(&mut detector);
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    detector.stop();
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 5000}));
+    procmond.kill();
+    detector.go_on();
+    let report = detector.must(&json!({"do": "await", "total": 5000}));
+    assert_eq!((&report["received"], &report["lost"]), (&json!(5000), &json!(0)), "{report}");
+    agent.must(&json!({"do": "components"}));
+}
+
+#[test]
+fn a_killed_subscriber_disturbs_neither_the_publisher_nor_the_others() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    subscribe(&mut agent);
+    let procmond = bursting(&folder);
+    wait_until("the burst arrives", || received(&mut agent) > 1000);
+    let base = (look::segments(procmond.pid()), look::descriptors(procmond.pid()));
+    for _ in 0..3 {
+        let mut detector = Role::client(&folder, "detector").up();
+        subscribe(&mut detector);
+        wait_until("the burst arrives there, too", || received(&mut detector) > 1000);
+        let before = received(&mut agent);
+        detector.kill();
+        wait_until("the agent receives on", || received(&mut agent) > before + 1000);
+        wait_until("the publisher let go of the ring", || {
+            (look::segments(procmond.pid()), look::descriptors(procmond.pid())) == base
+        });
+    }
+    in_order(&agent.must(&json!({"do": "tally"})));
+}
+
+#[test]
+fn when_the_agent_is_killed_data_between_others_flows_on_and_each_is_told() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    subscribe(&mut agent);
+    let mut detector = Role::client(&folder, "detector").up();
+    subscribe(&mut detector);
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 1000}));
+    agent.kill();
+    for client in [&mut procmond, &mut detector] {
+        assert_eq!(client.must(&json!({"do": "disconnected"})), json!({"why": "the broker is gone"}));
+    }
+    let delivery = procmond.must(&json!({"do": "batch", "from": 1000, "count": 1000}));
+    assert_eq!(
+        delivery["reached"].as_u64(),
+        Some(1000),
+        "the ring to the detector is still there: {delivery}"
+    );
+    let report = detector.must(&json!({"do": "await", "total": 2000}));
+    assert_eq!((&report["received"], &report["lost"]), (&json!(2000), &json!(0)), "{report}");
+    let refused = procmond.call(&json!({"do": "declare", "name": "late", "topic": "events.process.tree"}));
+    assert_eq!(refused["error"], "the broker is gone");
+    procmond.must(&json!({"do": "close"}));
+    let report = detector.must(&json!({"do": "await_end"}));
+    assert_eq!((&report["ended"], &report["received"]), (&json!(true), &json!(2000)), "{report}");
+
+    assert_eq!(folder.entries(), ["bus.sock", "bus.sock.lock"], "what a killed broker leaves");
+    let mut agent = Role::agent(&folder, json!({})).up();
+    subscribe(&mut agent);
+    drop(procmond);
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 1000}));
+    assert_eq!(agent.must(&json!({"do": "await", "total": 1000}))["received"], 1000);
+}
+
+#[test]
+fn an_agent_killed_in_mid_burst_stops_nobody() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    subscribe(&mut agent);
+    let mut detector = Role::client(&folder, "detector").up();
+    subscribe(&mut detector);
+    let procmond = bursting(&folder);
+    wait_until("the burst arrives", || received(&mut agent) > 1000);
+    agent.kill();
+    let before = received(&mut detector);
+    wait_until("the burst goes on", || received(&mut detector) > before + 10_000);
+    in_order(&detector.must(&json!({"do": "tally"})));
+    drop(procmond);
+    let report = detector.must(&json!({"do": "await_end"}));
+    assert_eq!(report["ended"], true, "with the last ring the stream ends: {report}");
+    in_order(&report);
+}
+
+#[test]
+fn a_live_socket_is_refused_and_a_clean_end_removes_it() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let second = Role::agent(&folder, json!({}));
+    let refusal = second.hello()["error"].as_str().expect("it is refused").to_owned();
+    assert_eq!(refusal, format!("a broker is live at {}", folder.socket().display()));
+    drop(second);
+    let mut procmond = Role::client(&folder, "procmond").up();
+    agent.must(&json!({"do": "shutdown"}));
+    let why = procmond.must(&json!({"do": "disconnected"}));
+    assert_eq!(why, json!({"why": "the broker ended the session: the broker shuts down"}));
+    assert_eq!(folder.entries(), Vec::<String>::new());
+    agent.must(&json!({"do": "shutdown"}));
+}
+
+#[test]
+fn a_component_that_was_killed_can_come_back_at_once() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    subscribe(&mut agent);
+    for round in 0..10 {
+        let mut procmond = Role::client(&folder, "procmond").up();
+        procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+        let tag = format!("life-{round}");
+        procmond.must(&json!({"do": "batch", "tag": tag, "from": 0, "count": 100}));
+        procmond.kill();
+    }
+    let report = agent.must(&json!({"do": "await", "total": 1000}));
+    assert_eq!((&report["received"], &report["lost"]), (&json!(1000), &json!(0)), "{report}");
+}

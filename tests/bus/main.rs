@@ -1,0 +1,16 @@
+//! Claims about the bus, each between real processes.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod death;
+mod delivery;
+mod overload;
+mod rights;
+
+/// Where a role process begins; nothing in a test run.
+#[test]
+fn role_entry() {
+    support::roles::run_if_asked();
+}

@@ -1,0 +1,118 @@
+//! Slow and stopped subscribers: nobody waits for them, and what they lose is told exactly.
+
+use serde_json::{Value, json};
+
+use crate::support::{Folder, Role};
+
+/// Received and lost, with the loss where the gaps are: all but what is lost behind the last event that came.
+fn exact(total: u64, report: &Value) {
+    let count = |fact: &str| report[fact].as_u64().expect("a report counts");
+    assert_eq!(count("received") + count("lost"), total, "{report}");
+    assert!(count("gaps") <= count("lost"), "{report}");
+    assert_eq!(count("disorder"), 0, "{report}");
+}
+
+#[test]
+fn a_scan_of_ten_thousand_processes_waits_for_a_stopped_subscriber() {
+    let folder = Folder::new();
+    let _agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    detector.stop();
+    let delivery = procmond.must(&json!({"do": "batch", "from": 0, "count": 10_000}));
+    assert_eq!(delivery, json!({"events": 10_000, "subscribers": 1, "reached": 10_000, "dropped": 0}));
+    detector.go_on();
+    let report = detector.must(&json!({"do": "await", "total": 10_000}));
+    assert_eq!((&report["received"], &report["gaps"]), (&json!(10_000), &json!(0)), "{report}");
+}
+
+#[test]
+fn a_stopped_subscriber_delays_nobody_and_is_told_what_it_lost() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"queue_bytes": 1 << 30})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    for subscriber in [&mut agent, &mut detector] {
+        subscriber.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    }
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    detector.stop();
+    // Five times what a ring holds, at the pace of the subscriber that runs.
+    let (rounds, count) = (40, 5000);
+    for round in 0..rounds {
+        procmond.must(&json!({"do": "batch", "from": round * count, "count": count}));
+        let report = agent.must(&json!({"do": "await", "total": (round + 1) * count}));
+        assert_eq!(report["lost"], 0, "{report}");
+    }
+    let total = rounds * count;
+    let totals = procmond.must(&json!({"do": "totals"}));
+    let dropped = totals["dropped"].as_u64().expect("a count");
+    assert!(dropped > total / 2, "the stopped ring took no more than it holds: {totals}");
+    let report = agent.must(&json!({"do": "tally"}));
+    assert_eq!((&report["received"], &report["gaps"]), (&json!(total), &json!(0)), "{report}");
+
+    detector.go_on();
+    let report = detector.must(&json!({"do": "await", "total": total}));
+    exact(total, &report);
+    assert_eq!(report["lost"].as_u64(), Some(dropped), "the publisher counts the same: {report}");
+}
+
+#[test]
+fn a_loss_behind_the_last_event_is_told_without_another_event() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    procmond.must(&json!({"do": "declare", "topic": "events.process.lifecycle"}));
+    detector.stop();
+    procmond.must(&json!({"do": "singles", "from": 0, "count": 1000}));
+    detector.go_on();
+    let report = detector.must(&json!({"do": "await", "total": 1000}));
+    exact(1000, &report);
+    assert!(report["lost"].as_u64() > Some(500), "{report}");
+    assert_eq!(report["gaps"], 0, "all of the loss is behind the last event: {report}");
+    agent.must(&json!({"do": "components"}));
+}
+
+#[test]
+fn what_overflows_one_subscriptions_queue_is_lost_to_that_subscription_alone() {
+    let folder = Folder::new();
+    let _agent = Role::agent(&folder, json!({})).up();
+    // Room for two records of the batch below in the queue, and the reader has to come back for more.
+    let mut detector = Role::client_with(&folder, "detector", json!({"queue_bytes": 300_000})).up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let total = 200_000;
+    for round in 0..20 {
+        procmond.must(&json!({"do": "batch", "from": round * 10_000, "count": 10_000}));
+    }
+    exact(total, &detector.must(&json!({"do": "await", "total": total})));
+}
+
+#[test]
+fn accounts_are_exact_for_each_topic_that_shares_a_ring() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    let topics = [("events.process.lifecycle", 700), ("events.process.metadata", 300)];
+    for (topic, _) in topics {
+        detector.must(&json!({"do": "subscribe", "name": topic, "patterns": [topic]}));
+        procmond.must(&json!({"do": "publish", "topic": topic, "from": 0, "count": 1}));
+    }
+    detector.stop();
+    for (topic, count) in topics {
+        procmond.must(&json!({"do": "publish", "topic": topic, "from": 1, "count": count}));
+    }
+    detector.go_on();
+    for (topic, count) in topics {
+        let report = detector.must(&json!({"do": "await", "name": topic, "total": count + 1}));
+        exact(count + 1, &report);
+        assert!(report["lost"].as_u64() > Some(0), "{report}");
+    }
+    agent.must(&json!({"do": "components"}));
+}

@@ -1,0 +1,224 @@
+//! The one harness: real processes with a role each, told what to do line by line, and looked at from outside.
+//!
+//! A role is this test binary, started again with [`ROLE`] in its environment; [`roles`] holds what it does then. It takes one
+//! JSON command per line on its standard input and answers each with one line. Everything here waits for conditions, with
+//! a deadline; whatever was started is killed and reaped, by id, when its handle is dropped.
+
+pub(crate) mod look;
+pub(crate) mod roles;
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+/// What a role process is to be: a JSON object.
+pub(crate) const ROLE: &str = "EVENTBUS_TEST_ROLE";
+/// Begins each line that a role answers, to tell it from what the test runner prints.
+const ANSWER: &str = "@role ";
+/// How long anything may take on a loaded machine.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// A uid that owns nothing here.
+pub(crate) const STRANGER: u32 = 65534;
+
+/// A folder of one test, removed with it.
+#[derive(Debug)]
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("eventbus-test-").tempdir().expect("a temporary folder");
+        // Strangers may enter; the socket's mode decides who may connect.
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
+        Self(folder)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.0.path().join("bus.sock")
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// The names of what is in it.
+    pub(crate) fn entries(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.path()).expect("the folder is there");
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.expect("it is readable").file_name().into_string().expect("UTF-8"))
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// A role process.
+#[derive(Debug)]
+pub(crate) struct Role {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    answers: Receiver<Value>,
+    what: String,
+}
+
+impl Role {
+    /// The agent: a broker that listens at the folder's socket. Further options as [`roles::BusRole`] has them.
+    pub(crate) fn agent(folder: &Folder, options: Value) -> Self {
+        Self::bus(folder, "agent", "agent", options, None)
+    }
+
+    /// A client in a process of its own.
+    pub(crate) fn client(folder: &Folder, id: &str) -> Self {
+        Self::bus(folder, "client", id, json!({}), None)
+    }
+
+    pub(crate) fn client_with(folder: &Folder, id: &str, options: Value) -> Self {
+        Self::bus(folder, "client", id, options, None)
+    }
+
+    /// A client of another user.
+    pub(crate) fn strange_client(folder: &Folder, id: &str, options: Value) -> Self {
+        Self::bus(folder, "client", id, options, Some(STRANGER))
+    }
+
+    fn bus(folder: &Folder, role: &str, id: &str, mut options: Value, uid: Option<u32>) -> Self {
+        options["role"] = role.into();
+        options["id"] = id.into();
+        options["path"] = folder.socket().to_str().expect("a path of UTF-8").into();
+        Self::spawn(folder, &options, uid)
+    }
+
+    fn spawn(folder: &Folder, role: &Value, uid: Option<u32>) -> Self {
+        let binary = std::env::current_exe().expect("this binary has a path");
+        let mut command = match uid {
+            None => Command::new(binary),
+            Some(uid) => {
+                let mut command = Command::new("setpriv");
+                command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
+                command.arg(reachable(&binary, folder));
+                command
+            }
+        };
+        let mut child = command
+            .args(["--exact", "role_entry", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the role starts");
+        let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
+        let (send, answers) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // The runner's own output may stand before ours on the same line.
+                if let Some((_, answer)) = line.split_once(ANSWER) {
+                    let answer = serde_json::from_str(answer).expect("a role answers in JSON");
+                    if send.send(answer).is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let stdin = child.stdin.take();
+        Self { child, stdin, answers, what: role.to_string() }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for the answer that a role gives when it is up: `{}` or `{"error": …}`.
+    pub(crate) fn hello(&self) -> Value {
+        self.answer(DEADLINE)
+    }
+
+    /// Waits until it is up, and fails if it is not.
+    pub(crate) fn up(self) -> Self {
+        let hello = self.hello();
+        assert_eq!(hello, json!({}), "{} is not up", self.what);
+        self
+    }
+
+    /// Has a command carried out, and yields the answer.
+    pub(crate) fn call(&mut self, command: &Value) -> Value {
+        self.tell(command);
+        self.answer(DEADLINE)
+    }
+
+    /// Has a command carried out that must not fail.
+    pub(crate) fn must(&mut self, command: &Value) -> Value {
+        let answer = self.call(command);
+        assert!(answer.get("error").is_none(), "{command} of {} failed: {answer}", self.what);
+        answer
+    }
+
+    /// Says what to do, without waiting.
+    pub(crate) fn tell(&mut self, command: &Value) {
+        let stdin = self.stdin.as_mut().expect("only `kill` closes it");
+        writeln!(stdin, "{command}").and_then(|()| stdin.flush()).expect("the role listens");
+    }
+
+    /// The next answer.
+    pub(crate) fn answer(&self, deadline: Duration) -> Value {
+        match self.answers.recv_timeout(deadline) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => panic!("{} did not answer within {deadline:?}", self.what),
+            Err(RecvTimeoutError::Disconnected) => panic!("{} ended without an answer", self.what),
+        }
+    }
+
+    /// Stops it (SIGSTOP), and waits until it is.
+    pub(crate) fn stop(&self) {
+        self.signal(Signal::STOP);
+        wait_until("the process is stopped", || look::is_stopped(self.pid()));
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Kills it (SIGKILL), and reaps it.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it is ours");
+        self.child.wait().expect("it is ours");
+        self.stdin = None;
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a pid is positive");
+        kill_process(pid, signal).expect("it is ours");
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A copy of this binary that every user can start: the original may lie in a folder that they can't enter.
+fn reachable(binary: &Path, folder: &Folder) -> PathBuf {
+    let copy = folder.path().join("role");
+    if !copy.exists() {
+        std::fs::copy(binary, &copy).expect("there is room for a copy");
+        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    }
+    copy
+}
+
+/// Waits for a condition; fails when it is not met within the deadline.
+pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < DEADLINE, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,410 @@
+//! What the role processes do: a small interpreter around the bus as its users see it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use daemoneye_eventbus::{
+    BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
+    EventRef, ProcessEvent, Publisher, RecvError, SubscribeError, Subscription,
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{ANSWER, DEADLINE, ROLE};
+
+mod hostile;
+
+/// Runs the role that the environment names, if it names one.
+pub(crate) fn run_if_asked() {
+    let Ok(role) = std::env::var(ROLE) else {
+        return;
+    };
+    let role: Value = serde_json::from_str(&role).expect("the harness writes JSON");
+    let runtime = match role["runtime"].as_str() {
+        Some("multi") => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    };
+    runtime.expect("a runtime").block_on(live(role));
+    std::process::exit(0);
+}
+
+async fn live(role: Value) {
+    let mut bus = match BusRole::start(&role).await {
+        Ok(bus) => bus,
+        Err(error) => return answer(&error),
+    };
+    answer(&json!({}));
+    // Reading blocks a thread of its own, so that the runtime goes on.
+    let (send, mut lines) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    // The end of the input is the end of the harness.
+    while let Some(line) = lines.recv().await {
+        let command: Value = serde_json::from_str(&line).expect("the harness writes JSON");
+        let result = bus.carry_out(&command).await.unwrap_or_else(|error| error);
+        answer(&result);
+    }
+}
+
+fn answer(value: &Value) {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{ANSWER}{value}").and_then(|()| stdout.flush()).expect("the harness listens");
+}
+
+fn error(error: &(impl std::error::Error + ?Sized), kind: &str) -> Value {
+    json!({ "error": error.to_string(), "kind": kind })
+}
+
+enum Bus {
+    Embedded(DaemoneyeEventBus),
+    Client(Arc<EventBusClient>),
+}
+
+/// A process on the bus.
+pub(crate) struct BusRole {
+    bus: Bus,
+    publishers: HashMap<String, Publisher>,
+    subscriptions: HashMap<String, Reader>,
+}
+
+/// A subscription that is being read.
+struct Reader {
+    tally: Arc<Mutex<Tally>>,
+    changed: watch::Receiver<()>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+/// What came of a subscription.
+#[derive(Debug, Default)]
+struct Tally {
+    received: u64,
+    lost: u64,
+    batches: u64,
+    /// Events that came out of order, or twice.
+    disorder: u64,
+    /// Events that are missing between others, by their own numbers.
+    gaps: u64,
+    /// The number that is due next, by the name of who numbers.
+    due: BTreeMap<String, u64>,
+    errors: Vec<String>,
+    ended: bool,
+}
+
+impl BusRole {
+    /// Options: `role`, `path`, `id`; agent: `ring_bytes`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client:
+    /// `queue_bytes`, `broker_uid`.
+    async fn start(role: &Value) -> Result<Self, Value> {
+        let path = PathBuf::from(role["path"].as_str().expect("the harness names the path"));
+        let queue = role["queue_bytes"].as_u64().map(size);
+        let bus = if role["role"] == "agent" {
+            let mut options = BrokerOptions::new(path);
+            if let Some(bytes) = role["ring_bytes"].as_u64() {
+                options = options.ring_bytes(size(bytes));
+            }
+            if let Some(bytes) = queue {
+                options = options.queue_bytes(bytes);
+            }
+            if let Some(mode) = role["socket_mode"].as_u64() {
+                options = options.socket_mode(u32::try_from(mode).expect("a mode"));
+            }
+            // The default is meant for machines that are not at their limit; a test that wants it says so.
+            let deadline = role["route_deadline_ms"].as_u64().unwrap_or(10_000);
+            options = options.route_deadline(Duration::from_millis(deadline));
+            let broker = DaemoneyeBroker::with_options(options).map_err(|e| error(&e, "start"))?;
+            Bus::Embedded(DaemoneyeEventBus::from_broker(broker).await.map_err(|e| error(&e, "start"))?)
+        } else {
+            let id = role["id"].as_str().expect("the harness names the client");
+            let mut options = ConnectOptions::new(id).path(path).deadline(DEADLINE);
+            if let Some(bytes) = queue {
+                options = options.queue_bytes(bytes);
+            }
+            if let Some(uid) = role["broker_uid"].as_u64() {
+                options = options.broker_uid(u32::try_from(uid).expect("a uid"));
+            }
+            let client = EventBusClient::connect(options).await.map_err(|e| {
+                let kind = format!("{e:?}");
+                error(&e, kind.split([' ', '(', '{']).next().unwrap_or_default())
+            })?;
+            Bus::Client(Arc::new(client))
+        };
+        Ok(Self { bus, publishers: HashMap::new(), subscriptions: HashMap::new() })
+    }
+
+    async fn carry_out(&mut self, command: &Value) -> Result<Value, Value> {
+        let text = |key: &str| command[key].as_str().unwrap_or("main").to_owned();
+        let number = |key: &str| command[key].as_u64().unwrap_or(0);
+        match command["do"].as_str().expect("a command says what to do") {
+            "subscribe" => self.subscribe(text("name"), command).await,
+            "tally" => Ok(self.subscriptions[&text("name")].report()),
+            "await" => Ok(self.subscriptions[&text("name")].settle(number("total")).await),
+            "await_end" => Ok(self.subscriptions[&text("name")].settle(u64::MAX).await),
+            "unsubscribe" => {
+                let reader = self.subscriptions.remove(&text("name")).expect("it was made");
+                reader.task.abort();
+                let _ = reader.task.await;
+                Ok(json!({}))
+            }
+            "declare" => self.declare(text("name"), &text("topic")).await,
+            "close" => {
+                self.publishers.remove(&text("name")).expect("it was made");
+                Ok(json!({}))
+            }
+            "batch" => {
+                let publisher = self.publishers.get_mut(&text("name")).expect("it was made");
+                let mut batch = publisher.batch();
+                for index in number("from")..number("from") + number("count") {
+                    batch.push(&event(&text("tag"), index)).map_err(|e| error(&e, "TooLarge"))?;
+                }
+                Ok(delivery(batch.publish()))
+            }
+            "singles" => {
+                let publisher = self.publishers.get_mut(&text("name")).expect("it was made");
+                for index in number("from")..number("from") + number("count") {
+                    publisher.publish(&event(&text("tag"), index)).map_err(|e| error(&e, "TooLarge"))?;
+                }
+                Ok(delivery(publisher.totals()))
+            }
+            "burst_until_killed" => {
+                let publisher = self.publishers.get_mut(&text("name")).expect("it was made");
+                answer(&json!({}));
+                for first in (0..).step_by(100) {
+                    let mut batch = publisher.batch();
+                    for index in first..first + 100 {
+                        batch.push(&event(&text("tag"), index)).expect("a small event");
+                    }
+                    batch.publish();
+                    tokio::task::yield_now().await;
+                }
+                unreachable!("it is killed before")
+            }
+            "large" => {
+                let publisher = self.publishers.get_mut(&text("name")).expect("it was made");
+                let mut large = event("large", 0);
+                large.command_line = Some("x".repeat(size(number("bytes"))));
+                publisher.publish(&large).map(delivery).map_err(|e| error(&e, "TooLarge"))
+            }
+            "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
+            "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
+            "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
+            "statistics" => Ok(self.statistics()),
+            "disconnected" => match &self.bus {
+                Bus::Client(client) => Ok(json!({ "why": client.disconnected().await.to_string() })),
+                Bus::Embedded(_) => unreachable!("the agent has its broker with it"),
+            },
+            "components" => match &self.bus {
+                Bus::Embedded(bus) => {
+                    let mut names: Vec<String> =
+                        bus.broker().components().await.iter().map(ToString::to_string).collect();
+                    names.sort();
+                    Ok(json!({ "components": names }))
+                }
+                Bus::Client(_) => unreachable!("only the agent knows"),
+            },
+            "shutdown" => match &mut self.bus {
+                Bus::Embedded(bus) => {
+                    bus.shutdown().await;
+                    Ok(json!({}))
+                }
+                Bus::Client(_) => unreachable!("only the agent can"),
+            },
+            "forge" => Ok(hostile::forge(command)),
+            other => panic!("no command {other}"),
+        }
+    }
+
+    async fn subscribe(&mut self, name: String, command: &Value) -> Result<Value, Value> {
+        let patterns: Vec<&str> =
+            command["patterns"].as_array().expect("patterns").iter().filter_map(Value::as_str).collect();
+        let subscription = match &self.bus {
+            Bus::Embedded(bus) => bus.subscription(&patterns).await,
+            Bus::Client(client) => client.subscription(&patterns).await,
+        };
+        let subscription = subscription.map_err(|e| {
+            let kind = match &e {
+                SubscribeError::Pattern(_) => "Pattern".into(),
+                SubscribeError::Refused(refusal) => format!("{refusal:?}"),
+                other => format!("{other:?}"),
+            };
+            error(&e, &kind)
+        })?;
+        let texts = |patterns: &[daemoneye_eventbus::TopicPattern]| -> Vec<String> {
+            patterns.iter().map(ToString::to_string).collect()
+        };
+        let withheld: Vec<String> =
+            subscription.withheld().iter().map(|part| part.pattern.to_string()).collect();
+        let answer = json!({
+            "granted": texts(subscription.granted()),
+            "withheld": withheld,
+            "missed": subscription.missed(),
+        });
+        self.subscriptions.insert(name, Reader::start(subscription));
+        Ok(answer)
+    }
+
+    async fn declare(&mut self, name: String, topic: &str) -> Result<Value, Value> {
+        let publisher = match &self.bus {
+            Bus::Embedded(bus) => bus.publisher(topic).await,
+            Bus::Client(client) => client.publisher(topic).await,
+        };
+        let publisher = publisher.map_err(|e| {
+            let kind = match &e {
+                DeclareError::Topic(_) => "Topic".into(),
+                DeclareError::Refused(refusal) => format!("{refusal:?}"),
+                other => format!("{other:?}"),
+            };
+            error(&e, &kind)
+        })?;
+        self.publishers.insert(name, publisher);
+        Ok(json!({}))
+    }
+
+    async fn publish(&self, topic: &str, tag: &str, from: u64, count: u64) -> Result<Value, Value> {
+        let Bus::Client(client) = &self.bus else { unreachable!("the agent publishes otherwise") };
+        for index in from..from + count {
+            let published = client.publish(topic, event(tag, index).into(), None).await;
+            published.map_err(|e| error(&e, &format!("{e:?}")))?;
+        }
+        Ok(json!({}))
+    }
+
+    /// Publishes from several threads at once, each numbering its own events.
+    async fn storm(&self, topic: &str, threads: u64, count: u64) -> Value {
+        let Bus::Client(client) = &self.bus else { unreachable!("the agent publishes otherwise") };
+        let threads: Vec<_> = (0..threads)
+            .map(|thread| {
+                let (client, topic) = (Arc::clone(client), topic.to_owned());
+                tokio::task::spawn_blocking(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+                    for index in 0..count {
+                        let event = event(&format!("thread-{thread}"), index).into();
+                        runtime.block_on(client.publish(&topic, event, None)).expect("it is granted");
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread.await.expect("no thread panics");
+        }
+        json!({})
+    }
+
+    fn statistics(&self) -> Value {
+        let statistics = match &self.bus {
+            Bus::Embedded(bus) => bus.statistics(),
+            Bus::Client(client) => client.statistics(),
+        };
+        json!({
+            "received": statistics.received_events,
+            "skipped": statistics.skipped_events,
+            "wakeups": statistics.wakeups,
+            "ring_bytes": statistics.ring_bytes,
+        })
+    }
+}
+
+impl Reader {
+    fn start(mut subscription: Subscription) -> Self {
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let (tell, changed) = watch::channel(());
+        let shared = Arc::clone(&tally);
+        let task = tokio::spawn(async move {
+            while let Some(item) = subscription.recv().await {
+                let mut tally = shared.lock().expect("nobody panics with it");
+                match item {
+                    Ok(batch) => {
+                        tally.batches += 1;
+                        for event in batch.view().iter() {
+                            tally.count(&event);
+                        }
+                    }
+                    Err(RecvError::Lagged(events)) => tally.lost += events,
+                    Err(other) => tally.errors.push(other.to_string()),
+                }
+                drop(tally);
+                tell.send_replace(());
+            }
+            shared.lock().expect("nobody panics with it").ended = true;
+            tell.send_replace(());
+        });
+        Self { tally, changed, task }
+    }
+
+    /// Waits until so many events are received or lost, or the stream has ended.
+    async fn settle(&self, total: u64) -> Value {
+        let mut changed = self.changed.clone();
+        let enough = || {
+            let tally = self.tally.lock().expect("nobody panics with it");
+            tally.ended || tally.received + tally.lost >= total
+        };
+        let waiting = async {
+            changed.mark_changed();
+            while changed.changed().await.is_ok() && !enough() {}
+        };
+        // What is missing shows in the report.
+        let _ = tokio::time::timeout(DEADLINE / 2, waiting).await;
+        self.report()
+    }
+
+    fn report(&self) -> Value {
+        let tally = self.tally.lock().expect("nobody panics with it");
+        json!({
+            "received": tally.received,
+            "lost": tally.lost,
+            "batches": tally.batches,
+            "disorder": tally.disorder,
+            "gaps": tally.gaps,
+            "errors": tally.errors,
+            "ended": tally.ended,
+        })
+    }
+}
+
+impl Tally {
+    fn count(&mut self, event: &EventRef<'_>) {
+        self.received += 1;
+        let EventRef::Process(process) = event else {
+            return;
+        };
+        let index = u64::from(process.pid());
+        let due = self.due.entry(process.name().to_owned()).or_insert(0);
+        match index.checked_sub(*due) {
+            Some(missing) => self.gaps += missing,
+            None => self.disorder += 1,
+        }
+        *due = index + 1;
+    }
+}
+
+/// An event of about the size of a real process record. Its pid is its number.
+fn event(tag: &str, index: u64) -> ProcessEvent {
+    ProcessEvent {
+        pid: u32::try_from(index).expect("tests count to some millions"),
+        name: tag.to_owned(),
+        command_line: Some("/usr/lib/systemd/systemd --switched-root --system --deserialize 31".into()),
+        executable_path: Some("/usr/lib/systemd/systemd".into()),
+        ppid: Some(1),
+        start_time: Some(std::time::UNIX_EPOCH + Duration::from_secs(index)),
+        metadata: HashMap::from([("user".into(), "root".into()), ("memory_bytes".into(), "12345678".into())]),
+    }
+}
+
+fn delivery(delivery: daemoneye_eventbus::Delivery) -> Value {
+    json!({
+        "events": delivery.events,
+        "subscribers": delivery.subscribers,
+        "reached": delivery.reached,
+        "dropped": delivery.dropped,
+    })
+}
+
+fn size(bytes: u64) -> usize {
+    usize::try_from(bytes).expect("a size fits")
+}

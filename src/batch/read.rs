@@ -1,0 +1,279 @@
+//! Records into events: validated once, then read in place.
+
+use std::fmt;
+use std::mem::size_of;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use zerocopy::IntoBytes;
+
+use super::check::{Head, Malformed, check};
+use super::encode::{BatchEvent, EventTooLarge};
+use super::fields::Fields;
+use super::layout::{WORD_BYTES, index};
+use super::refs::{CorrelationRef, EventRef};
+use super::time::from_epoch;
+use super::write::{BatchWriter, PushError};
+use crate::correlation::CorrelationMetadata;
+
+/// Events that arrived together, still as they travelled. Cloning shares them.
+///
+/// ```
+/// use daemoneye_eventbus::{Batch, CorrelationMetadata, EventRef, FilesystemEvent};
+/// use std::collections::HashMap;
+/// use std::time::SystemTime;
+///
+/// # let event = FilesystemEvent {
+/// #     path: "/etc/passwd".to_string(),
+/// #     event_type: "modify".to_string(),
+/// #     size: None,
+/// #     metadata: HashMap::new(),
+/// # };
+/// let scan = CorrelationMetadata::new("scan-42".to_string());
+/// let batch = Batch::of(&event, &scan, SystemTime::now())?;
+///
+/// let view = batch.view();
+/// for event in view.iter() {
+///     let EventRef::Filesystem(file) = event else { panic!("it holds one file event") };
+///     assert_eq!(file.path(), "/etc/passwd");
+/// }
+/// assert_eq!(view.correlation().correlation_id(), "scan-42");
+/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// ```
+#[derive(Clone)]
+pub struct Batch {
+    record: Arc<Record>,
+}
+
+struct Record {
+    /// Header, entries, pairs and blobs.
+    head: Box<[u64]>,
+    /// The string area, apart: UTF-8 is checked where it becomes a `str`, so that a view costs nothing. The copy takes
+    /// 3 ns per process event; checking again would take as much for every view.
+    strings: Box<str>,
+}
+
+impl Batch {
+    /// A batch of one event that no publisher sent, for tests of code that reads batches.
+    ///
+    /// Its sequence number and its monotonic time are 0.
+    ///
+    /// # Errors
+    ///
+    /// [`EventTooLarge`] from 4 GiB on.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{Batch, CorrelationMetadata, PerformanceEvent};
+    /// use std::collections::HashMap;
+    /// use std::time::UNIX_EPOCH;
+    ///
+    /// let load = PerformanceEvent {
+    ///     metric_name: "load.1m".to_string(),
+    ///     value: 0.75,
+    ///     unit: "runnable".to_string(),
+    ///     metadata: HashMap::new(),
+    /// };
+    /// let batch = Batch::of(&load, &CorrelationMetadata::default(), UNIX_EPOCH)?;
+    /// assert_eq!(batch.len(), 1);
+    /// assert_eq!(batch.view().published_at(), UNIX_EPOCH);
+    /// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+    /// ```
+    pub fn of(
+        event: &impl BatchEvent,
+        correlation: &CorrelationMetadata,
+        published_at: SystemTime,
+    ) -> Result<Self, EventTooLarge> {
+        let mut writer = BatchWriter::new(u32::MAX);
+        writer.begin(correlation)?;
+        writer.push(event, None).map_err(|error| match error {
+            PushError::EventTooLarge(error) => error,
+            PushError::RecordFull => unreachable!("an empty record is not full"),
+        })?;
+        writer.seal(0, published_at, 0);
+        let mut words = vec![0_u64; writer.bytes().div_ceil(size_of::<u64>())];
+        let mut rest = words.as_mut_bytes();
+        for part in writer.parts() {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+        Ok(Self::parse(words, writer.bytes()).expect("the writer makes no malformed records"))
+    }
+
+    /// Takes a record that was copied out of a ring, after judging every byte of it that can be read.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] says what is wrong with it.
+    pub(crate) fn parse(mut words: Vec<u64>, bytes: usize) -> Result<Self, Malformed> {
+        let (head, strings) = check(&words.as_bytes()[..bytes])?;
+        let (head_bytes, strings) = (head.bytes(), Box::from(strings));
+        words.truncate(head_bytes / WORD_BYTES);
+        Ok(Self { record: Arc::new(Record { head: words.into_boxed_slice(), strings }) })
+    }
+
+    /// The number of events, at least 1.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        self.view().len()
+    }
+
+    /// The events, to be read in place.
+    #[must_use]
+    pub fn view(&self) -> BatchView<'_> {
+        let (head, _) =
+            Head::cut(self.record.head.as_bytes()).expect("the record was checked, and never changes");
+        BatchView { head, strings: &self.record.strings }
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view().fmt(f)
+    }
+}
+
+/// A validated record: where its sections are. Copying it copies five pointers.
+///
+/// ```
+/// use daemoneye_eventbus::{Batch, CorrelationMetadata, NetworkEvent};
+/// use std::collections::HashMap;
+/// use std::time::UNIX_EPOCH;
+///
+/// # let event = NetworkEvent {
+/// #     connection_id: "tcp-7".to_string(),
+/// #     source_address: "10.0.0.2:50122".to_string(),
+/// #     destination_address: "10.0.0.9:443".to_string(),
+/// #     protocol: "tcp".to_string(),
+/// #     metadata: HashMap::new(),
+/// # };
+/// let batch = Batch::of(&event, &CorrelationMetadata::new("scan-42".to_string()), UNIX_EPOCH)?;
+/// let view = batch.view();
+/// assert_eq!(view.len(), 1);
+/// assert_eq!(view.correlation_of(0).correlation_id(), "scan-42");
+/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct BatchView<'a> {
+    head: Head<'a>,
+    strings: &'a str,
+}
+
+impl<'a> BatchView<'a> {
+    /// Takes a record as it stands, after judging every byte of it that can be read.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] says what is wrong with it.
+    pub(crate) fn parse(record: &'a [u8]) -> Result<Self, Malformed> {
+        let (head, strings) = check(record)?;
+        Ok(Self { head, strings })
+    }
+
+    /// The number of events, at least 1.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        usize::from(self.head.header.events.get())
+    }
+
+    /// The events, in the order in which they were pushed.
+    #[must_use]
+    pub const fn iter(&self) -> Events<'a> {
+        Events { view: *self, next: 0 }
+    }
+
+    /// The correlation of the batch, to which every event belongs that has none of its own.
+    #[must_use]
+    pub fn correlation(&self) -> CorrelationRef<'a> {
+        CorrelationRef::new(self.fields(0))
+    }
+
+    /// The correlation of the event at `position`, counted from 0: its own, or else the batch's.
+    ///
+    /// # Panics
+    ///
+    /// If the batch has no such event.
+    #[must_use]
+    pub fn correlation_of(&self, position: usize) -> CorrelationRef<'a> {
+        assert!(position < self.len(), "event {position} of a batch of {}", self.len());
+        match self.head.entries[1 + position].correlation.get() {
+            0 => self.correlation(),
+            number => CorrelationRef::new(self.fields(self.len() + usize::from(number))),
+        }
+    }
+
+    /// When the publisher says that it published the batch.
+    #[must_use]
+    pub fn published_at(&self) -> SystemTime {
+        from_epoch(self.head.header.wall_seconds.get(), self.head.header.wall_nanos.get())
+            .expect("the publish time was checked when the record was parsed")
+    }
+
+    /// The same moment by `CLOCK_MONOTONIC`, in nanoseconds: comparable between processes of one host.
+    #[must_use]
+    pub fn monotonic_nanos(&self) -> u64 {
+        self.head.header.monotonic_nanos.get()
+    }
+
+    /// The publisher's own number of the first event; the others follow without gaps.
+    #[must_use]
+    pub fn first_sequence(&self) -> u64 {
+        self.head.header.first_sequence.get()
+    }
+
+    #[inline]
+    fn fields(&self, number: usize) -> Fields<'a> {
+        let end = self.head.pairs_end(number);
+        let entry = &self.head.entries[number];
+        Fields { entry, pairs: &self.head.pairs[index(entry.pairs)..end], strings: self.strings }
+    }
+}
+
+impl<'a> IntoIterator for BatchView<'a> {
+    type Item = EventRef<'a>;
+    type IntoIter = Events<'a>;
+
+    fn into_iter(self) -> Events<'a> {
+        self.iter()
+    }
+}
+
+impl fmt::Debug for BatchView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchView")
+            .field("first_sequence", &self.first_sequence())
+            .field("published_at", &self.published_at())
+            .field("correlation", &self.correlation())
+            .field("events", &self.len())
+            .finish()
+    }
+}
+
+/// The events of a batch; made by [`BatchView::iter`].
+#[derive(Debug, Clone)]
+pub struct Events<'a> {
+    view: BatchView<'a>,
+    next: usize,
+}
+
+impl<'a> Iterator for Events<'a> {
+    type Item = EventRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<EventRef<'a>> {
+        if self.next == self.view.len() {
+            return None;
+        }
+        self.next += 1;
+        Some(EventRef::new(self.view.fields(self.next), self.view.head.blobs))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.view.len() - self.next;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Events<'_> {}

@@ -202,16 +202,25 @@ pub(super) fn check(record: &[u8]) -> Result<(Head<'_>, &str), Malformed> {
     let strings = std::str::from_utf8(strings)
         .map_err(|error| Malformed::NotUtf8 { valid_up_to: error.valid_up_to() as u32 })?;
 
+<<<<<<< HEAD
     let mut walk = Walk { head, string_area: strings, strings: 0, pairs: 0, blobs: 0 };
     let events = 1..=header.events.get();
     for (number, entry) in (0..).zip(head.entries) {
         walk.entry(number, entry, events.contains(&number))?;
     }
     walk.end()?;
+=======
+    if strings.is_ascii() {
+        Walk::<true>::over(head, strings)?
+    } else {
+        Walk::<false>::over(head, strings)?
+    }
+>>>>>>> batch
     Ok((head, strings))
 }
 
 /// How far the sections are accounted for.
+<<<<<<< HEAD
 struct Walk<'a> {
     head: Head<'a>,
     string_area: &'a str,
@@ -221,6 +230,32 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+=======
+///
+/// In an area that is all ASCII every end is between characters: finding that out takes 2 ns per process event, asking
+/// at each end 4.
+struct Walk<'a, const ASCII: bool> {
+    head: Head<'a>,
+    string_area: &'a str,
+    strings: usize,
+    blobs: usize,
+}
+
+impl<'a, const ASCII: bool> Walk<'a, ASCII> {
+    fn over(head: Head<'a>, string_area: &'a str) -> Result<(), Malformed> {
+        let mut walk = Self { head, string_area, strings: 0, blobs: 0 };
+        let (first, events) = (&head.entries[0], 1..=head.header.events.get());
+        // An entry's pairs end where the next one's begin, so none are left out but before the first.
+        if index(first.pairs) != 0 {
+            return Err(Malformed::Pairs { entry: 0 });
+        }
+        for (number, entry) in (0..).zip(head.entries) {
+            walk.entry(number, entry, events.contains(&number))?;
+        }
+        walk.end()
+    }
+
+>>>>>>> batch
     #[inline]
     fn entry(&mut self, number: u16, entry: &Entry, is_event: bool) -> Result<(), Malformed> {
         let kind = Kind::of(entry.kind).filter(|&kind| is_event != (kind == Kind::Correlation));
@@ -272,9 +307,13 @@ impl Walk<'_> {
 
     #[inline]
     fn pairs(&mut self, number: u16, entry: &Entry) -> Result<(), Malformed> {
+<<<<<<< HEAD
         let begin = index(entry.pairs);
         let end = self.head.pairs_end(usize::from(number));
         let pairs = self.head.pairs.get(begin..end).filter(|_| begin == self.pairs);
+=======
+        let pairs = self.head.pairs.get(index(entry.pairs)..self.head.pairs_end(usize::from(number)));
+>>>>>>> batch
         for pair in pairs.ok_or(Malformed::Pairs { entry: number })? {
             let (key_end, value_end) = (index(pair.key_end), index(pair.value_end));
             let ordered = (self.strings <= key_end) & (key_end <= value_end);
@@ -286,6 +325,7 @@ impl Walk<'_> {
             }
             self.strings = value_end;
         }
+<<<<<<< HEAD
         self.pairs = end;
         Ok(())
     }
@@ -295,6 +335,15 @@ impl Walk<'_> {
     #[inline]
     fn whole<const N: usize>(&self, ends: [usize; N]) -> bool {
         ends.iter().fold(true, |whole, &end| whole & self.string_area.is_char_boundary(end))
+=======
+        Ok(())
+    }
+
+    /// Whether all these ends are between characters.
+    #[inline]
+    fn whole<const N: usize>(&self, ends: [usize; N]) -> bool {
+        ASCII || ends.iter().fold(true, |whole, &end| whole & self.string_area.is_char_boundary(end))
+>>>>>>> batch
     }
 
     /// Judges that nothing is left over.

@@ -3,7 +3,14 @@
 use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
+<<<<<<< HEAD
 use super::{one_of_each, push, read_everything, record};
+=======
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::{RECORD_BYTES_MAX, one_of_each, push, pushed, read_everything, record};
+>>>>>>> batch
 use crate::batch::layout::{Entry, Header};
 use crate::batch::{
     BatchView, BatchWriter, EventTooLarge, Opaque, PushError, RECORD_BYTES_TARGET, RECORD_EVENTS_MAX,
@@ -11,8 +18,11 @@ use crate::batch::{
 use crate::correlation::CorrelationMetadata;
 use crate::event::{CollectionEvent, FilesystemEvent, ProcessEvent, TriggerRequest};
 
+<<<<<<< HEAD
 const RECORD_BYTES_MAX: u32 = 1 << 20;
 
+=======
+>>>>>>> batch
 fn file(path_bytes: usize) -> FilesystemEvent {
     FilesystemEvent {
         path: "p".repeat(path_bytes),
@@ -75,6 +85,10 @@ fn a_single_event_may_fill_the_largest_record_and_no_more() {
         Err(refused.into()),
         "no record takes it, full or not"
     );
+<<<<<<< HEAD
+=======
+    assert_eq!(writer.push(&file(path_bytes), None), Err(PushError::RecordFull), "the next one takes this");
+>>>>>>> batch
 }
 
 #[test]
@@ -189,3 +203,64 @@ fn an_event_pushed_after_sealing_is_our_own_bug() {
     writer.seal(0, UNIX_EPOCH, 0);
     let _ = writer.push(&file(0), None);
 }
+<<<<<<< HEAD
+=======
+
+proptest! {
+    /// Whoever sees `RecordFull` begins a record and pushes again; it must not see it again.
+    #[test]
+    fn an_empty_record_is_never_full(events in vec(pushed(), 1..40), record_bytes_max in 100..2_000_u32) {
+        let mut writer = BatchWriter::new(record_bytes_max);
+        let scan = CorrelationMetadata::new("scan".to_string());
+        for event in &events {
+            if writer.begin(&scan).is_err() {
+                continue;
+            }
+            let alone = record(&scan, std::slice::from_ref(event)).len();
+            let too_large = alone > record_bytes_max as usize;
+            let refused = EventTooLarge { bytes: alone as u64, limit: u64::from(record_bytes_max) };
+            let expected = if too_large { Err(refused.into()) } else { Ok(()) };
+            prop_assert_eq!(push(&mut writer, event), expected);
+        }
+    }
+
+    #[test]
+    fn a_batch_split_into_records_loses_nothing(events in vec(pushed(), 1..60), record_bytes_max in 1_500..4_000_u32) {
+        let mut writer = BatchWriter::new(record_bytes_max);
+        let scan = CorrelationMetadata::new("scan".to_string());
+        let mut records = Vec::new();
+        writer.begin(&scan).expect("it fits");
+        for event in &events {
+            if push(&mut writer, event).is_err() {
+                writer.seal(0, UNIX_EPOCH, 0);
+                records.push(writer.parts().concat());
+                writer.begin(&scan).expect("it fits");
+                push(&mut writer, event).expect("it fits into a record of its own");
+            }
+        }
+        writer.seal(0, UNIX_EPOCH, 0);
+        records.push(writer.parts().concat());
+
+        prop_assert!(records.iter().all(|record| record.len() <= record_bytes_max as usize));
+        let views = records.iter().map(|record| BatchView::parse(record).expect("we wrote it"));
+        let read: Vec<_> = views.flatten().map(|event| event.to_owned()).collect();
+        let pushed: Vec<_> = events.into_iter().map(|(event, _)| event.ok()).collect();
+        prop_assert_eq!(read, pushed);
+    }
+}
+
+#[test]
+fn a_payload_and_long_strings_fill_a_record_together() {
+    let (mut writer, bytes, entry) = begun(RECORD_BYTES_MAX);
+    let request_id_bytes = RECORD_BYTES_MAX as usize - bytes - entry - 600_000;
+    let request = TriggerRequest {
+        request_id: "r".repeat(request_id_bytes),
+        collector_type: String::new(),
+        priority: 0,
+        payload: vec![1; 600_000],
+        metadata: HashMap::new(),
+    };
+    assert_eq!(writer.push(&request, None), Ok(()));
+    assert_eq!(writer.bytes(), RECORD_BYTES_MAX as usize);
+}
+>>>>>>> batch

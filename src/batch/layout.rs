@@ -10,12 +10,8 @@
 //! | 5 trigger | payload: blob | priority | | request id, collector type | |
 //! | 6 correlation | sequence number | created, seconds | created | id, parent id, root id, stage | parent id, stage |
 //!
-<<<<<<< HEAD
-//! A blob is its length, and its offset in the blob area ≪ 32. Times are seconds since the epoch, rounded down, and the nanoseconds above.
-=======
 //! A blob is its length, and its offset in the blob area ≪ 32. Times are seconds since the epoch, rounded down, and
 //! the nanoseconds above.
->>>>>>> batch
 
 use std::mem::{offset_of, size_of};
 

@@ -1,13 +1,8 @@
 //! Events into records: one writer holds one record while it grows.
 //!
 //! The sections grow in buffers of their own that are kept from record to record, so that a warm writer allocates
-<<<<<<< HEAD
-//! nothing and an event is copied once. The overriding correlations stand behind the events in the layout, but come while events
-//! are pushed, so they are collected apart and moved up when the record is sealed.
-=======
 //! nothing and an event is copied once. Correlations of single events stand behind the events in the layout, but come
 //! while events are pushed, so they are collected apart and moved up when the record is sealed.
->>>>>>> batch
 
 use std::collections::HashMap;
 use std::mem::size_of;
@@ -50,11 +45,7 @@ enum Phase {
 /// Why an event was not pushed. The writer is as it was before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub(crate) enum PushError {
-<<<<<<< HEAD
-    /// Nobody's fault: the event fits into a record, but not into this one, which is to be sealed and followed by another.
-=======
     /// Nobody's fault: the event fits into a record, but no longer into this one. Seal it and begin another.
->>>>>>> batch
     #[error("the record is full")]
     RecordFull,
     /// The caller's: no record takes it.
@@ -280,11 +271,7 @@ impl Chain {
     /// Makes storage for an entry that fits into `room` bytes; `None` if it doesn't fit.
     #[cold]
     fn grow(&mut self, flat: &Flat<'_>, room: usize) -> Option<()> {
-<<<<<<< HEAD
-        let needed = usize::try_from(flat.bytes()).ok().filter(|&needed| needed <= room)?;
-=======
         let needed = usize::try_from(flat.chain_bytes()).ok().filter(|&needed| needed <= room)?;
->>>>>>> batch
         let storage = (self.string_bytes + needed).next_power_of_two();
         self.storage.resize(storage.max(self.storage.len()), 0);
         Some(())
@@ -349,15 +336,9 @@ impl Chain {
             key_end: moved(pair.key_end, strings),
             value_end: moved(pair.value_end, strings),
         }));
-<<<<<<< HEAD
-        self.storage.truncate(strings);
-        self.storage.extend_from_slice(tail.strings());
-        self.string_bytes = self.storage.len();
-=======
         self.string_bytes += tail.string_bytes;
         self.storage.resize(self.storage.len().max(self.string_bytes), 0);
         self.storage[strings..self.string_bytes].copy_from_slice(tail.strings());
->>>>>>> batch
         tail.clear();
     }
 }
@@ -378,21 +359,6 @@ const fn offset(bytes: usize) -> U32 {
 }
 
 impl Flat<'_> {
-<<<<<<< HEAD
-    #[inline]
-    fn own_string_bytes(&self) -> usize {
-        self.strings.iter().map(|string| string.len()).sum()
-    }
-
-    /// What it adds to an empty record, however much that is.
-    fn bytes(&self) -> u64 {
-        let strings = self.pairs.into_iter().flatten().flat_map(|(key, value)| [key.len(), value.len()]);
-        let pairs = self.pairs.map_or(0, HashMap::len);
-        let blob = (self.blob.len() as u64).div_ceil(WORD_BYTES as u64) * WORD_BYTES as u64;
-        let bytes = (size_of::<Entry>() + self.own_string_bytes()) as u64 + blob;
-        let pair_bytes = (pairs as u64).saturating_mul(size_of::<Pair>() as u64);
-        strings.fold(bytes.saturating_add(pair_bytes), |sum, length| sum.saturating_add(length as u64))
-=======
     /// What it adds to an empty record, however much that is.
     fn bytes(&self) -> u64 {
         self.chain_bytes().saturating_add((self.blob.len() as u64).next_multiple_of(WORD_BYTES as u64))
@@ -405,6 +371,5 @@ impl Flat<'_> {
         let own = self.strings.into_iter().map(str::len);
         let of_pairs = self.pairs.into_iter().flatten().flat_map(|(key, value)| [key.len(), value.len()]);
         own.chain(of_pairs).fold(fixed, |sum, length| sum.saturating_add(length as u64))
->>>>>>> batch
     }
 }

@@ -3,14 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
-<<<<<<< HEAD
-use super::{one_of_each, push, read_everything, record};
-=======
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{RECORD_BYTES_MAX, one_of_each, push, pushed, read_everything, record};
->>>>>>> batch
 use crate::batch::layout::{Entry, Header};
 use crate::batch::{
     BatchView, BatchWriter, EventTooLarge, Opaque, PushError, RECORD_BYTES_TARGET, RECORD_EVENTS_MAX,
@@ -18,11 +14,6 @@ use crate::batch::{
 use crate::correlation::CorrelationMetadata;
 use crate::event::{CollectionEvent, FilesystemEvent, ProcessEvent, TriggerRequest};
 
-<<<<<<< HEAD
-const RECORD_BYTES_MAX: u32 = 1 << 20;
-
-=======
->>>>>>> batch
 fn file(path_bytes: usize) -> FilesystemEvent {
     FilesystemEvent {
         path: "p".repeat(path_bytes),
@@ -85,10 +76,7 @@ fn a_single_event_may_fill_the_largest_record_and_no_more() {
         Err(refused.into()),
         "no record takes it, full or not"
     );
-<<<<<<< HEAD
-=======
     assert_eq!(writer.push(&file(path_bytes), None), Err(PushError::RecordFull), "the next one takes this");
->>>>>>> batch
 }
 
 #[test]
@@ -203,8 +191,6 @@ fn an_event_pushed_after_sealing_is_our_own_bug() {
     writer.seal(0, UNIX_EPOCH, 0);
     let _ = writer.push(&file(0), None);
 }
-<<<<<<< HEAD
-=======
 
 proptest! {
     /// Whoever sees `RecordFull` begins a record and pushes again; it must not see it again.
@@ -263,4 +249,3 @@ fn a_payload_and_long_strings_fill_a_record_together() {
     assert_eq!(writer.push(&request, None), Ok(()));
     assert_eq!(writer.bytes(), RECORD_BYTES_MAX as usize);
 }
->>>>>>> batch

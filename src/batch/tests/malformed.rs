@@ -1,15 +1,9 @@
 //! One damaged record for each thing that can be wrong with it.
 
-<<<<<<< HEAD
-use super::sample;
-use crate::batch::layout::{Entry, Header, flag};
-use crate::batch::{BatchView, Malformed, event_count};
-=======
 use super::{one_of_each, record, sample};
 use crate::batch::layout::{Entry, Header, flag};
 use crate::batch::{BatchView, Malformed, event_count};
 use crate::correlation::CorrelationMetadata;
->>>>>>> batch
 
 /// `sample()` with `bytes` at `at`.
 fn damaged(at: usize, bytes: &[u8]) -> Vec<u8> {
@@ -98,18 +92,13 @@ fn an_entry_that_cannot_be_is_refused() {
         (field!(1, strings), vec![0], Malformed::Strings { entry: 1 }),
         (field!(1, ends), vec![0], Malformed::Strings { entry: 1 }),
         (field!(1, ends), vec![0xff; 4], Malformed::Strings { entry: 1 }),
-<<<<<<< HEAD
-=======
         (field!(4, ends) + 12, vec![0xff; 4], Malformed::Strings { entry: 4 }),
->>>>>>> batch
     ];
     for (at, bytes, expected) in cases {
         assert_eq!(refusal(&damaged(at, &bytes)), expected, "{bytes:?} at {at}");
     }
 }
 
-<<<<<<< HEAD
-=======
 #[test]
 fn pairs_before_the_first_entry_are_refused() {
     let tagged = CorrelationMetadata::new("scan".to_string()).with_tag(String::new(), String::new());
@@ -118,7 +107,6 @@ fn pairs_before_the_first_entry_are_refused() {
     assert_eq!(refusal(&record), Malformed::Pairs { entry: 0 });
 }
 
->>>>>>> batch
 /// Where the sections of `sample()` begin: pairs, blobs, strings.
 fn sections() -> (usize, usize, usize) {
     let record = sample();

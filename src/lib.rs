@@ -76,7 +76,7 @@ mod wire;
 pub use access::{AccessPolicy, Component, ComponentError, Denial, Narrowed, Withheld};
 pub use batch::{
     Batch, BatchEvent, BatchView, CorrelationRef, EventRef, EventTooLarge, Events, FilesystemEventRef,
-    NetworkEventRef, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
+    NetworkEventRef, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
 };
 pub use broker::{BrokerOptions, DaemoneyeBroker, StartError};
 pub use bus::{DaemoneyeEventBus, EventBus};

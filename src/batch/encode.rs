@@ -58,9 +58,19 @@ pub struct EventTooLarge {
     pub limit: u64,
 }
 
-/// Bytes that the bus does not look into.
+/// An event that the bus does not look into: bytes of the caller's own making.
+///
+/// ```
+/// use daemoneye_eventbus::{Batch, CorrelationMetadata, EventRef, Opaque};
+/// use std::time::UNIX_EPOCH;
+///
+/// let batch = Batch::of(&Opaque(b"PING"), &CorrelationMetadata::default(), UNIX_EPOCH)?;
+/// let event = batch.view().iter().next().expect("a batch is never empty");
+/// assert!(matches!(event, EventRef::Opaque(b"PING")));
+/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// ```
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Opaque<'a>(pub(crate) &'a [u8]);
+pub struct Opaque<'a>(pub &'a [u8]);
 
 /// An entry in the making: its fields are borrowed and have no place in a record yet.
 #[derive(Debug, Clone, Copy)]

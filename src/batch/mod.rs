@@ -59,9 +59,8 @@ mod tests;
 mod time;
 mod write;
 
-pub(crate) use check::{Malformed, event_count};
-pub(crate) use encode::Opaque;
-pub use encode::{BatchEvent, EventTooLarge};
+pub(crate) use check::event_count;
+pub use encode::{BatchEvent, EventTooLarge, Opaque};
 pub use fields::Pairs;
 pub use read::{Batch, BatchView, Events};
 pub use refs::{

@@ -166,6 +166,7 @@ impl<'a> BatchView<'a> {
     /// # Errors
     ///
     /// [`Malformed`] says what is wrong with it.
+    #[cfg(test)]
     pub(crate) fn parse(record: &'a [u8]) -> Result<Self, Malformed> {
         let (head, strings) = check(record)?;
         Ok(Self { head, strings })

@@ -185,6 +185,8 @@ impl Server {
 
     fn connect(&mut self, credentials: Credentials, stream: Stream) {
         let session = self.next_session();
+        let Credentials { pid, uid, .. } = credentials;
+        tracing::debug!(session = session.0, pid, uid, "a client connected");
         let stream = Rc::new(stream);
         let (outgoing, queued) = mpsc::channel(OUTGOING_FRAMES_MAX);
         let death = credentials.death();

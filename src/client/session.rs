@@ -439,6 +439,7 @@ impl Session {
             }
         }
         for state in self.publishers.values_mut() {
+            state.outbox.orphan();
             for (_, reply) in state.in_flight.take().into_iter().chain(state.waiting.drain(..)) {
                 answer(reply, Err(why.clone().into()));
             }

@@ -22,7 +22,7 @@ pub struct Subscription {
     ready: VecDeque<Item>,
     pub(super) subscribed: Subscribed,
     queue: Arc<Queue>,
-    lease: Lease,
+    _lease: Lease,
 }
 
 /// The subscription's place in the hub and at the broker, for as long as it lives.
@@ -47,7 +47,7 @@ impl Subscription {
             ready: VecDeque::new(),
             subscribed: Subscribed::default(),
             queue,
-            lease: Lease { commands, hub, number },
+            _lease: Lease { commands, hub, number },
         }
     }
 

@@ -210,17 +210,6 @@ impl<F> Machine<F> {
         self.names.keys()
     }
 
-    /// Subscriptions of all sessions.
-    pub(crate) fn subscription_count(&self) -> usize {
-        self.sessions.values().map(|session| session.subscriptions.len()).sum()
-    }
-
-    /// Topics that publishers have declared, a topic of two publishers counted once.
-    pub(crate) fn topic_count(&self) -> usize {
-        let topics = self.publishers.values().flat_map(|publisher| &publisher.topics);
-        topics.collect::<std::collections::HashSet<_>>().len()
-    }
-
     fn frame(&mut self, session: SessionId, request: Request, descriptor: Option<F>) {
         let Some(state) = self.sessions.get(&session) else {
             return;

@@ -8,11 +8,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use shm::{Doorbell, Producer, PushError};
+use shm::{Doorbell, Heard, Producer, PushError};
 use zerocopy::IntoBytes;
 
 use super::hub::Targets;
@@ -60,6 +60,8 @@ pub(crate) enum RouteTarget {
 #[derive(Debug)]
 pub(crate) struct OutboxShared {
     generation: AtomicU64,
+    /// The session is over: who is gone is not told by the broker any more.
+    orphaned: AtomicBool,
     wanted: Mutex<Wanted>,
     counters: Counters,
 }
@@ -87,7 +89,12 @@ struct Counters {
 
 impl OutboxShared {
     pub(crate) fn new() -> Self {
-        Self { generation: AtomicU64::new(1), wanted: Mutex::default(), counters: Counters::default() }
+        Self {
+            generation: AtomicU64::new(1),
+            orphaned: AtomicBool::new(false),
+            wanted: Mutex::default(),
+            counters: Counters::default(),
+        }
     }
 
     /// Says who publishes here; known once the first topic is declared.
@@ -142,6 +149,11 @@ impl OutboxShared {
         });
     }
 
+    /// Says that the session is over. Rings stay, and from now on their doorbells tell who is gone.
+    pub(crate) fn orphan(&self) {
+        self.change(|_| self.orphaned.store(true, Ordering::Relaxed));
+    }
+
     /// Sums over all calls so far; `subscribers` are those of the last.
     pub(crate) fn totals(&self) -> Delivery {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -171,7 +183,8 @@ pub(crate) struct Outbox {
     hub_seen: u64,
     origin: Option<Arc<Origin>>,
     table: RoutingTable<Target>,
-    rings: Vec<OutRing>,
+    /// `None` where the subscriber is gone, or broke the ring.
+    rings: Vec<Option<OutRing>>,
     /// Rings with something to flush.
     dirty: Vec<usize>,
     /// The number of the next event.
@@ -192,9 +205,10 @@ struct OutRing {
     dirty: bool,
     /// A wake-up could not be sent and has to be repeated.
     owes_wake: bool,
-    /// The subscriber is gone, or broke the ring.
-    over: bool,
 }
+
+/// The subscriber of a ring is gone, or broke it: nothing more goes there.
+struct Over;
 
 impl Outbox {
     pub(crate) fn new(shared: Arc<OutboxShared>, hub: Arc<Hub>, events: DataEvents) -> Self {
@@ -238,15 +252,20 @@ impl Outbox {
                     true
                 }
                 Target::Ring { index, slot, generation } => {
-                    let ring = &mut self.rings[*index];
-                    if ring.over {
+                    let Some(ring) = &mut self.rings[*index] else {
                         continue;
-                    }
+                    };
                     if !ring.dirty {
                         ring.dirty = true;
                         self.dirty.push(*index);
                     }
-                    ring.push(*slot, *generation, record, &self.events)
+                    match ring.push(*slot, *generation, record, &self.shared, &self.events) {
+                        Ok(taken) => taken,
+                        Err(Over) => {
+                            self.rings[*index] = None;
+                            continue;
+                        }
+                    }
                 }
             };
             delivery.subscribers += 1;
@@ -258,9 +277,12 @@ impl Outbox {
     /// Makes visible what was published, and wakes who waits for it.
     pub(crate) fn flush(&mut self) {
         for index in self.dirty.drain(..) {
-            let ring = &mut self.rings[index];
-            ring.dirty = false;
-            ring.flush();
+            if let Some(ring) = &mut self.rings[index] {
+                ring.dirty = false;
+                if let Err(Over) = ring.flush() {
+                    self.rings[index] = None;
+                }
+            }
         }
     }
 
@@ -293,12 +315,14 @@ impl Outbox {
         let generation = shared.generation.load(Ordering::Relaxed);
         self.hub_seen = self.hub.generation();
         self.origin.clone_from(&wanted.origin);
-        let (kept, dropped): (Vec<OutRing>, Vec<OutRing>) =
-            std::mem::take(&mut self.rings).into_iter().partition(|ring| wanted.rings.contains_key(&ring.id));
+        let orphaned = shared.orphaned.load(Ordering::Relaxed);
+        let stays = |ring: &OutRing| wanted.rings.contains_key(&ring.id) && !(orphaned && ring.is_deserted());
+        let (kept, dropped): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.rings).into_iter().partition(|ring| ring.as_ref().is_some_and(stays));
         self.rings = kept;
         for (id, ring) in &mut wanted.rings {
             if let Some((producer, doorbell)) = ring.take() {
-                self.rings.push(OutRing::new(*id, producer, doorbell));
+                self.rings.push(Some(OutRing::new(*id, producer, doorbell)));
             }
         }
         let routes = wanted.routes.iter().enumerate().map(|(number, (topic, targets))| {
@@ -317,7 +341,8 @@ impl Outbox {
                 Some(Target::Local { topic: topic.clone(), queues: self.hub.targets(topic) })
             }
             RouteTarget::Slot { ring, slot, generation } => {
-                let index = self.rings.iter().position(|other| other.id == ring)?;
+                let is_it = |other: &Option<OutRing>| other.as_ref().is_some_and(|other| other.id == ring);
+                let index = self.rings.iter().position(is_it)?;
                 Some(Target::Ring { index, slot, generation })
             }
         }
@@ -327,7 +352,7 @@ impl Outbox {
 impl Drop for Outbox {
     /// Tells each subscriber that this was all.
     fn drop(&mut self) {
-        for ring in &mut self.rings {
+        for ring in self.rings.iter_mut().flatten() {
             if ring.producer.close() {
                 // Nobody there to wake is nobody to tell.
                 let _ = ring.doorbell.ring();
@@ -338,33 +363,46 @@ impl Drop for Outbox {
 
 impl OutRing {
     fn new(id: RingId, producer: Producer, doorbell: Doorbell) -> Self {
-        Self { id, producer, doorbell, dirty: false, owes_wake: false, over: false }
+        Self { id, producer, doorbell, dirty: false, owes_wake: false }
     }
 
     /// Whether the ring took the record.
-    fn push(&mut self, slot: u16, generation: u16, record: &BatchWriter, events: &DataEvents) -> bool {
+    fn push(
+        &mut self,
+        slot: u16,
+        generation: u16,
+        record: &BatchWriter,
+        shared: &OutboxShared,
+        events: &DataEvents,
+    ) -> Result<bool, Over> {
         let count = u32::try_from(record.len()).expect("a record has at most 512 events");
         match self.producer.push(slot, generation, count, &record.parts()) {
-            Ok(()) => true,
+            Ok(()) => Ok(true),
             Err(PushError::Poisoned(violation)) => {
-                self.over = true;
                 let violation = violation.to_string();
                 // Without a control thread there is nobody to tell.
                 let _ = events.send(DataEvent::Poisoned { ring: self.id, violation });
-                false
+                Err(Over)
             }
-            Err(PushError::Full) => false,
+            Err(PushError::Full) if shared.orphaned.load(Ordering::Relaxed) && self.is_deserted() => {
+                Err(Over)
+            }
+            Err(PushError::Full) => Ok(false),
             Err(error) => unreachable!("records are made for this ring: {error}"),
         }
     }
 
-    fn flush(&mut self) {
+    fn flush(&mut self) -> Result<(), Over> {
         if self.producer.flush() || self.owes_wake {
-            match self.doorbell.ring() {
-                Ok(rung) => self.owes_wake = !rung,
-                Err(shm::PeerGone) => self.over = true,
-            }
+            let rung = self.doorbell.ring().map_err(|shm::PeerGone| Over)?;
+            self.owes_wake = !rung;
         }
+        Ok(())
+    }
+
+    /// Whether the subscriber's end of the doorbell is closed.
+    fn is_deserted(&self) -> bool {
+        self.doorbell.hear() == Heard::PeerGone
     }
 }
 

@@ -1,8 +1,9 @@
 //! One damaged record for each thing that can be wrong with it.
 
 use super::{one_of_each, record, sample};
+use crate::batch::check::Malformed;
 use crate::batch::layout::{Entry, Header, flag};
-use crate::batch::{BatchView, Malformed, event_count};
+use crate::batch::{BatchView, event_count};
 use crate::correlation::CorrelationMetadata;
 
 /// `sample()` with `bytes` at `at`.

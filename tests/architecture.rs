@@ -1,1 +1,257 @@
-//! x
+//! The rules of the house that a machine can hold.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room of `src/`, and the rooms that it may import. A room that is not listed here is not one.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("topic", &[]),
+    ("config", &[]),
+    ("correlation", &[]),
+    ("sys", &[]),
+    ("hierarchy", &["topic"]),
+    ("access", &["hierarchy", "topic"]),
+    ("event", &["correlation"]),
+    ("batch", &["correlation", "event"]),
+    ("routing", &["topic"]),
+    ("wire", &["access", "config", "topic"]),
+    ("link", &["config", "sys", "wire"]),
+    ("control", &["access", "config", "routing", "topic", "wire"]),
+    ("dataplane", &["access", "batch", "config", "event", "routing", "sys", "topic", "wire"]),
+    (
+        "client",
+        &[
+            "access",
+            "batch",
+            "config",
+            "correlation",
+            "dataplane",
+            "event",
+            "link",
+            "routing",
+            "sys",
+            "topic",
+            "wire",
+        ],
+    ),
+    ("broker", &["access", "client", "config", "control", "link", "sys", "wire"]),
+    ("bus", &["broker", "client", "control", "correlation", "event"]),
+];
+
+const LINES_OF_CODE_MAX: usize = 600;
+const LINES_OF_FUNCTION_MAX: usize = 70;
+
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Lines without comments, and without what stands behind `//` in a line.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let lines = self.text.lines().enumerate();
+        lines.map(|(number, line)| (number + 1, line.split("//").next().unwrap_or_default()))
+    }
+
+    /// The same, without the tests at the end of the file.
+    fn shipped(&self) -> impl Iterator<Item = (usize, &str)> {
+        let tests = self.text.find("#[cfg(test)]\nmod tests {").map(|at| self.text[..at].lines().count());
+        self.code().take(tests.unwrap_or(usize::MAX))
+    }
+
+    fn is_below(&self, folder: &str) -> bool {
+        self.path.starts_with(folder)
+    }
+
+    /// The room of `src/` that the file is in.
+    fn room(&self) -> Option<&str> {
+        let first = self.path.strip_prefix("src").ok()?.iter().next()?.to_str()?;
+        let room = first.trim_end_matches(".rs");
+        (!["lib", "bin"].contains(&room)).then_some(room)
+    }
+}
+
+/// All sources of the project, by their paths within it.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = Vec::new();
+    let mut folders: Vec<PathBuf> =
+        ["src", "shm", "loom-tests", "tests", "benches", "examples"].map(|folder| root.join(folder)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && entry.file_name() != "target" {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source is UTF-8");
+                let path = path.strip_prefix(root).expect("it lies within").to_owned();
+                found.push(Source { path, text });
+            }
+        }
+    }
+    assert!(found.len() > 40, "the sources were found");
+    found
+}
+
+/// Whether `word` stands in the line by itself.
+fn has_word(line: &str, word: &str) -> bool {
+    let inside = |c: char| c.is_alphanumeric() || c == '_';
+    line.match_indices(word)
+        .any(|(at, _)| !line[..at].ends_with(inside) && !line[at + word.len()..].starts_with(inside))
+}
+
+/// Fails with all complaints at once.
+fn complain(complaints: impl IntoIterator<Item = String>) {
+    let complaints: Vec<String> = complaints.into_iter().collect();
+    assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+}
+
+fn at(source: &Source, line: usize, what: &str) -> String {
+    format!("{}:{line}: {what}", source.path.display())
+}
+
+#[test]
+fn rooms_import_in_one_direction() {
+    for (index, (room, imports)) in ROOMS.iter().enumerate() {
+        for import in *imports {
+            let known = ROOMS[..index].iter().any(|(earlier, _)| earlier == import);
+            assert!(known, "{room} may import {import} only if that stands before it in the list");
+        }
+    }
+    let mut complaints = Vec::new();
+    for source in sources() {
+        let Some(room) = source.room() else { continue };
+        let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+            complaints.push(at(&source, 1, "this room is not in the list"));
+            continue;
+        };
+        for (number, line) in source.shipped() {
+            for (start, _) in line.match_indices("crate::") {
+                let import: String =
+                    line[start + 7..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                let is_room = ROOMS.iter().any(|(name, _)| *name == import);
+                if is_room && import != room && !allowed.contains(&import.as_str()) {
+                    complaints.push(at(&source, number, &format!("{room} imports {import}")));
+                }
+                if !is_room && source.is_below("src") {
+                    complaints.push(at(&source, number, &format!("crate::{import} names no room")));
+                }
+            }
+        }
+    }
+    complain(complaints);
+}
+
+#[test]
+fn unsafe_code_stays_in_its_rooms() {
+    let sources = sources();
+    let outside =
+        sources.iter().filter(|source| !source.is_below("shm") && !source.is_below("tests/support"));
+    complain(outside.flat_map(|source| {
+        let lines = source.code().filter(|(_, line)| has_word(line, "unsafe") && !line.contains('"'));
+        lines.map(|(number, _)| at(source, number, "unsafe code")).collect::<Vec<_>>()
+    }));
+}
+
+#[test]
+fn the_platform_is_named_in_its_rooms() {
+    let marks = ["target_os", "cfg(unix", "cfg(windows", "target_family", "target_arch"];
+    let sources = sources();
+    let outside = sources.iter().filter(|source| source.is_below("src") && source.room() != Some("sys"));
+    complain(outside.flat_map(|source| {
+        let lines = source.code().filter(|(_, line)| marks.iter().any(|mark| line.contains(mark)));
+        lines.map(|(number, _)| at(source, number, "a condition on the platform")).collect::<Vec<_>>()
+    }));
+}
+
+#[test]
+fn the_codec_alone_names_bincode() {
+    let sources = sources();
+    let outside = sources
+        .iter()
+        .filter(|source| source.is_below("src") && source.path != Path::new("src/wire/codec.rs"));
+    complain(outside.flat_map(|source| {
+        let lines = source.code().filter(|(_, line)| has_word(line, "bincode"));
+        lines.map(|(number, _)| at(source, number, "bincode")).collect::<Vec<_>>()
+    }));
+}
+
+#[test]
+fn files_and_functions_stay_small() {
+    let mut complaints = Vec::new();
+    for source in sources() {
+        let code = source.shipped().filter(|(_, line)| !line.trim().is_empty()).count();
+        if code > LINES_OF_CODE_MAX {
+            complaints.push(at(&source, 1, &format!("{code} lines of code")));
+        }
+        // The formatter puts a function's end at the indentation of its beginning.
+        let mut open: Option<(usize, String)> = None;
+        for (number, line) in source.code() {
+            let indent = line.len() - line.trim_start().len();
+            match &open {
+                Some((start, end)) if line.trim_end() == end => {
+                    let length = number - start;
+                    if length > LINES_OF_FUNCTION_MAX {
+                        complaints.push(at(&source, *start, &format!("a function of {length} lines")));
+                    }
+                    open = None;
+                }
+                None if has_word(line, "fn") && !line.trim_end().ends_with([';', '}']) => {
+                    open = Some((number, format!("{}}}", " ".repeat(indent))));
+                }
+                _ => {}
+            }
+        }
+    }
+    complain(complaints);
+}
+
+#[test]
+fn each_source_belongs_to_a_module() {
+    let sources = sources();
+    let declared: BTreeSet<PathBuf> = sources
+        .iter()
+        .flat_map(|source| {
+            let name = source.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let folder = source.path.parent().unwrap_or(Path::new(""));
+            let folder = match name {
+                "lib" | "main" | "mod" => folder.to_owned(),
+                name => folder.join(name),
+            };
+            let modules = source.code().filter_map(|(_, line)| {
+                let declaration = line.trim().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+                declaration.strip_prefix("mod ")?.strip_suffix(';')
+            });
+            modules
+                .flat_map(|name| [folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs")])
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let roots = ["lib.rs", "main.rs"];
+    complain(
+        sources.iter().filter(|source| source.is_below("src") || source.is_below("shm/src")).filter_map(
+            |source| {
+                let root = roots.iter().any(|root| source.path.ends_with(root));
+                (!root && !declared.contains(&source.path))
+                    .then(|| at(source, 1, "no module of this name is declared"))
+            },
+        ),
+    );
+}
+
+#[test]
+fn names_say_what_a_thing_is() {
+    let vague = ["manager", "helper", "util", "utils", "common", "misc"];
+    let sources = sources();
+    let shipped = sources.iter().filter(|source| source.is_below("src") || source.is_below("shm/src"));
+    complain(shipped.flat_map(|source| {
+        let stem = source.path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        let file = vague.contains(&stem.as_str()).then(|| at(source, 1, "a vague name"));
+        let getters = source
+            .shipped()
+            .filter(|(_, line)| line.contains("fn get_"))
+            .map(|(number, _)| at(source, number, "a getter is named for what it yields"));
+        file.into_iter().chain(getters).collect::<Vec<_>>()
+    }));
+}

@@ -157,66 +157,80 @@ impl BusRole {
                 self.publishers.remove(&text("name")).expect("it was made");
                 Ok(json!({}))
             }
-            "batch" => {
-                let publisher = self.publishers.get_mut(&text("name")).expect("it was made");
+            "batch" | "singles" | "large" | "burst_until_killed" => {
+                self.publish_by_handle(command, &text("tag"), number("from"), number("count")).await
+            }
+            "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
+            "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
+            "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
+            "statistics" => Ok(self.statistics()),
+            "disconnected" => Ok(json!({ "why": self.client().disconnected().await.to_string() })),
+            "components" => {
+                let mut names: Vec<String> =
+                    self.agent().broker().components().await.iter().map(ToString::to_string).collect();
+                names.sort();
+                Ok(json!({ "components": names }))
+            }
+            "shutdown" => {
+                self.agent().shutdown().await;
+                Ok(json!({}))
+            }
+            "forge" => Ok(hostile::forge(command)),
+            other => panic!("no command {other}"),
+        }
+    }
+
+    fn client(&self) -> &Arc<EventBusClient> {
+        let Bus::Client(client) = &self.bus else { panic!("only a client does that") };
+        client
+    }
+
+    fn agent(&mut self) -> &mut DaemoneyeEventBus {
+        let Bus::Embedded(bus) = &mut self.bus else { panic!("only the agent does that") };
+        bus
+    }
+
+    async fn publish_by_handle(
+        &mut self,
+        command: &Value,
+        tag: &str,
+        from: u64,
+        count: u64,
+    ) -> Result<Value, Value> {
+        let name = command["name"].as_str().unwrap_or("main");
+        let publisher = self.publishers.get_mut(name).expect("it was made");
+        let too_large = |e| error(&e, "TooLarge");
+        match command["do"].as_str() {
+            Some("batch") => {
                 let mut batch = publisher.batch();
-                for index in number("from")..number("from") + number("count") {
-                    batch.push(&event(&text("tag"), index)).map_err(|e| error(&e, "TooLarge"))?;
+                for index in from..from + count {
+                    batch.push(&event(tag, index)).map_err(too_large)?;
                 }
                 Ok(delivery(batch.publish()))
             }
-            "singles" => {
-                let publisher = self.publishers.get_mut(&text("name")).expect("it was made");
-                for index in number("from")..number("from") + number("count") {
-                    publisher.publish(&event(&text("tag"), index)).map_err(|e| error(&e, "TooLarge"))?;
+            Some("singles") => {
+                for index in from..from + count {
+                    publisher.publish(&event(tag, index)).map_err(too_large)?;
                 }
                 Ok(delivery(publisher.totals()))
             }
-            "burst_until_killed" => {
-                let publisher = self.publishers.get_mut(&text("name")).expect("it was made");
+            Some("large") => {
+                let mut large = event("large", 0);
+                large.command_line = Some("x".repeat(size(command["bytes"].as_u64().expect("a size"))));
+                publisher.publish(&large).map(delivery).map_err(too_large)
+            }
+            _ => {
                 answer(&json!({}));
                 for first in (0..).step_by(100) {
                     let mut batch = publisher.batch();
                     for index in first..first + 100 {
-                        batch.push(&event(&text("tag"), index)).expect("a small event");
+                        batch.push(&event(tag, index)).map_err(too_large)?;
                     }
                     batch.publish();
                     tokio::task::yield_now().await;
                 }
                 unreachable!("it is killed before")
             }
-            "large" => {
-                let publisher = self.publishers.get_mut(&text("name")).expect("it was made");
-                let mut large = event("large", 0);
-                large.command_line = Some("x".repeat(size(number("bytes"))));
-                publisher.publish(&large).map(delivery).map_err(|e| error(&e, "TooLarge"))
-            }
-            "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
-            "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
-            "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
-            "statistics" => Ok(self.statistics()),
-            "disconnected" => match &self.bus {
-                Bus::Client(client) => Ok(json!({ "why": client.disconnected().await.to_string() })),
-                Bus::Embedded(_) => unreachable!("the agent has its broker with it"),
-            },
-            "components" => match &self.bus {
-                Bus::Embedded(bus) => {
-                    let mut names: Vec<String> =
-                        bus.broker().components().await.iter().map(ToString::to_string).collect();
-                    names.sort();
-                    Ok(json!({ "components": names }))
-                }
-                Bus::Client(_) => unreachable!("only the agent knows"),
-            },
-            "shutdown" => match &mut self.bus {
-                Bus::Embedded(bus) => {
-                    bus.shutdown().await;
-                    Ok(json!({}))
-                }
-                Bus::Client(_) => unreachable!("only the agent can"),
-            },
-            "forge" => Ok(hostile::forge(command)),
-            other => panic!("no command {other}"),
         }
     }
 
@@ -267,9 +281,8 @@ impl BusRole {
     }
 
     async fn publish(&self, topic: &str, tag: &str, from: u64, count: u64) -> Result<Value, Value> {
-        let Bus::Client(client) = &self.bus else { unreachable!("the agent publishes otherwise") };
         for index in from..from + count {
-            let published = client.publish(topic, event(tag, index).into(), None).await;
+            let published = self.client().publish(topic, event(tag, index).into(), None).await;
             published.map_err(|e| error(&e, &format!("{e:?}")))?;
         }
         Ok(json!({}))
@@ -277,10 +290,9 @@ impl BusRole {
 
     /// Publishes from several threads at once, each numbering its own events.
     async fn storm(&self, topic: &str, threads: u64, count: u64) -> Value {
-        let Bus::Client(client) = &self.bus else { unreachable!("the agent publishes otherwise") };
         let threads: Vec<_> = (0..threads)
             .map(|thread| {
-                let (client, topic) = (Arc::clone(client), topic.to_owned());
+                let (client, topic) = (Arc::clone(self.client()), topic.to_owned());
                 tokio::task::spawn_blocking(move || {
                     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
                     for index in 0..count {

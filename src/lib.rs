@@ -93,3 +93,8 @@ pub use hierarchy::TopicAccessLevel;
 pub use sys::ListenError;
 pub use topic::{Topic, TopicError, TopicPattern};
 pub use wire::{GoodbyeReason, Refusal, Versions};
+
+/// The examples of the front page compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

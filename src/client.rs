@@ -8,6 +8,7 @@ mod subscription;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -53,6 +54,9 @@ pub enum DeclareError {
     /// The broker does not grant it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The broker did not answer in time.
+    #[error("the broker did not answer in time")]
+    Timeout,
     /// The session is over.
     #[error(transparent)]
     Disconnected(#[from] Disconnected),
@@ -80,6 +84,9 @@ pub enum SubscribeError {
     /// The broker does not grant it.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The broker did not answer in time.
+    #[error("the broker did not answer in time")]
+    Timeout,
     /// The session is over.
     #[error(transparent)]
     Disconnected(#[from] Disconnected),
@@ -222,13 +229,18 @@ pub(crate) struct Channels {
 
 impl Core {
     /// The handles' side of a session that has been welcomed, and what the session itself needs.
-    pub(crate) fn new(welcome: &Welcome, queue_bytes: usize) -> (Arc<Self>, Arc<Ground>, Channels) {
+    pub(crate) fn new(
+        welcome: &Welcome,
+        queue_bytes: usize,
+        deadline: Duration,
+    ) -> (Arc<Self>, Arc<Ground>, Channels) {
         let (commands, commands_end) = mpsc::unbounded_channel();
         let (data_events, data_events_end) = mpsc::unbounded_channel();
         let ground = Arc::new(Ground {
             hub: Arc::new(Hub::new()),
             inbox_counters: Arc::new(InboxCounters::default()),
             data_events,
+            deadline,
             over: watch::channel(None).0,
         });
         let ring_bytes = usize::try_from(welcome.ring_bytes).unwrap_or(usize::MAX);

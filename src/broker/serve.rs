@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::{BrokerOptions, Command, StartError};
 use crate::client::{Core, run_session};
-use crate::config::{HELLO_DEADLINE, OUTGOING_FRAMES_MAX};
+use crate::config::{HELLO_DEADLINE, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
 use crate::control::{Action, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
 use crate::sys::{Credentials, Listener, Stream};
@@ -160,7 +160,7 @@ impl Server {
         tokio::task::spawn_local(async move {
             let mut link = Link::Local { requests, notices };
             if let Ok((Notice::Welcome(welcome), _)) = link.next().await {
-                let (core, ground, channels) = Core::new(&welcome, queue_bytes);
+                let (core, ground, channels) = Core::new(&welcome, queue_bytes, REQUEST_DEADLINE);
                 // Who has stopped waiting drops the core, which ends the session below.
                 let _ = reply.send(Ok(core));
                 run_session(ground, welcome, link, channels).await;

@@ -60,7 +60,7 @@ impl ConnectOptions {
         self
     }
 
-    /// How long to wait for the broker's answer, 5 s at first.
+    /// How long to wait for the broker's answer: to the hello, and later to each request. 5 s at first.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -142,7 +142,7 @@ pub(super) async fn connect(options: ConnectOptions) -> Result<Arc<Core>, Connec
 async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, ConnectError>>) {
     match introduce(&options).await {
         Ok((link, welcome)) => {
-            let (core, ground, channels) = Core::new(&welcome, options.queue_bytes);
+            let (core, ground, channels) = Core::new(&welcome, options.queue_bytes, options.deadline);
             // Who has stopped waiting drops the core, which ends the session below.
             let _ = reply.send(Ok(core));
             session::run(ground, welcome, link, channels).await;

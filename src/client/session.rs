@@ -6,6 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use shm::{
     Consumer, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment, ProducerView, SegmentError,
@@ -20,6 +21,9 @@ use crate::routing::TopicId;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
 
+/// Where an answer is waited for.
+pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
+
 /// What the handles of a client ask of its session.
 #[derive(Debug)]
 pub(crate) enum Command {
@@ -31,7 +35,7 @@ pub(crate) enum Command {
     Declare {
         publisher: u32,
         topic: Topic,
-        reply: oneshot::Sender<Result<TopicId, DeclareError>>,
+        reply: Reply<TopicId, DeclareError>,
     },
     ClosePublisher {
         publisher: u32,
@@ -40,7 +44,7 @@ pub(crate) enum Command {
     Subscribe {
         subscription: u32,
         patterns: Vec<TopicPattern>,
-        reply: oneshot::Sender<Result<Subscribed, SubscribeError>>,
+        reply: Reply<Subscribed, SubscribeError>,
     },
     Unsubscribe {
         subscription: u32,
@@ -55,6 +59,8 @@ pub(crate) struct Ground {
     pub(crate) hub: Arc<Hub>,
     pub(crate) inbox_counters: Arc<InboxCounters>,
     pub(crate) data_events: DataEvents,
+    /// How long to wait for the broker's answer to one request.
+    pub(crate) deadline: Duration,
     /// `None` while the session lives.
     pub(crate) over: watch::Sender<Option<Disconnected>>,
 }
@@ -65,8 +71,8 @@ struct PublisherState {
     id: Option<PublisherId>,
     topics: Vec<Topic>,
     /// One declaration is under way at a time, so that topic numbers have no gaps.
-    in_flight: Option<(Topic, oneshot::Sender<Result<TopicId, DeclareError>>)>,
-    waiting: VecDeque<(Topic, oneshot::Sender<Result<TopicId, DeclareError>>)>,
+    in_flight: Option<(Topic, Reply<TopicId, DeclareError>)>,
+    waiting: VecDeque<(Topic, Reply<TopicId, DeclareError>)>,
 }
 
 /// A ring between the broker's first and second word about it.
@@ -79,7 +85,7 @@ enum RingState {
 #[derive(Debug)]
 enum Asked {
     Declare { publisher: u32 },
-    Subscribe { reply: oneshot::Sender<Result<Subscribed, SubscribeError>> },
+    Subscribe { reply: Reply<Subscribed, SubscribeError> },
 }
 
 /// The session's state.
@@ -159,6 +165,7 @@ impl Session {
                 self.publishers.insert(publisher, state);
             }
             Command::Declare { publisher, topic, reply } => {
+                let reply = self.in_time(reply, DeclareError::Timeout);
                 if let Some(state) = self.publishers.get_mut(&publisher) {
                     state.waiting.push_back((topic, reply));
                     self.declare_next(publisher);
@@ -170,6 +177,7 @@ impl Session {
                 }
             }
             Command::Subscribe { subscription, patterns, reply } => {
+                let reply = self.in_time(reply, SubscribeError::Timeout);
                 let request = self.next_request(Asked::Subscribe { reply });
                 let patterns = patterns.iter().map(TopicPattern::to_string).collect();
                 self.refresh();
@@ -180,6 +188,26 @@ impl Session {
                 self.ask(Request::Unsubscribe { subscription });
             }
         }
+    }
+
+    /// Lets go of who waits for an answer when the deadline has passed. An answer that comes later still counts: the broker
+    /// did what it says.
+    fn in_time<T, E>(&self, reply: Reply<T, E>, late: E) -> Reply<T, E>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+    {
+        let (inner, answer) = oneshot::channel();
+        let answer = tokio::time::timeout(self.ground.deadline, answer);
+        tokio::spawn(async move {
+            match answer.await {
+                Ok(Ok(result)) => self::answer(reply, result),
+                // Dropped unanswered: so is the outer one.
+                Ok(Err(_)) => {}
+                Err(_) => self::answer(reply, Err(late)),
+            }
+        });
+        inner
     }
 
     /// The subscriptions of this process have changed.
@@ -417,14 +445,10 @@ impl Session {
     }
 
     fn data_event(&mut self, event: DataEvent) {
-        match event {
-            DataEvent::Poisoned { ring, violation } => {
-                tracing::warn!(ring = ring.0, violation, "the other side broke a ring");
-                self.ask(Request::Poisoned { ring, violation });
-                self.close_ring(ring);
-            }
-            DataEvent::Drained => {}
-        }
+        let DataEvent::Poisoned { ring, violation } = event;
+        tracing::warn!(ring = ring.0, violation, "the other side broke a ring");
+        self.ask(Request::Poisoned { ring, violation });
+        self.close_ring(ring);
     }
 
     /// The session has ended: rings that lead here are read to their end, requests will not be answered.
@@ -454,6 +478,18 @@ impl Session {
             Command::Subscribe { reply, .. } => answer(reply, Err(why.clone().into())),
             Command::OpenPublisher { .. } | Command::ClosePublisher { .. } | Command::Unsubscribe { .. } => {}
         }
+    }
+}
+
+impl Drop for Session {
+    /// Whatever ends the control thread ends the subscriptions: nobody feeds them any more.
+    fn drop(&mut self) {
+        self.ground.hub.end();
+        self.ground.over.send_if_modified(|over| {
+            let news = over.is_none();
+            over.get_or_insert(Disconnected::BrokerGone);
+            news
+        });
     }
 }
 

@@ -223,7 +223,7 @@ impl DataThread {
             }
             Command::SessionOver => {
                 self.session_over = true;
-                self.tell_if_drained();
+                self.end_if_drained();
             }
             Command::Stop => return false,
         }
@@ -250,12 +250,12 @@ impl DataThread {
                 }
                 Turn::Ended => {
                     self.rings.swap_remove(index);
-                    self.tell_if_drained();
+                    self.end_if_drained();
                 }
                 Turn::Broken(violation) => {
                     let ring = self.rings.swap_remove(index);
                     self.report(&ring, violation);
-                    self.tell_if_drained();
+                    self.end_if_drained();
                 }
             }
         }
@@ -274,11 +274,10 @@ impl DataThread {
         let _ = self.events.send(DataEvent::Poisoned { ring: ring.id, violation });
     }
 
-    fn tell_if_drained(&self) {
+    /// Ends the subscriptions once nothing more can come.
+    fn end_if_drained(&self) {
         if self.session_over && self.rings.is_empty() {
             self.hub.end();
-            // Without a control thread there is nobody to tell.
-            let _ = self.events.send(DataEvent::Drained);
         }
     }
 

@@ -32,8 +32,6 @@ use crate::wire::RingId;
 pub(crate) enum DataEvent {
     /// The other side of the ring broke its laws.
     Poisoned { ring: RingId, violation: String },
-    /// The last ring has ended after the session had: nothing more will come.
-    Drained,
 }
 
 /// Where the data plane says it. The control plane's turn of reading it is bounded by the number of rings.

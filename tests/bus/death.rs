@@ -186,3 +186,20 @@ fn a_component_that_was_killed_can_come_back_at_once() {
     let report = agent.must(&json!({"do": "await", "total": 1000}));
     assert_eq!((&report["received"], &report["lost"]), (&json!(1000), &json!(0)), "{report}");
 }
+
+#[test]
+fn a_broker_that_does_not_answer_is_given_up_on() {
+    let folder = Folder::new();
+    let agent = Role::agent(&folder, json!({})).up();
+    let mut procmond = Role::client_with(&folder, "procmond", json!({"deadline_ms": 200})).up();
+    agent.stop();
+    let refused = procmond.call(&json!({"do": "declare", "topic": "events.process.batch"}));
+    assert_eq!(refused["kind"], "Timeout", "{refused}");
+    let refused = procmond.call(&json!({"do": "subscribe", "patterns": ["control.#"]}));
+    assert_eq!(refused["kind"], "Timeout", "{refused}");
+    let refused = Role::client_with(&folder, "detector", json!({"deadline_ms": 200})).hello();
+    assert_eq!(refused["kind"], "Timeout", "{refused}");
+    agent.go_on();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "subscribe", "patterns": ["control.#"]}));
+}

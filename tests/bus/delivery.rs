@@ -181,3 +181,14 @@ fn an_idle_bus_sleeps() {
         since.elapsed() > quiet
     });
 }
+
+#[test]
+fn a_shutdown_ends_subscriptions_in_the_agent_itself() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    agent.must(&json!({"do": "shutdown"}));
+    assert_eq!(agent.must(&json!({"do": "await_end"}))["ended"], true);
+    let refusal = agent.call(&json!({"do": "subscribe", "name": "late", "patterns": ["events.process.#"]}));
+    assert!(refusal.get("error").is_some(), "{refusal}");
+}

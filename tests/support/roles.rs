@@ -123,6 +123,9 @@ impl BusRole {
         } else {
             let id = role["id"].as_str().expect("the harness names the client");
             let mut options = ConnectOptions::new(id).path(path).deadline(DEADLINE);
+            if let Some(deadline) = role["deadline_ms"].as_u64() {
+                options = options.deadline(Duration::from_millis(deadline));
+            }
             if let Some(bytes) = queue {
                 options = options.queue_bytes(bytes);
             }

@@ -192,3 +192,32 @@ fn a_shutdown_ends_subscriptions_in_the_agent_itself() {
     let refusal = agent.call(&json!({"do": "subscribe", "name": "late", "patterns": ["events.process.#"]}));
     assert!(refusal.get("error").is_some(), "{refusal}");
 }
+
+#[test]
+fn operations_that_are_given_up_midway_leave_nothing_and_break_nothing() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.lifecycle"]}));
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "cancel", "topic": "events.process.batch", "times": 200}));
+    let segments = || crate::support::look::segments(procmond.pid());
+    crate::support::wait_until("no ring of a publisher that was given up is left", || segments() == 0);
+    procmond.must(&json!({"do": "publish", "topic": "events.process.lifecycle", "from": 0, "count": 100}));
+    whole(100, &agent.must(&json!({"do": "await", "total": 100})));
+}
+
+#[test]
+fn handles_may_be_dropped_on_a_thread_without_a_runtime() {
+    let folder = Folder::new();
+    let (mut agent, mut detector, mut procmond) = cast(&folder, &["events.process.#"]);
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 100}));
+    whole(100, &detector.must(&json!({"do": "await", "total": 100})));
+    detector.must(&json!({"do": "drop_elsewhere"}));
+    procmond.must(&json!({"do": "drop_elsewhere"}));
+    let segments = |role: &Role| crate::support::look::segments(role.pid());
+    crate::support::wait_until("all segments are unmapped", || {
+        segments(&procmond) == 0 && segments(&agent) == 0
+    });
+    whole(100, &agent.must(&json!({"do": "await", "total": 100})));
+}

@@ -178,6 +178,16 @@ impl BusRole {
                 self.agent().shutdown().await;
                 Ok(json!({}))
             }
+            "cancel" => Ok(self.cancel(&text("topic"), number("times")).await),
+            "drop_elsewhere" => {
+                let (publishers, subscriptions) =
+                    (std::mem::take(&mut self.publishers), std::mem::take(&mut self.subscriptions));
+                for reader in subscriptions.values() {
+                    reader.task.abort();
+                }
+                std::thread::spawn(move || drop((publishers, subscriptions))).join().expect("nothing panics");
+                Ok(json!({}))
+            }
             "forge" => Ok(hostile::forge(command)),
             other => panic!("no command {other}"),
         }
@@ -311,6 +321,32 @@ impl BusRole {
         json!({})
     }
 
+    /// Begins each of the client's operations so many times, and gives it up at once, or after the session had a turn.
+    async fn cancel(&self, topic: &str, times: u64) -> Value {
+        let client = self.client();
+        for index in 0..times {
+            let given_up = async {
+                tokio::select! {
+                    biased;
+                    _ = client.publisher(topic) => {}
+                    () = turns(index % 4) => {}
+                }
+                tokio::select! {
+                    biased;
+                    _ = client.subscription(&["control.#"]) => {}
+                    () = turns(index % 4) => {}
+                }
+                tokio::select! {
+                    biased;
+                    _ = client.publish(topic, event("given up", 0).into(), None) => {}
+                    () = turns(index % 4) => {}
+                }
+            };
+            given_up.await;
+        }
+        json!({})
+    }
+
     fn statistics(&self) -> Value {
         let statistics = match &self.bus {
             Bus::Embedded(bus) => bus.statistics(),
@@ -395,6 +431,14 @@ impl Tally {
             None => self.disorder += 1,
         }
         *due = index + 1;
+    }
+}
+
+/// Gives others so many turns.
+async fn turns(count: u64) {
+    for _ in 0..count {
+        tokio::task::yield_now().await;
+        std::thread::yield_now();
     }
 }
 

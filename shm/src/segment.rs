@@ -28,8 +28,9 @@ use crate::sync::{AtomicU64, Ordering};
 
 const _: () = {
     assert!(offset_of!(ProducerWords, magic) == 0);
-    assert!(offset_of!(ProducerWords, tail) == 128);
-    assert!(offset_of!(ProducerWords, attempted) == 256);
+    assert!(offset_of!(ProducerWords, published.tail) == 128);
+    assert!(offset_of!(ProducerWords, published.attempted) == 136);
+    assert!(offset_of!(ProducerWords, lost) == 256);
     assert!(offset_of!(ProducerWords, closed) == 384);
     assert!(offset_of!(ProducerWords, slots) == 512);
     assert!(size_of::<ProducerWords>() == PRODUCER_HEADER_BYTES);
@@ -207,10 +208,13 @@ pub fn check_consumer_segment(descriptor: BorrowedFd<'_>) -> Result<(), SegmentE
 
 impl Memory for Pair {
     fn tail(&self) -> &AtomicU64 {
-        &self.producer.as_producer_words().tail.0
+        &self.producer.as_producer_words().published.tail
     }
     fn attempted(&self) -> &AtomicU64 {
-        &self.producer.as_producer_words().attempted.0
+        &self.producer.as_producer_words().published.attempted
+    }
+    fn lost(&self) -> &AtomicU64 {
+        &self.producer.as_producer_words().lost.0
     }
     fn closed(&self) -> &AtomicU64 {
         &self.producer.as_producer_words().closed.0

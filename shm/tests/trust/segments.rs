@@ -18,7 +18,11 @@ const CAPACITY: usize = 1 << 16;
 const BYTES: usize = PRODUCER_HEADER_BYTES + CAPACITY;
 
 /// Tries to map `bytes` of `descriptor`, and unmaps them.
-fn map(descriptor: &OwnedFd, access: ProtFlags, then: impl FnOnce(*mut core::ffi::c_void)) -> Result<(), Errno> {
+fn map(
+    descriptor: &OwnedFd,
+    access: ProtFlags,
+    then: impl FnOnce(*mut core::ffi::c_void),
+) -> Result<(), Errno> {
     // SAFETY: no address is asked for, so no mapping that exists is replaced.
     let start =
         unsafe { rustix::mm::mmap(std::ptr::null_mut(), 4096, access, MapFlags::SHARED, descriptor, 0) }?;
@@ -151,10 +155,7 @@ fn a_memfd_on_huge_pages_is_refused() {
     match HandMade::with_flags(2 * capacity, MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB) {
         Ok(huge) => {
             huge.seal(&SEALS);
-            assert!(matches!(
-                ProducerView::attach(huge.hand_over(), capacity),
-                Err(SegmentError::NotMemory)
-            ));
+            assert!(matches!(ProducerView::attach(huge.hand_over(), capacity), Err(SegmentError::NotMemory)));
         }
         Err(errno) => {
             eprintln!("without the mapping: this host has no huge pages to give: {errno}");

@@ -107,10 +107,10 @@ fn a_length_beyond_what_there_is_poisons_the_consumer() {
     let limit = payload_bytes_max(CAPACITY as usize) as u32;
     // What the header says, and the tail.
     for (length, tail) in [
-        (1, 16),                // beyond the tail
-        (17, 32),               // by one byte
-        (0, 8),                 // half a header
-        (limit + 1, CAPACITY),  // above the limit for one record
+        (1, 16),                 // beyond the tail
+        (17, 32),                // by one byte
+        (0, 8),                  // half a header
+        (limit + 1, CAPACITY),   // above the limit for one record
         (PADDING - 1, CAPACITY), // as much as can be said
     ] {
         let (peer, mut consumer) = HostileProducer::new();
@@ -158,15 +158,15 @@ fn padding_out_of_place_poisons_the_consumer() {
     let end = CAPACITY as u32;
     // Where it stands, what its header says, and the tail.
     for (position, word, tail) in [
-        (0, tag(PADDING, 0), 64),                                    // in the middle
-        (0, tag(PADDING | 56, 0), 64),                               // up to the tail
-        (0, tag(PADDING | (end - 8), 0), CAPACITY),                  // a whole ring of it
-        (CAPACITY - 64, tag(PADDING | 48, 0), CAPACITY + 16),        // ends before the end
-        (CAPACITY - 64, tag(PADDING | 64, 0), CAPACITY + 16),        // ends behind it
+        (0, tag(PADDING, 0), 64),                                        // in the middle
+        (0, tag(PADDING | 56, 0), 64),                                   // up to the tail
+        (0, tag(PADDING | (end - 8), 0), CAPACITY),                      // a whole ring of it
+        (CAPACITY - 64, tag(PADDING | 48, 0), CAPACITY + 16),            // ends before the end
+        (CAPACITY - 64, tag(PADDING | 64, 0), CAPACITY + 16),            // ends behind it
         (CAPACITY - 64, tag(PADDING | (PADDING - 1), 0), CAPACITY + 16), // as far as can be said
-        (CAPACITY - 64, tag(PADDING | 56, 0), CAPACITY - 8),         // beyond the tail
-        (CAPACITY - 64, tag(PADDING | 56, 1), CAPACITY + 16),        // for a slot
-        (CAPACITY - 64, tag(PADDING | 56, 0) | 1 << 48, CAPACITY + 16), // with a generation
+        (CAPACITY - 64, tag(PADDING | 56, 0), CAPACITY - 8),             // beyond the tail
+        (CAPACITY - 64, tag(PADDING | 56, 1), CAPACITY + 16),            // for a slot
+        (CAPACITY - 64, tag(PADDING | 56, 0) | 1 << 48, CAPACITY + 16),  // with a generation
     ] {
         let (peer, mut consumer) = HostileProducer::new();
         advance(&peer, &mut consumer, position);
@@ -185,7 +185,8 @@ fn padding_behind_padding_poisons_the_consumer() {
     peer.set_data(CAPACITY - 64, tag(PADDING | 56, 0));
     peer.set_data(CAPACITY, tag(PADDING | (CAPACITY as u32 - 8), 0));
     peer.set(TAIL, CAPACITY + 64);
-    let violation = Violation::Length { position: CAPACITY, length: PADDING | (CAPACITY as u32 - 8), room: 64 };
+    let violation =
+        Violation::Length { position: CAPACITY, length: PADDING | (CAPACITY as u32 - 8), room: 64 };
     assert_eq!(read(&mut consumer), Err(violation));
     is_poisoned(&mut consumer, violation);
 }
@@ -204,7 +205,9 @@ fn a_slot_that_no_ring_has_poisons_the_consumer() {
 #[test]
 fn a_sequence_that_cannot_follow_poisons_the_consumer() {
     // Sequences of two records of five events each, the second of which can't be.
-    for (slot, first, second) in [(0, 0, 4), (0, 7, 0), (0, 7, 11), (0, 0, u64::MAX), (0, 0, u64::MAX - 4), (1, u64::MAX - 5, 0)] {
+    for (slot, first, second) in
+        [(0, 0, 4), (0, 7, 0), (0, 7, 11), (0, 0, u64::MAX), (0, 0, u64::MAX - 4), (1, u64::MAX - 5, 0)]
+    {
         let (peer, mut consumer) = HostileProducer::new();
         let next = peer.set_record(0, slot, first, 8);
         // On slot 1 the first one is as late as can be, so that any other slot's events are more than can be counted.

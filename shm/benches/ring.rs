@@ -29,8 +29,8 @@ const YIELDS_MAX: u32 = 10;
 /// About two microseconds: a reader that polls on the writer's heels costs both of them the cache line.
 const PAUSES: u32 = 50;
 
-const RATIO_RECORDS: u64 = 2_000_000;
-const RATIO_RUNS: usize = 7;
+const RATIO_RECORDS: u64 = 1_000_000;
+const RATIO_RUNS: usize = 31;
 
 /// Binds this process to the CPU `number`, if there are as many.
 fn pin(number: usize) {

@@ -49,6 +49,11 @@ struct Expected {
     flushed: bool,
 }
 
+/// The front of `queue`, if it is as asked for.
+fn pop_if<T>(queue: &mut VecDeque<T>, asked: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(asked) { queue.pop_front() } else { None }
+}
+
 struct Model {
     producer: Producer,
     consumer: Consumer,
@@ -141,7 +146,7 @@ impl Model {
     fn read(&mut self) -> bool {
         let mut payload = Vec::new();
         let found = self.consumer.read(&mut payload).unwrap();
-        let Some(expected) = self.records.pop_front_if(|record| record.flushed) else {
+        let Some(expected) = pop_if(&mut self.records, |record| record.flushed) else {
             assert_eq!(found, None, "a record that was never flushed");
             return false;
         };
@@ -154,7 +159,7 @@ impl Model {
 
         let outcomes = &mut self.slots[usize::from(found.slot)];
         let mut lost = 0;
-        while let Some(outcome) = outcomes.pop_front_if(|outcome| !outcome.taken) {
+        while let Some(outcome) = pop_if(outcomes, |outcome| !outcome.taken) {
             lost += outcome.events;
         }
         assert!(outcomes.pop_front().is_some_and(|outcome| outcome.taken));
@@ -182,7 +187,7 @@ impl Model {
         let mut expected = Vec::new();
         for (slot, outcomes) in (0..).zip(&mut self.slots) {
             let mut lost = 0;
-            while let Some(outcome) = outcomes.pop_front_if(|outcome| outcome.flushed) {
+            while let Some(outcome) = pop_if(outcomes, |outcome| outcome.flushed) {
                 assert!(!outcome.taken);
                 lost += outcome.events;
             }

@@ -50,7 +50,7 @@ impl HostileProducer {
 }
 
 fn tag(length: u32, slot: u16) -> u64 {
-    u64::from(length) | u64::from(slot) << 32
+    u64::from(length) | (u64::from(slot) << 32)
 }
 
 fn read(consumer: &mut Consumer) -> Result<Option<shm::Record>, Violation> {
@@ -158,15 +158,15 @@ fn padding_out_of_place_poisons_the_consumer() {
     let end = CAPACITY as u32;
     // Where it stands, what its header says, and the tail.
     for (position, word, tail) in [
-        (0, tag(PADDING, 0), 64),                                        // in the middle
-        (0, tag(PADDING | 56, 0), 64),                                   // up to the tail
-        (0, tag(PADDING | (end - 8), 0), CAPACITY),                      // a whole ring of it
-        (CAPACITY - 64, tag(PADDING | 48, 0), CAPACITY + 16),            // ends before the end
-        (CAPACITY - 64, tag(PADDING | 64, 0), CAPACITY + 16),            // ends behind it
-        (CAPACITY - 64, tag(PADDING | (PADDING - 1), 0), CAPACITY + 16), // as far as can be said
-        (CAPACITY - 64, tag(PADDING | 56, 0), CAPACITY - 8),             // beyond the tail
-        (CAPACITY - 64, tag(PADDING | 56, 1), CAPACITY + 16),            // for a slot
-        (CAPACITY - 64, tag(PADDING | 56, 0) | 1 << 48, CAPACITY + 16),  // with a generation
+        (0, tag(PADDING, 0), 64),                                         // in the middle
+        (0, tag(PADDING | 56, 0), 64),                                    // up to the tail
+        (0, tag(PADDING | (end - 8), 0), CAPACITY),                       // a whole ring of it
+        (CAPACITY - 64, tag(PADDING | 48, 0), CAPACITY + 16),             // ends before the end
+        (CAPACITY - 64, tag(PADDING | 64, 0), CAPACITY + 16),             // ends behind it
+        (CAPACITY - 64, tag(PADDING | (PADDING - 1), 0), CAPACITY + 16),  // as far as can be said
+        (CAPACITY - 64, tag(PADDING | 56, 0), CAPACITY - 8),              // beyond the tail
+        (CAPACITY - 64, tag(PADDING | 56, 1), CAPACITY + 16),             // for a slot
+        (CAPACITY - 64, tag(PADDING | 56, 0) | (1 << 48), CAPACITY + 16), // with a generation
     ] {
         let (peer, mut consumer) = HostileProducer::new();
         advance(&peer, &mut consumer, position);
@@ -204,13 +204,19 @@ fn a_slot_that_no_ring_has_poisons_the_consumer() {
 
 #[test]
 fn a_sequence_that_cannot_follow_poisons_the_consumer() {
-    // Sequences of two records of five events each, the second of which can't be.
-    for (slot, first, second) in
-        [(0, 0, 4), (0, 7, 0), (0, 7, 11), (0, 0, u64::MAX), (0, 0, u64::MAX - 4), (1, u64::MAX - 5, 0)]
-    {
+    // Two records of five events each: the slot and sequence of the first, and the sequence of the second, on slot 0.
+    let cases = [
+        (0, 0, 4),
+        (0, 7, 0),
+        (0, 7, 11),
+        (0, 0, u64::MAX),
+        (0, 0, u64::MAX - 4),
+        // After the first, no event of another slot can be counted any more.
+        (1, u64::MAX - 5, 0),
+    ];
+    for (slot, first, second) in cases {
         let (peer, mut consumer) = HostileProducer::new();
         let next = peer.set_record(0, slot, first, 8);
-        // On slot 1 the first one is as late as can be, so that any other slot's events are more than can be counted.
         let tail = peer.set_record(next, 0, second, 8);
         peer.set(TAIL, tail);
         let record = read(&mut consumer).unwrap().unwrap();
@@ -365,7 +371,7 @@ fn word() -> impl Strategy<Value = u64> {
         1 => (0..64_u64).prop_map(|back| u64::MAX - back),
         1 => any::<u64>(),
         1 => (0..96_u32, 0..3_u16).prop_map(|(length, slot)| tag(length, slot)),
-        1 => (0..96_u32).prop_map(|length| tag(PADDING | length * 8, 0)),
+        1 => (0..96_u32).prop_map(|length| tag(PADDING | (length * 8), 0)),
     ]
 }
 

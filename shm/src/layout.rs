@@ -96,10 +96,12 @@ pub(crate) struct Tag {
 }
 
 impl Tag {
+    #[inline]
     pub(crate) const fn to_word(self) -> u64 {
         (self.length as u64) | (self.slot as u64) << 32 | (self.generation as u64) << 48
     }
 
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "each cast takes the bits that the byte map names")]
     pub(crate) const fn from_word(word: u64) -> Self {
         Self { length: word as u32, slot: (word >> 32) as u16, generation: (word >> 48) as u16 }
@@ -107,6 +109,7 @@ impl Tag {
 }
 
 /// `bytes` rounded up to the alignment of records.
+#[inline]
 pub(crate) const fn aligned(bytes: u64) -> u64 {
     bytes.next_multiple_of(RECORD_ALIGN)
 }
@@ -114,6 +117,7 @@ pub(crate) const fn aligned(bytes: u64) -> u64 {
 /// The largest payload that a ring of this capacity takes. An eighth of the ring, so that an empty ring can take a
 /// record wherever its positions stand.
 #[must_use]
+#[inline]
 pub const fn payload_bytes_max(capacity: usize) -> usize {
     capacity / 8 - RECORD_HEADER_BYTES as usize
 }

@@ -207,27 +207,35 @@ pub fn check_consumer_segment(descriptor: BorrowedFd<'_>) -> Result<(), SegmentE
 }
 
 impl Memory for Pair {
+    #[inline]
     fn tail(&self) -> &AtomicU64 {
         &self.producer.as_producer_words().published.tail
     }
+    #[inline]
     fn attempted(&self) -> &AtomicU64 {
         &self.producer.as_producer_words().published.attempted
     }
+    #[inline]
     fn lost(&self) -> &AtomicU64 {
         &self.producer.as_producer_words().lost.0
     }
+    #[inline]
     fn closed(&self) -> &AtomicU64 {
         &self.producer.as_producer_words().closed.0
     }
+    #[inline]
     fn slots(&self) -> &[AtomicU64] {
         &self.producer.as_producer_words().slots
     }
+    #[inline]
     fn data(&self) -> &[AtomicU64] {
         &self.producer.words()[PRODUCER_HEADER_BYTES / size_of::<u64>()..]
     }
+    #[inline]
     fn head(&self) -> &AtomicU64 {
         &self.consumer.as_consumer_words().head.0
     }
+    #[inline]
     fn wake_at(&self) -> &AtomicU64 {
         &self.consumer.as_consumer_words().wake_at.0
     }
@@ -317,6 +325,7 @@ impl Mapping {
         self.start.as_ptr().cast()
     }
 
+    #[inline]
     fn words(&self) -> &[AtomicU64] {
         let words = self.bytes / size_of::<u64>();
         // SAFETY: I5, I6, I7: `bytes` bytes are mapped and readable for as long as `self` is borrowed, pages are aligned
@@ -324,6 +333,7 @@ impl Mapping {
         unsafe { core::slice::from_raw_parts(self.start.as_ptr(), words) }
     }
 
+    #[inline]
     fn as_producer_words(&self) -> &ProducerWords {
         assert!(self.bytes > PRODUCER_HEADER_BYTES, "I1: this is a producer's segment");
         // SAFETY: I5, I6, I7: the header is mapped for as long as `self` is borrowed, the struct consists of atomics for
@@ -331,6 +341,7 @@ impl Mapping {
         unsafe { self.start.cast().as_ref() }
     }
 
+    #[inline]
     fn as_consumer_words(&self) -> &ConsumerWords {
         // SAFETY: as above; each segment has at least the bytes of a consumer's.
         unsafe { self.start.cast().as_ref() }

@@ -89,6 +89,21 @@ fn a_tail_that_no_producer_sets_poisons_the_consumer() {
 }
 
 #[test]
+fn a_tail_that_takes_records_back_poisons_the_consumer() {
+    let (peer, mut consumer) = HostileProducer::new();
+    for position in (0..64).step_by(16) {
+        peer.set_record(position, 0, position / 16, 0);
+    }
+    peer.set(TAIL, 64);
+    assert!(read(&mut consumer).unwrap().is_some());
+    // Not yet read, but it was there.
+    peer.set(TAIL, 32);
+    let violation = Violation::Tail { found: 32, last: 64, read: 16 };
+    assert_eq!(consumer.occupied(), Err(violation));
+    is_poisoned(&mut consumer, violation);
+}
+
+#[test]
 fn a_whole_ring_of_records_is_no_violation() {
     let (peer, mut consumer) = HostileProducer::new();
     for position in (0..CAPACITY).step_by(16) {

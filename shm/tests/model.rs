@@ -235,3 +235,25 @@ fn a_record_above_the_limit_is_refused_and_not_counted() {
     assert_eq!(error, PushError::NoSuchSlot { slot, limit: shm::layout::SLOTS_MAX });
     model.end();
 }
+
+#[test]
+fn a_ring_takes_records_to_its_last_byte() {
+    let mut model = Model::new();
+    let bytes = 64 - 16;
+    let records = (CAPACITY / 64) as u64;
+    for _ in 0..records {
+        model.push(0, 1, bytes, false);
+    }
+    model.flush();
+    // From now on each record needs exactly the space of the one that was just read.
+    for taken in records..3 * records {
+        model.push(0, 1, 0, false);
+        assert_eq!(model.producer.occupied().unwrap(), CAPACITY as u64, "full");
+        assert!(model.read());
+        model.release();
+        model.push(0, 1, bytes, false);
+        assert_eq!(model.records.len() as u64, records, "the ring has space for record {taken}");
+        model.flush();
+    }
+    model.end();
+}

@@ -80,8 +80,19 @@ fn a_segment_as_agreed_is_accepted_also_if_it_was_sparse() {
     sparse.seal(&SEALS);
     let blocks = || rustix::fs::fstat(&sparse).unwrap().st_blocks;
     assert!(blocks() < (BYTES / 512) as _);
+    check_producer_segment(sparse.as_fd(), CAPACITY).unwrap();
+    assert_eq!(blocks(), (BYTES / 512) as _, "each hole is filled before anything is mapped");
     let _view = ProducerView::attach(sparse.hand_over(), CAPACITY).unwrap();
-    assert_eq!(blocks(), (BYTES / 512) as _, "each hole is filled before anything is read");
+}
+
+#[test]
+fn a_sparse_segment_that_cannot_be_filled_is_refused() {
+    let sparse = HandMade::new(BYTES);
+    sparse.word(0).store(MAGIC_PRODUCER, Ordering::Relaxed);
+    sparse.seal(&SEALS);
+    let path = format!("/proc/self/fd/{}", sparse.as_fd().as_raw_fd());
+    let unwritable = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    assert!(matches!(ProducerView::attach(unwritable, CAPACITY), Err(SegmentError::Sparse(_))));
 }
 
 #[test]

@@ -23,8 +23,8 @@ pub struct Consumer<M = Pair> {
     released: u64,
     /// The newest valid `tail` seen.
     tail: u64,
-    /// The `attempted` whose losses were looked for.
-    attempted: u64,
+    /// The `lost` whose losses were told.
+    lost: u64,
     /// Events settled, received or lost: on the ring, and on each slot.
     settled: u64,
     slots: Box<[u64]>,
@@ -60,7 +60,7 @@ impl<M: Memory> Consumer<M> {
             position: 0,
             released: 0,
             tail: 0,
-            attempted: 0,
+            lost: 0,
             settled: 0,
             slots,
             frozen: false,
@@ -94,14 +94,14 @@ impl<M: Memory> Consumer<M> {
     pub fn settle(&mut self, record: &Record, events: u32) -> Result<u64, Violation> {
         let settled = &mut self.slots[usize::from(record.slot)];
         let lost = record.sequence.checked_sub(*settled);
-        let end = record.sequence.checked_add(u64::from(events));
         let total = lost.and_then(|lost| self.settled.checked_add(lost)?.checked_add(u64::from(events)));
-        let (Some(lost), Some(end), Some(total)) = (lost, end, total) else {
+        let (Some(lost), Some(total)) = (lost, total) else {
             let violation =
                 Violation::Sequence { slot: record.slot, found: record.sequence, expected: *settled };
             return Err(self.poison(violation));
         };
-        *settled = end;
+        // At most `total`, since the ring has settled at least what the slot has.
+        *settled = record.sequence + u64::from(events);
         self.settled = total;
         Ok(lost)
     }
@@ -112,13 +112,13 @@ impl<M: Memory> Consumer<M> {
     /// # Errors
     /// The producer's breach of the ring's laws, now or earlier.
     pub fn tail_loss(&mut self, mut lost: impl FnMut(u16, u64)) -> Result<(), Violation> {
-        let attempted = self.memory.attempted().load(Ordering::Relaxed);
-        // LOSS: pairs with the producer's store of `attempted`.
-        fence(Ordering::Acquire);
-        if attempted <= self.settled || attempted == self.attempted {
-            self.attempted = attempted;
+        self.sound()?;
+        let all = self.memory.lost().load(Ordering::Relaxed);
+        if all == self.lost {
             return Ok(());
         }
+        // LOSS: pairs with the producer's store of `lost`.
+        fence(Ordering::Acquire);
         let slots: Vec<u64> = self.memory.slots().iter().map(|slot| slot.load(Ordering::Relaxed)).collect();
         // LOSS: pairs with the producer's stores of `slots`; the records before these losses are in `tail`.
         fence(Ordering::Acquire);
@@ -126,7 +126,7 @@ impl<M: Memory> Consumer<M> {
         if self.position != self.tail {
             return Ok(());
         }
-        self.attempted = attempted;
+        self.lost = all;
         for (slot, found) in (0..).zip(slots) {
             let settled = self.slots[usize::from(slot)];
             if found > settled {
@@ -151,20 +151,22 @@ impl<M: Memory> Consumer<M> {
         }
     }
 
-    /// Asks to be woken once `want` bytes of records are there (1: by anything). `true`: nothing is there yet, so the
+    /// Asks to be woken once `want` bytes of records are there (1: by anything; at most half of the ring). `true`: nothing is there yet, so the
     /// doorbell may be slept on; it also rings for a loss and for the end. `false`: look again.
     ///
     /// # Errors
     /// The producer's breach of the ring's laws, now or earlier.
     pub fn arm(&mut self, want: u64) -> Result<bool, Violation> {
         self.release();
-        self.memory.wake_at().store(self.position + want, Ordering::Relaxed);
+        let want = want.min(self.capacity / 2);
+        // ANSWER: pairs with the producer's load of `wake_at`. After `head`.
+        self.memory.wake_at().store(self.position + want, Ordering::Release);
         // SLEEP: our store before our look at what the producer published.
         fence(Ordering::SeqCst);
-        let attempted = self.memory.attempted().load(Ordering::Relaxed);
+        let lost = self.memory.lost().load(Ordering::Relaxed);
         let closed = self.memory.closed().load(Ordering::Relaxed);
         self.refresh_tail()?;
-        let sleep = self.tail - self.position < want && attempted == self.attempted && closed == 0;
+        let sleep = self.tail - self.position < want && lost == self.lost && closed == 0;
         if !sleep {
             self.disarm();
         }
@@ -176,11 +178,12 @@ impl<M: Memory> Consumer<M> {
         self.memory.wake_at().store(AWAKE, Ordering::Relaxed);
     }
 
-    /// Whether the producer has closed the ring and each record of it was read.
+    /// Whether the producer has closed the ring, each record of it was read, and each loss [told](Self::tail_loss).
     ///
     /// # Errors
     /// The producer's breach of the ring's laws, now or earlier.
     pub fn ended(&mut self) -> Result<bool, Violation> {
+        self.sound()?;
         let closed = self.memory.closed().load(Ordering::Relaxed);
         // CLOSE: pairs with the producer's store of `closed`.
         fence(Ordering::Acquire);
@@ -188,7 +191,7 @@ impl<M: Memory> Consumer<M> {
             return Ok(false);
         }
         self.refresh_tail()?;
-        Ok(self.position == self.tail)
+        Ok(self.position == self.tail && self.memory.lost().load(Ordering::Relaxed) == self.lost)
     }
 
     /// Takes what is published by now for all that there will ever be. For a producer that is said to be gone, and may not be:
@@ -202,6 +205,15 @@ impl<M: Memory> Consumer<M> {
     /// Events settled so far: received and reported lost. After the ring's end this is what the producer attempted.
     pub fn settled(&self) -> u64 {
         self.settled
+    }
+
+    /// Events that the producer says it attempted, as of its last flush. All of them can be settled by now; one that was
+    /// killed within a flush may have counted less than it published.
+    pub fn attempted(&self) -> u64 {
+        let attempted = self.memory.attempted().load(Ordering::Relaxed);
+        // COUNT: pairs with the producer's store of `attempted`.
+        fence(Ordering::Acquire);
+        attempted
     }
 
     /// Bytes of records that are published and not read yet, as of now.
@@ -219,9 +231,7 @@ impl<M: Memory> Consumer<M> {
     }
 
     fn refresh_tail(&mut self) -> Result<(), Violation> {
-        if let Some(violation) = self.poisoned {
-            return Err(violation);
-        }
+        self.sound()?;
         if self.frozen {
             return Ok(());
         }
@@ -283,6 +293,10 @@ impl<M: Memory> Consumer<M> {
 
     fn index(&self, position: u64) -> usize {
         ((position & (self.capacity - 1)) / RECORD_ALIGN) as usize
+    }
+
+    fn sound(&self) -> Result<(), Violation> {
+        self.poisoned.map_or(Ok(()), Err)
     }
 
     fn poison(&mut self, violation: Violation) -> Violation {

@@ -4,7 +4,8 @@
 //! segment P, written by the producer                    segment C, written by the consumer
 //!     0  magic                                              0  magic
 //!   128  tail       position after the last record        128  head      position after the last record read
-//!   256  attempted  events attempted on this ring         256  wake_at   position that the consumer sleeps for
+//!   136  attempted  events attempted on this ring
+//!   256  lost       of those, events that were lost       256  wake_at   position that the consumer sleeps for
 //!   384  closed     1 once the producer is done           384  (end of the words; the segment is one page)
 //!   512  slots      per slot: events attempted, as of its last loss
 //!  4096  data       `capacity` bytes of records
@@ -20,7 +21,8 @@
 //! [`PADDING`] and the number of bytes that follow that word; the rest is zero. It has no second word, so eight
 //! bytes are enough for it.
 //!
-//! Each word that both sides touch has 128 bytes to itself: adjacent lines are fetched in pairs on x86-64.
+//! Each word that both sides touch has 128 bytes to itself: adjacent lines are fetched in pairs on x86-64. Only `attempted`
+//! stands beside `tail`, since each flush writes both.
 
 use crate::sync::AtomicU64;
 
@@ -57,13 +59,21 @@ pub const AWAKE: u64 = u64::MAX;
 #[repr(C, align(128))]
 pub struct Apart(pub(crate) AtomicU64);
 
+/// What each flush writes.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct Published {
+    pub(crate) tail: AtomicU64,
+    pub(crate) attempted: AtomicU64,
+}
+
 /// The words that only the producer writes.
 #[derive(Debug)]
 #[repr(C)]
 pub struct ProducerWords {
     pub(crate) magic: Apart,
-    pub(crate) tail: Apart,
-    pub(crate) attempted: Apart,
+    pub(crate) published: Published,
+    pub(crate) lost: Apart,
     pub(crate) closed: Apart,
     pub(crate) slots: [AtomicU64; SLOTS_MAX],
 }
@@ -86,10 +96,12 @@ pub(crate) struct Tag {
 }
 
 impl Tag {
+    #[inline]
     pub(crate) const fn to_word(self) -> u64 {
         (self.length as u64) | (self.slot as u64) << 32 | (self.generation as u64) << 48
     }
 
+    #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "each cast takes the bits that the byte map names")]
     pub(crate) const fn from_word(word: u64) -> Self {
         Self { length: word as u32, slot: (word >> 32) as u16, generation: (word >> 48) as u16 }
@@ -97,6 +109,7 @@ impl Tag {
 }
 
 /// `bytes` rounded up to the alignment of records.
+#[inline]
 pub(crate) const fn aligned(bytes: u64) -> u64 {
     bytes.next_multiple_of(RECORD_ALIGN)
 }
@@ -104,6 +117,7 @@ pub(crate) const fn aligned(bytes: u64) -> u64 {
 /// The largest payload that a ring of this capacity takes. An eighth of the ring, so that an empty ring can take a
 /// record wherever its positions stand.
 #[must_use]
+#[inline]
 pub const fn payload_bytes_max(capacity: usize) -> usize {
     capacity / 8 - RECORD_HEADER_BYTES as usize
 }

@@ -25,6 +25,8 @@ pub struct Producer<M = Pair> {
     /// Events attempted on the ring, and what `attempted` says in shared memory.
     attempted: u64,
     attempted_published: u64,
+    /// Events lost on the ring.
+    lost: u64,
     slots: Box<[Slot]>,
     /// Slots with a loss that is not published yet.
     lossy: Vec<u16>,
@@ -82,6 +84,7 @@ impl<M: Memory> Producer<M> {
             head: 0,
             attempted: 0,
             attempted_published: 0,
+            lost: 0,
             slots,
             lossy: Vec::new(),
             answered: AWAKE,
@@ -105,6 +108,9 @@ impl<M: Memory> Producer<M> {
         events: u32,
         parts: &[&[u8]],
     ) -> Result<(), PushError> {
+        let whole =
+            parts.split_last().is_none_or(|(_, before)| before.iter().all(|part| part.len() % 8 == 0));
+        assert!(whole, "a part before the last is a multiple of 8 bytes");
         let bytes = parts.iter().map(|part| part.len()).sum::<usize>();
         let limit = self.payload_bytes_max();
         let length = match u32::try_from(bytes) {
@@ -121,7 +127,7 @@ impl<M: Memory> Producer<M> {
         let size = RECORD_HEADER_BYTES + aligned(u64::from(length));
         let padding = self.padding_before(size);
         if let Err(refused) = self.claim(padding + size) {
-            self.note_loss(slot);
+            self.note_loss(slot, events);
             return Err(refused);
         }
         if padding > 0 {
@@ -141,18 +147,7 @@ impl<M: Memory> Producer<M> {
         }
         let before = self.published;
         let lost = !self.lossy.is_empty();
-        // DATA: pairs with the consumer's load of `tail`.
-        self.memory.tail().store(self.tail, Ordering::Release);
-        self.published = self.tail;
-        for slot in self.lossy.drain(..) {
-            let counts = &mut self.slots[usize::from(slot)];
-            counts.lossy = false;
-            // LOSS: pairs with the consumer's load of `slots`.
-            self.memory.slots()[usize::from(slot)].store(counts.attempted, Ordering::Release);
-        }
-        // LOSS: pairs with the consumer's load of `attempted`. After `tail` and `slots`: who sees it sees them.
-        self.memory.attempted().store(self.attempted, Ordering::Release);
-        self.attempted_published = self.attempted;
+        self.publish();
         // SLEEP: our stores before our look at `wake_at`.
         fence(Ordering::SeqCst);
         self.must_wake(before, lost)
@@ -161,12 +156,12 @@ impl<M: Memory> Producer<M> {
     /// Says that nothing more will come, after what was pushed. `true`: the consumer sleeps, ring its doorbell.
     #[must_use = "a consumer that sleeps has to be woken"]
     pub fn close(&mut self) -> bool {
-        let wake = self.flush();
+        self.publish();
         // CLOSE: pairs with the consumer's load of `closed`.
         self.memory.closed().store(1, Ordering::Release);
-        // SLEEP: our store before our look at `wake_at`.
+        // SLEEP: our stores before our look at `wake_at`.
         fence(Ordering::SeqCst);
-        wake || self.memory.wake_at().load(Ordering::Relaxed) != AWAKE
+        self.memory.wake_at().load(Ordering::Relaxed) != AWAKE
     }
 
     /// Events attempted on this ring: taken and lost.
@@ -229,7 +224,8 @@ impl<M: Memory> Producer<M> {
         Ok(())
     }
 
-    fn note_loss(&mut self, slot: u16) {
+    fn note_loss(&mut self, slot: u16, events: u32) {
+        self.lost += u64::from(events);
         let counts = &mut self.slots[usize::from(slot)];
         if !counts.lossy {
             counts.lossy = true;
@@ -237,13 +233,37 @@ impl<M: Memory> Producer<M> {
         }
     }
 
-    /// Whether the consumer sleeps for something that this flush published. A loss wakes it once for each time that it
-    /// went to sleep, a record only by crossing the position that it asked for.
+    /// Tells the consumer what happened since the last time. The order of the stores is the order of the table in
+    /// [`crate::ring`].
+    fn publish(&mut self) {
+        // DATA: pairs with the consumer's load of `tail`.
+        self.memory.tail().store(self.tail, Ordering::Release);
+        self.published = self.tail;
+        if !self.lossy.is_empty() {
+            for slot in self.lossy.drain(..) {
+                let counts = &mut self.slots[usize::from(slot)];
+                counts.lossy = false;
+                // LOSS: pairs with the consumer's load of `slots`. After `tail`.
+                self.memory.slots()[usize::from(slot)].store(counts.attempted, Ordering::Release);
+            }
+            // LOSS: pairs with the consumer's load of `lost`. After `slots`.
+            self.memory.lost().store(self.lost, Ordering::Release);
+        }
+        // COUNT: pairs with the consumer's load of `attempted`. After all that it counts.
+        self.memory.attempted().store(self.attempted, Ordering::Release);
+        self.attempted_published = self.attempted;
+    }
+
+    /// Whether the consumer sleeps for something that this flush published: a record that crosses the position that it
+    /// asked for, or a loss. A loss wakes it once for each position that it sleeps for. That is enough: from then on
+    /// we know the space that it gave back, and before we run out of it a record crosses that position.
     fn must_wake(&mut self, before: u64, lost: bool) -> bool {
         let wake_at = self.memory.wake_at().load(Ordering::Relaxed);
         let crossed = before < wake_at && wake_at <= self.published;
         let unanswered = lost && wake_at != AWAKE && wake_at != self.answered;
-        if crossed || unanswered {
+        if unanswered {
+            // ANSWER: pairs with the consumer's store of `wake_at`.
+            fence(Ordering::Acquire);
             self.answered = wake_at;
         }
         crossed || unanswered
@@ -273,7 +293,7 @@ impl<M: Memory> Producer<M> {
         words[0].store(tag.to_word(), Ordering::Relaxed);
         words[1].store(sequence, Ordering::Relaxed);
         let mut rest = &words[2..];
-        for (index, part) in parts.iter().enumerate() {
+        for part in parts {
             let (chunks, tail) = part.as_chunks::<8>();
             let (whole, after) = rest.split_at(chunks.len());
             for (word, chunk) in whole.iter().zip(chunks) {
@@ -281,7 +301,6 @@ impl<M: Memory> Producer<M> {
             }
             rest = after;
             if !tail.is_empty() {
-                assert!(index + 1 == parts.len(), "a part before the last is a multiple of 8 bytes");
                 let mut last = [0; 8];
                 last[..tail.len()].copy_from_slice(tail);
                 rest[0].store(u64::from_le_bytes(last), Ordering::Relaxed);

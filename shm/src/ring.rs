@@ -2,15 +2,17 @@
 //!
 //! # Orderings
 //!
-//! Four hand-overs, each a release that names its acquire. Words of the other side are mapped read-only, and std promises
+//! Six hand-overs, each a release that names its acquire. Words of the other side are mapped read-only, and std promises
 //! only relaxed loads on such memory; an acquire is therefore a relaxed load with `fence(Acquire)` behind it.
 //!
 //! | name | release | acquire | what it orders |
 //! |---|---|---|---|
 //! | `DATA` | producer stores `tail` | consumer loads `tail` | the record's bytes are there before `tail` says so |
 //! | `SPACE` | consumer stores `head` | producer loads `head` | the bytes are copied out before they are overwritten |
-//! | `LOSS` | producer stores `slots`, `attempted`, after `tail` | consumer loads `attempted`, `slots`, then `tail` | who sees a loss sees each record before it |
+//! | `LOSS` | producer stores `slots`, `lost`, after `tail` | consumer loads `lost`, `slots`, then `tail` | who sees a loss sees each record before it |
+//! | `COUNT` | producer stores `attempted`, after all these | consumer loads `attempted`, then the rest | what is counted as attempted can be read, or is told as lost |
 //! | `CLOSE` | producer stores `closed`, after all | consumer loads `closed`, then the rest | who sees the end sees all that came before it |
+//! | `ANSWER` | consumer stores `wake_at`, after `head` | producer loads `wake_at` and answers it for a loss | who woke a sleeper knows the space that it gave back, so it loses nothing more before a record wakes it again |
 //!
 //! And one store-load order in each direction, the reason for the two `fence(SeqCst)`, named `SLEEP`: the producer stores
 //! `tail` and then reads `wake_at`; the consumer stores `wake_at` and then reads `tail`. With a fence between the two on
@@ -26,6 +28,8 @@ pub trait Memory {
     fn tail(&self) -> &AtomicU64;
     /// Events attempted on this ring. Written by the producer.
     fn attempted(&self) -> &AtomicU64;
+    /// Of those, the events that were lost. Written by the producer.
+    fn lost(&self) -> &AtomicU64;
     /// Not 0 once the producer is done. Written by the producer.
     fn closed(&self) -> &AtomicU64;
     /// Per slot: events attempted, as of the slot's last loss. Written by the producer.

@@ -28,8 +28,9 @@ use crate::sync::{AtomicU64, Ordering};
 
 const _: () = {
     assert!(offset_of!(ProducerWords, magic) == 0);
-    assert!(offset_of!(ProducerWords, tail) == 128);
-    assert!(offset_of!(ProducerWords, attempted) == 256);
+    assert!(offset_of!(ProducerWords, published.tail) == 128);
+    assert!(offset_of!(ProducerWords, published.attempted) == 136);
+    assert!(offset_of!(ProducerWords, lost) == 256);
     assert!(offset_of!(ProducerWords, closed) == 384);
     assert!(offset_of!(ProducerWords, slots) == 512);
     assert!(size_of::<ProducerWords>() == PRODUCER_HEADER_BYTES);
@@ -206,24 +207,35 @@ pub fn check_consumer_segment(descriptor: BorrowedFd<'_>) -> Result<(), SegmentE
 }
 
 impl Memory for Pair {
+    #[inline]
     fn tail(&self) -> &AtomicU64 {
-        &self.producer.as_producer_words().tail.0
+        &self.producer.as_producer_words().published.tail
     }
+    #[inline]
     fn attempted(&self) -> &AtomicU64 {
-        &self.producer.as_producer_words().attempted.0
+        &self.producer.as_producer_words().published.attempted
     }
+    #[inline]
+    fn lost(&self) -> &AtomicU64 {
+        &self.producer.as_producer_words().lost.0
+    }
+    #[inline]
     fn closed(&self) -> &AtomicU64 {
         &self.producer.as_producer_words().closed.0
     }
+    #[inline]
     fn slots(&self) -> &[AtomicU64] {
         &self.producer.as_producer_words().slots
     }
+    #[inline]
     fn data(&self) -> &[AtomicU64] {
         &self.producer.words()[PRODUCER_HEADER_BYTES / size_of::<u64>()..]
     }
+    #[inline]
     fn head(&self) -> &AtomicU64 {
         &self.consumer.as_consumer_words().head.0
     }
+    #[inline]
     fn wake_at(&self) -> &AtomicU64 {
         &self.consumer.as_consumer_words().wake_at.0
     }
@@ -313,6 +325,7 @@ impl Mapping {
         self.start.as_ptr().cast()
     }
 
+    #[inline]
     fn words(&self) -> &[AtomicU64] {
         let words = self.bytes / size_of::<u64>();
         // SAFETY: I5, I6, I7: `bytes` bytes are mapped and readable for as long as `self` is borrowed, pages are aligned
@@ -320,6 +333,7 @@ impl Mapping {
         unsafe { core::slice::from_raw_parts(self.start.as_ptr(), words) }
     }
 
+    #[inline]
     fn as_producer_words(&self) -> &ProducerWords {
         assert!(self.bytes > PRODUCER_HEADER_BYTES, "I1: this is a producer's segment");
         // SAFETY: I5, I6, I7: the header is mapped for as long as `self` is borrowed, the struct consists of atomics for
@@ -327,6 +341,7 @@ impl Mapping {
         unsafe { self.start.cast().as_ref() }
     }
 
+    #[inline]
     fn as_consumer_words(&self) -> &ConsumerWords {
         // SAFETY: as above; each segment has at least the bytes of a consumer's.
         unsafe { self.start.cast().as_ref() }

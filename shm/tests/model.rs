@@ -1,0 +1,259 @@
+//! The ring against a plain queue: whatever is done in whatever order, the same records, the same losses, the same totals.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+use shm::{Consumer, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView, PushError};
+
+const CAPACITY: usize = 1 << 16;
+const PAYLOAD_BYTES_MAX: usize = shm::layout::payload_bytes_max(CAPACITY);
+const SLOTS: usize = 3;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push { slot: u16, events: u32, bytes: usize, split: bool },
+    Flush,
+    Read { records_max: usize },
+    Release,
+    TailLoss,
+    Arm { want: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let bytes = prop_oneof![0..64_usize, 0..=PAYLOAD_BYTES_MAX, Just(PAYLOAD_BYTES_MAX)];
+    prop_oneof![
+        8 => (0..SLOTS as u16, 1..6_u32, bytes, any::<bool>())
+            .prop_map(|(slot, events, bytes, split)| Step::Push { slot, events, bytes, split }),
+        2 => Just(Step::Flush),
+        3 => (1..12_usize).prop_map(|records_max| Step::Read { records_max }),
+        2 => Just(Step::Release),
+        1 => Just(Step::TailLoss),
+        1 => (1..=2 * CAPACITY as u64).prop_map(|want| Step::Arm { want }),
+    ]
+}
+
+/// What became of one push on a slot.
+#[derive(Debug)]
+struct Outcome {
+    events: u64,
+    taken: bool,
+    flushed: bool,
+}
+
+#[derive(Debug)]
+struct Expected {
+    slot: u16,
+    generation: u16,
+    events: u32,
+    payload: Vec<u8>,
+    flushed: bool,
+}
+
+/// The front of `queue`, if it is as asked for.
+fn pop_if<T>(queue: &mut VecDeque<T>, asked: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(asked) { queue.pop_front() } else { None }
+}
+
+struct Model {
+    producer: Producer,
+    consumer: Consumer,
+    records: VecDeque<Expected>,
+    slots: [VecDeque<Outcome>; SLOTS],
+    /// Bytes of records, without padding, that were pushed and not released; of those, read.
+    held: u64,
+    read: u64,
+    pushes: u16,
+    attempted: u64,
+}
+
+impl Model {
+    fn new() -> Self {
+        let data = ProducerSegment::create(CAPACITY).unwrap();
+        let marks = ConsumerSegment::create().unwrap();
+        let seen_data =
+            ProducerView::attach(data.descriptor().try_clone_to_owned().unwrap(), CAPACITY).unwrap();
+        let seen_marks = ConsumerView::attach(marks.descriptor().try_clone_to_owned().unwrap()).unwrap();
+        Self {
+            producer: Producer::new(data, seen_marks),
+            consumer: Consumer::new(seen_data, marks),
+            records: VecDeque::new(),
+            slots: std::array::from_fn(|_| VecDeque::new()),
+            held: 0,
+            read: 0,
+            pushes: 0,
+            attempted: 0,
+        }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Push { slot, events, bytes, split } => self.push(slot, events, bytes, split),
+            Step::Flush => self.flush(),
+            Step::Read { records_max } => {
+                for _ in 0..records_max {
+                    if !self.read() {
+                        break;
+                    }
+                }
+            }
+            Step::Release => self.release(),
+            Step::TailLoss => self.tail_loss(),
+            Step::Arm { want } => {
+                let published = self.records.iter().any(|record| record.flushed);
+                let sleeps = self.consumer.arm(want).unwrap();
+                self.released();
+                assert!(want > 1 || !(published && sleeps), "asleep with records to read");
+                self.consumer.disarm();
+            }
+        }
+    }
+
+    fn push(&mut self, slot: u16, events: u32, bytes: usize, split: bool) {
+        self.pushes += 1;
+        let generation = self.pushes;
+        let payload: Vec<u8> = (0..bytes).map(|index| (index as u16 ^ generation) as u8).collect();
+        let cut = if split { bytes / 16 * 8 } else { 0 };
+        let parts: &[&[u8]] = &[&payload[..cut], &payload[cut..]];
+        let size = 16 + (bytes as u64).next_multiple_of(8);
+        let taken = match self.producer.push(slot, generation, events, parts) {
+            Ok(()) => true,
+            Err(PushError::Full) => false,
+            Err(error) => panic!("{error}"),
+        };
+        // At most one padding is in the ring, and it is shorter than the record behind it.
+        let longest = shm::layout::payload_bytes_max(CAPACITY) as u64 + 16;
+        assert!(!taken || self.held + size <= CAPACITY as u64, "taken into a full ring");
+        assert!(taken || self.held + size + 2 * longest > CAPACITY as u64, "refused by a ring with space");
+        if taken {
+            self.held += size;
+            self.records.push_back(Expected { slot, generation, events, payload, flushed: false });
+        }
+        self.attempted += u64::from(events);
+        let outcome = Outcome { events: events.into(), taken, flushed: false };
+        self.slots[usize::from(slot)].push_back(outcome);
+    }
+
+    fn flush(&mut self) {
+        let _nobody_sleeps = self.producer.flush();
+        self.flushed();
+    }
+
+    fn flushed(&mut self) {
+        self.records.iter_mut().for_each(|record| record.flushed = true);
+        self.slots.iter_mut().flatten().for_each(|outcome| outcome.flushed = true);
+    }
+
+    fn read(&mut self) -> bool {
+        let mut payload = Vec::new();
+        let found = self.consumer.read(&mut payload).unwrap();
+        let Some(expected) = pop_if(&mut self.records, |record| record.flushed) else {
+            assert_eq!(found, None, "a record that was never flushed");
+            return false;
+        };
+        let found = found.expect("a record was flushed");
+        assert_eq!((found.slot, found.generation), (expected.slot, expected.generation));
+        assert_eq!(found.bytes, expected.payload.len());
+        let bytes: Vec<u8> = payload.iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(bytes[..found.bytes], expected.payload);
+        assert!(bytes[found.bytes..].iter().all(|&byte| byte == 0), "the last word is filled up with zeros");
+
+        let outcomes = &mut self.slots[usize::from(found.slot)];
+        let mut lost = 0;
+        while let Some(outcome) = pop_if(outcomes, |outcome| !outcome.taken) {
+            lost += outcome.events;
+        }
+        assert!(outcomes.pop_front().is_some_and(|outcome| outcome.taken));
+        assert_eq!(self.consumer.settle(&found, expected.events).unwrap(), lost);
+        self.read += 16 + (found.bytes as u64).next_multiple_of(8);
+        true
+    }
+
+    fn release(&mut self) {
+        self.consumer.release();
+        self.released();
+    }
+
+    fn released(&mut self) {
+        self.held -= std::mem::take(&mut self.read);
+    }
+
+    fn tail_loss(&mut self) {
+        let mut told = Vec::new();
+        self.consumer.tail_loss(|slot, events| told.push((slot, events))).unwrap();
+        if self.records.front().is_some_and(|record| record.flushed) {
+            assert_eq!(told, [], "a later record tells of it");
+            return;
+        }
+        let mut expected = Vec::new();
+        for (slot, outcomes) in (0..).zip(&mut self.slots) {
+            let mut lost = 0;
+            while let Some(outcome) = pop_if(outcomes, |outcome| outcome.flushed) {
+                assert!(!outcome.taken);
+                lost += outcome.events;
+            }
+            if lost > 0 {
+                expected.push((slot, lost));
+            }
+        }
+        assert_eq!(told, expected);
+    }
+
+    fn end(mut self) {
+        let _nobody_sleeps = self.producer.close();
+        self.flushed();
+        while self.read() {}
+        self.tail_loss();
+        assert!(self.consumer.ended().unwrap());
+        assert!(!self.consumer.arm(1).unwrap(), "nothing wakes a consumer after the end");
+        assert_eq!(self.producer.attempted(), self.attempted);
+        assert_eq!(self.consumer.attempted(), self.attempted);
+        assert_eq!(self.consumer.settled(), self.attempted);
+        assert_eq!(self.producer.occupied().unwrap(), 0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_ring_is_a_queue_that_counts_what_it_refuses(steps in prop::collection::vec(step(), 1..300)) {
+        let mut model = Model::new();
+        for step in &steps {
+            model.take(step);
+        }
+        model.end();
+    }
+}
+
+#[test]
+fn a_record_above_the_limit_is_refused_and_not_counted() {
+    let mut model = Model::new();
+    let error = model.producer.push(0, 0, 1, &[&vec![0; PAYLOAD_BYTES_MAX + 1]]).unwrap_err();
+    assert_eq!(error, PushError::TooLarge { bytes: PAYLOAD_BYTES_MAX + 1, limit: PAYLOAD_BYTES_MAX });
+    let slot = shm::layout::SLOTS_MAX as u16;
+    let error = model.producer.push(slot, 0, 1, &[]).unwrap_err();
+    assert_eq!(error, PushError::NoSuchSlot { slot, limit: shm::layout::SLOTS_MAX });
+    model.end();
+}
+
+#[test]
+fn a_ring_takes_records_to_its_last_byte() {
+    let mut model = Model::new();
+    let bytes = 64 - 16;
+    let records = (CAPACITY / 64) as u64;
+    for _ in 0..records {
+        model.push(0, 1, bytes, false);
+    }
+    model.flush();
+    // From now on each record needs exactly the space of the one that was just read.
+    for taken in records..3 * records {
+        model.push(0, 1, 0, false);
+        assert_eq!(model.producer.occupied().unwrap(), CAPACITY as u64, "full");
+        assert!(model.read());
+        model.release();
+        model.push(0, 1, bytes, false);
+        assert_eq!(model.records.len() as u64, records, "the ring has space for record {taken}");
+        model.flush();
+    }
+    model.end();
+}

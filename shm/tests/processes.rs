@@ -1,0 +1,203 @@
+//! A ring between two real processes, one of which may die.
+
+mod support;
+
+use std::process::Child;
+use std::time::Instant;
+
+use shm::{Consumer, Doorbell, Heard, Producer, PushError, Record};
+use support::{DEADLINE, consumer, parent, producer, role, sleep, spawn};
+
+const CAPACITY: usize = 1 << 16;
+const EVENTS: u64 = 200_000;
+const BURST: u64 = 1_000;
+
+/// A child that is killed, whatever happens to its parent's test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _already_dead = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(role: &str) -> (Killed, Consumer, Doorbell) {
+    let (child, socket) = spawn(role, &["--exact", "the_child", "--nocapture"]).unwrap();
+    let child = Killed(child);
+    let (consumer, doorbell) = consumer(&socket, CAPACITY).unwrap();
+    (child, consumer, doorbell)
+}
+
+/// The other process of each test here; nothing when the tests are run by hand.
+#[test]
+fn the_child() {
+    let Some(role) = role() else { return };
+    let (producer, doorbell) = producer(&parent().unwrap(), CAPACITY).unwrap();
+    match role.as_str() {
+        "bursts" => bursts(producer, &doorbell),
+        "endless" => endless(producer, &doorbell),
+        _ => unreachable!("no such role: {role}"),
+    }
+}
+
+/// Payload of the event `number`: its length and its words follow from the number.
+fn payload(number: u64) -> Vec<u64> {
+    (0..=number % 32).map(|word| number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ word).collect()
+}
+
+fn push(producer: &mut Producer, number: u64) {
+    let bytes: Vec<u8> = payload(number).iter().flat_map(|word| word.to_le_bytes()).collect();
+    match producer.push((number % 5) as u16, 0, 1, &[&number.to_le_bytes(), &bytes]) {
+        Ok(()) | Err(PushError::Full) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn ring(doorbell: &Doorbell, wake: bool) {
+    if wake {
+        assert_eq!(doorbell.ring(), Ok(true));
+    }
+}
+
+/// Bursts that may be too long for the ring, with a wait for the consumer to have read all between them.
+fn bursts(mut producer: Producer, doorbell: &Doorbell) {
+    for number in 0..EVENTS {
+        push(&mut producer, number);
+        ring(doorbell, producer.flush());
+        if number % BURST == BURST - 1 {
+            let since = Instant::now();
+            while producer.occupied().unwrap() > 0 {
+                assert!(since.elapsed() < DEADLINE, "the consumer sleeps over records");
+                std::thread::yield_now();
+            }
+        }
+    }
+    assert_eq!(producer.attempted(), EVENTS);
+    ring(doorbell, producer.close());
+}
+
+/// Pushes until it is killed, or its parent is gone.
+fn endless(mut producer: Producer, doorbell: &Doorbell) {
+    for number in 0.. {
+        push(&mut producer, number);
+        if producer.flush() && doorbell.ring().is_err() {
+            return;
+        }
+        if number % BURST == 0 && doorbell.hear() == Heard::PeerGone {
+            return;
+        }
+    }
+}
+
+/// What a consumer has seen.
+#[derive(Default)]
+struct Account {
+    received: u64,
+    lost: u64,
+    last: Option<u64>,
+    slots: [u64; 5],
+}
+
+impl Account {
+    fn take(&mut self, consumer: &mut Consumer, record: &Record, words: &[u64]) {
+        let number = words[0];
+        assert!(self.last.is_none_or(|last| last < number), "in order, and none twice");
+        self.last = Some(number);
+        assert_eq!(words[1..], payload(number));
+        assert_eq!(record.bytes, words.len() * 8);
+        assert_eq!((u64::from(record.slot), record.sequence), (number % 5, number / 5));
+        let slot = &mut self.slots[usize::from(record.slot)];
+        let lost = consumer.settle(record, 1).unwrap();
+        assert_eq!(lost, record.sequence - *slot, "the gap is the loss");
+        *slot = record.sequence + 1;
+        self.lost += lost;
+        self.received += 1;
+    }
+
+    /// Reads what is there, and asks for the losses behind it.
+    fn turn(&mut self, consumer: &mut Consumer, words: &mut Vec<u64>) {
+        while let Some(record) = consumer.read(words).unwrap() {
+            self.take(consumer, &record, words);
+            consumer.release();
+        }
+        let Self { lost, slots, .. } = self;
+        let told = |slot: u16, events| {
+            *lost += events;
+            slots[usize::from(slot)] += events;
+        };
+        consumer.tail_loss(told).unwrap();
+    }
+}
+
+#[test]
+fn each_event_of_another_process_arrives_or_is_told_as_lost() {
+    let (mut child, mut consumer, doorbell) = start("bursts");
+    let (mut account, mut words, mut sleeps) = (Account::default(), Vec::new(), 0_u64);
+    let since = Instant::now();
+    loop {
+        assert!(since.elapsed() < 4 * DEADLINE);
+        account.turn(&mut consumer, &mut words);
+        if consumer.ended().unwrap() {
+            break;
+        }
+        if consumer.arm(1).unwrap() {
+            sleeps += 1;
+            sleep(&doorbell);
+            let _rings = doorbell.hear();
+            consumer.disarm();
+        }
+    }
+    assert!(child.0.wait().unwrap().success());
+    assert_eq!(account.received + account.lost, EVENTS);
+    assert_eq!((consumer.settled(), consumer.attempted()), (EVENTS, EVENTS));
+    assert!(account.received >= EVENTS / BURST, "received {}", account.received);
+    assert!(sleeps > 0, "a consumer that is never waited for doesn't sleep");
+}
+
+#[test]
+fn what_a_killed_process_published_can_be_read() {
+    let (mut child, mut consumer, doorbell) = start("endless");
+    let (mut account, mut words) = (Account::default(), Vec::new());
+    let since = Instant::now();
+    while account.received < 20_000 {
+        assert!(since.elapsed() < DEADLINE);
+        account.turn(&mut consumer, &mut words);
+    }
+    // It goes on, and the ring fills up: killed in the middle of that.
+    while consumer.occupied().unwrap() < CAPACITY as u64 / 4 {
+        assert!(since.elapsed() < DEADLINE);
+        if consumer.arm(CAPACITY as u64 / 4).unwrap() {
+            sleep(&doorbell);
+            let _rings = doorbell.hear();
+            consumer.disarm();
+        }
+    }
+    child.0.kill().unwrap();
+    assert!(!child.0.wait().unwrap().success());
+
+    let before = account.received;
+    account.turn(&mut consumer, &mut words);
+    assert!(account.received >= before + CAPACITY as u64 / 4 / 300);
+    assert_eq!(consumer.occupied(), Ok(0));
+    assert_eq!(consumer.ended(), Ok(false), "nobody has closed it");
+    while doorbell.hear() == Heard::PeerThere {
+        assert!(since.elapsed() < DEADLINE, "the death of the peer is seen on the doorbell");
+    }
+    assert_eq!(account.received + account.lost, consumer.settled());
+    // A flush of one event may have been cut.
+    let beyond = consumer.settled() - consumer.attempted();
+    assert!(beyond <= 1, "{beyond} events that were never counted");
+}
+
+#[test]
+fn a_producer_learns_that_its_consumer_is_gone() {
+    let (mut child, consumer, doorbell) = start("endless");
+    drop((consumer, doorbell));
+    let since = Instant::now();
+    while child.0.try_wait().unwrap().is_none() {
+        assert!(since.elapsed() < DEADLINE, "it goes on pushing for nobody");
+        std::thread::yield_now();
+    }
+    assert!(child.0.wait().unwrap().success());
+}

@@ -1,0 +1,5 @@
+//! What a hostile peer can hand over, and what it can write afterwards.
+
+mod hand_made;
+mod segments;
+mod words;

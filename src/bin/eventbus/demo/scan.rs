@@ -156,7 +156,6 @@ mod tests {
     fn the_table_has_this_process_and_none_of_its_threads() {
         let busy = std::thread::spawn(std::thread::park);
         let scan = ProcessTable::new().scan();
-        busy.thread().unpark();
         let own = std::process::id();
         let here: Vec<_> = scan.values().filter(|process| process.pid == own).collect();
         assert_eq!(here.len(), 1, "{here:?}");
@@ -164,9 +163,13 @@ mod tests {
             here[0].command_line.is_some() && here[0].executable_path.is_some() && here[0].ppid.is_some()
         );
         assert!(here[0].metadata.contains_key("user") && here[0].metadata["memory_bytes"] != "0");
-        let threads =
-            scan.values().filter(|process| process.ppid == Some(own) && process.name == here[0].name);
-        assert_eq!(threads.count(), 0);
+        let tasks = std::fs::read_dir("/proc/self/task").expect("this process has threads");
+        let tasks = tasks.map(|task| task.expect("a thread").file_name());
+        let threads: Vec<u32> = tasks.filter_map(|task| task.to_str()?.parse().ok()).collect();
+        assert!(threads.len() > 1);
+        busy.thread().unpark();
+        let shown: Vec<_> = scan.keys().filter(|process| threads.contains(&process.pid)).collect();
+        assert_eq!(shown.len(), 1, "{shown:?}");
     }
 
     /// Runs `program` until the end of its stdin, and says how the table shows it.

@@ -236,11 +236,10 @@ impl DataThread {
 
     /// One look at each ring; whether there was anything.
     fn turn(&mut self) -> bool {
+        self.measure();
         let mut busy = false;
-        let mut occupied = 0;
         let mut index = 0;
         while index < self.rings.len() {
-            occupied += self.rings[index].occupied();
             let turn = self.rings[index].turn(RECORDS_PER_TURN, &self.shared.waiting, &self.shared.counters);
             match turn {
                 Turn::Idle => index += 1,
@@ -259,11 +258,16 @@ impl DataThread {
                 }
             }
         }
+        busy
+    }
+
+    /// Notes how much waits, before any of it is taken: a turn may take long.
+    fn measure(&mut self) {
+        let occupied = self.rings.iter_mut().map(InRing::occupied).sum();
         let counters = &self.shared.counters;
         counters.occupied.store(occupied, Ordering::Relaxed);
         counters.occupied_max.fetch_max(occupied, Ordering::Relaxed);
         counters.capacity.store(self.rings.iter().map(InRing::capacity).sum(), Ordering::Relaxed);
-        busy
     }
 
     fn report(&self, ring: &InRing, violation: String) {

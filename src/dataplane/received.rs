@@ -1,10 +1,12 @@
 //! What a subscriber receives.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::access::Component;
 use crate::batch::{Batch, BatchView};
 use crate::event::BusEvent;
+use crate::sys;
 use crate::topic::Topic;
 use crate::wire::{Epoch, PublisherId};
 
@@ -53,6 +55,13 @@ impl ReceivedBatch {
         self.0.batch.len()
     }
 
+    /// How long ago the publisher says that it published the events, by the clock that all processes of this host share
+    /// (`CLOCK_MONOTONIC`). Zero if it claims a moment that is yet to come.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::from_nanos(sys::monotonic_nanos().saturating_sub(self.view().monotonic_nanos()))
+    }
+
     /// The events, to be read in place, without an allocation.
     #[must_use]
     pub fn view(&self) -> BatchView<'_> {
@@ -79,5 +88,49 @@ impl ReceivedBatch {
                 })
                 .collect()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use zerocopy::IntoBytes;
+
+    use super::*;
+    use crate::batch::BatchWriter;
+    use crate::correlation::CorrelationMetadata;
+    use crate::event::FilesystemEvent;
+
+    fn published_at(monotonic_nanos: u64) -> ReceivedBatch {
+        let event = FilesystemEvent {
+            path: "/etc/passwd".into(),
+            event_type: "modify".into(),
+            size: None,
+            metadata: std::collections::HashMap::new(),
+        };
+        let mut writer = BatchWriter::new(u32::MAX);
+        writer.begin(&CorrelationMetadata::default()).expect("it fits");
+        writer.push(&event, None).expect("it fits");
+        writer.seal(0, UNIX_EPOCH, monotonic_nanos);
+        let mut words = vec![0_u64; writer.bytes() / size_of::<u64>() + 1];
+        let bytes = writer.parts().concat();
+        words.as_mut_bytes()[..bytes.len()].copy_from_slice(&bytes);
+        let batch = Batch::parse(words, bytes.len()).expect("our own writer makes no malformed records");
+        let component = Component::from_client_id("procmond").expect("a name");
+        let origin = Origin { component, publisher: PublisherId(1), epoch: Epoch(1) };
+        ReceivedBatch::new(batch, Topic::new("events.process.batch").expect("a topic"), Arc::new(origin))
+    }
+
+    #[test]
+    fn the_age_of_a_batch_counts_from_when_it_was_published() {
+        let second = Duration::from_secs(1);
+        let age = published_at(sys::monotonic_nanos() - 1_000_000_000).age();
+        assert!(age >= second && age < 60 * second, "{age:?}");
+    }
+
+    #[test]
+    fn a_publisher_that_claims_the_future_gets_no_negative_age() {
+        assert_eq!(published_at(u64::MAX).age(), Duration::ZERO);
     }
 }

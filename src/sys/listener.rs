@@ -76,8 +76,7 @@ impl Listener {
             return Err(ListenError::PathTooLong { path: path.to_owned(), bytes });
         }
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-            made.map_err(host("make the folder"))?;
+            make_folder(folder).map_err(host("make the folder"))?;
         }
         let lock_path = path.with_added_extension("lock");
         let lock = lock(&lock_path, path)?;
@@ -117,6 +116,14 @@ fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let interprocess::local_socket::Listener::UdSocket(listener) = listener;
     widen(path, mode)?;
     UnixListener::from_std(OwnedFd::from(listener).into())
+}
+
+/// Makes the folder, for its owner alone, if it is missing. Only the last one of its path: more is a slip of the pen.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made,
+    }
 }
 
 /// Gives the socket's file the rest of its mode: what is set before bind is still cut by the umask. By descriptor and not by

@@ -24,8 +24,14 @@
 //! ```
 //!
 //! Each step is an *order* that the session must answer; a route that nobody wants any more finishes the step it is in.
-//! A subscribe, and the declaration of a topic, is answered once all its routes are active: the **barrier**. Who does not
-//! carry out its orders by the deadline loses its session.
+//! A subscribe, and the declaration of a topic, is answered once all its routes are active: the **barrier**.
+//!
+//! # Deadlines
+//!
+//! Each order, and each request for a segment, has a deadline of its own, and who does not meet it loses its session. A
+//! deadline for the whole of a subscribe would let one side use up the other's time: a subscriber that answers its grant just
+//! before the end would have the publisher sent away. So a wait lasts for three steps at most: segment, grant, route (or
+//! unroute, grant, route), each within its deadline.
 
 mod requests;
 mod routes;
@@ -40,7 +46,7 @@ use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
 use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Request, RingId};
 use requests::Wait;
-use routes::{Ring, Route, RouteKey};
+use routes::{Order, Ring, Route, RouteKey};
 use sessions::{Interest, Publisher, Session};
 
 pub(crate) use sessions::AGENT;
@@ -84,7 +90,7 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
-    /// Time has passed.
+    /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
     Shutdown,
@@ -153,8 +159,7 @@ pub(crate) struct Machine<F> {
     publishers: BTreeMap<PublisherId, Publisher>,
     rings: BTreeMap<RingId, Ring<F>>,
     routes: BTreeMap<RouteKey, Route>,
-    /// Who has to answer an order, and for which route.
-    orders: BTreeMap<OrderId, (SessionId, RouteKey)>,
+    orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
     last_id: u64,
     actions: Vec<Action<F>>,
@@ -187,7 +192,7 @@ impl<F> Machine<F> {
             Input::Faulty { session, reason } => self.dismiss(session, reason),
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
-            Input::Tick => {}
+            Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
         self.expire();
@@ -197,7 +202,7 @@ impl<F> Machine<F> {
     /// When [`Input::Tick`] is due at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let hellos = self.sessions.values().filter_map(Session::deadline);
-        hellos.chain(self.waits.values().map(|wait| wait.deadline)).min()
+        hellos.chain(self.first_due()).min()
     }
 
     /// The live session that a client id would have to share its name with.
@@ -284,8 +289,9 @@ impl<F> Machine<F> {
         for session in mute {
             self.dismiss(session, GoodbyeReason::HelloDeadline);
         }
-        while let Some(wait) = self.waits.iter().find(|(_, wait)| wait.deadline <= now).map(|(id, _)| *id) {
-            self.overdue(wait);
+        while let Some(session) = self.late() {
+            self.name_in_answers(session);
+            self.dismiss(session, GoodbyeReason::RouteDeadline);
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Subscribe and declare: checked, turned into routes, and answered when the routes are active.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use super::routes::RouteKey;
 use super::sessions::{Interest, Publisher, cut};
@@ -9,15 +8,14 @@ use super::{Machine, Report, SessionId};
 use crate::access::{Denial, Withheld};
 use crate::config::{ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX};
 use crate::topic::{Topic, TopicPattern};
-use crate::wire::{GoodbyeReason, Notice, PublisherId, Refusal};
+use crate::wire::{Notice, PublisherId, Refusal};
 
 /// A request whose answer waits for routes.
 #[derive(Debug)]
 pub(super) struct Wait {
     pub(super) session: SessionId,
-    pub(super) deadline: Instant,
     answer: Notice,
-    awaiting: BTreeSet<RouteKey>,
+    pub(super) awaiting: BTreeSet<RouteKey>,
 }
 
 impl<F> Machine<F> {
@@ -108,20 +106,17 @@ impl<F> Machine<F> {
         }
     }
 
-    /// A request has waited too long: who holds it up goes, and is named in the answer.
-    pub(super) fn overdue(&mut self, id: u64) {
-        let wait = &self.waits[&id];
-        let late: BTreeSet<SessionId> = wait.awaiting.iter().flat_map(|key| self.holding_up(*key)).collect();
-        for session in late {
-            let name = self.component(session).to_string();
-            if let Some(Wait { answer: Notice::Subscribed { missed, .. }, .. }) = self.waits.get_mut(&id) {
-                missed.push(name);
+    /// Names a publisher that is late in the answers of those who wait for its routes.
+    pub(super) fn name_in_answers(&mut self, late: SessionId) {
+        let name = self.component(late).to_string();
+        let publishers = &self.publishers;
+        for wait in self.waits.values_mut() {
+            let Notice::Subscribed { missed, .. } = &mut wait.answer else {
+                continue;
+            };
+            if wait.awaiting.iter().any(|key| publishers[&key.publisher].session == late) {
+                missed.push(name.clone());
             }
-            self.dismiss(session, GoodbyeReason::RouteDeadline);
-        }
-        // What is left waits for nobody but ourselves.
-        if let Some(wait) = self.waits.remove(&id) {
-            self.send(wait.session, wait.answer);
         }
     }
 
@@ -220,8 +215,7 @@ impl<F> Machine<F> {
             return self.send(session, answer);
         }
         let id = self.fresh();
-        let deadline = self.now + self.settings.route_deadline;
-        self.waits.insert(id, Wait { session, deadline, answer, awaiting });
+        self.waits.insert(id, Wait { session, answer, awaiting });
     }
 }
 

@@ -1,5 +1,7 @@
 //! Routes and the rings that they run over: the two pictures in the module's essay, step by step.
 
+use std::time::Instant;
+
 use super::{Action, Machine, Report, SessionId};
 use crate::topic::Topic;
 use crate::wire::{GoodbyeReason, Notice, OrderId, PublisherId, RingId, SlotTarget};
@@ -16,9 +18,9 @@ pub(super) struct RouteKey {
 pub(super) struct Route {
     pub(super) phase: Phase,
     /// Whether a subscription still asks for it.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// The slot in use; `None` within one session, and until the ring is there.
-    target: Option<SlotTarget>,
+    pub(super) target: Option<SlotTarget>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,7 @@ pub(super) enum Stage<F> {
     NeedsSegments {
         producer: Option<F>,
         consumer: Option<F>,
+        due: Instant,
     },
     Ready,
     /// One side said that the other broke its laws: this pair gets no other ring.
@@ -53,9 +56,17 @@ pub(super) enum Stage<F> {
 
 /// A slot serves one topic for the ring's life; each new grant of it is a new generation.
 #[derive(Debug)]
-struct Slot {
-    topic_number: u32,
-    generation: u16,
+pub(super) struct Slot {
+    pub(super) topic_number: u32,
+    pub(super) generation: u16,
+}
+
+/// A step that a session has to carry out.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) session: SessionId,
+    pub(super) key: RouteKey,
+    pub(super) due: Instant,
 }
 
 impl<F> Machine<F> {
@@ -98,11 +109,11 @@ impl<F> Machine<F> {
     /// An order was carried out: the route takes its next step.
     pub(super) fn done(&mut self, session: SessionId, order: OrderId) {
         match self.orders.get(&order) {
-            Some((addressee, _)) if *addressee == session => {}
+            Some(known) if known.session == session => {}
             // Orders of routes that ended meanwhile are answered all the same.
             _ => return,
         }
-        let (_, key) = self.orders.remove(&order).expect("it was just found");
+        let Order { key, .. } = self.orders.remove(&order).expect("it was just found");
         let Some(route) = self.routes.get_mut(&key) else {
             return;
         };
@@ -127,6 +138,7 @@ impl<F> Machine<F> {
 
     /// Both ends of a ring's doorbell are there, or can't be had.
     pub(super) fn doorbell_made(&mut self, id: RingId, ends: Option<(F, F)>) {
+        let due = self.now + self.settings.route_deadline;
         let Some(ring) = self.rings.get_mut(&id) else {
             return;
         };
@@ -135,7 +147,7 @@ impl<F> Machine<F> {
             let cause = "the broker has no descriptors left".into();
             return self.dismiss(subscriber, GoodbyeReason::NoRing { cause });
         };
-        ring.stage = Stage::NeedsSegments { producer: None, consumer: None };
+        ring.stage = Stage::NeedsSegments { producer: None, consumer: None, due };
         let (publisher, subscriber) = (ring.publisher, ring.subscriber);
         let Some(state) = self.publishers.get(&publisher) else {
             return;
@@ -158,7 +170,7 @@ impl<F> Machine<F> {
             return self.fault(session, "a segment for a ring of others");
         }
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
-        let Stage::NeedsSegments { producer, consumer } = &mut ring.stage else {
+        let Stage::NeedsSegments { producer, consumer, .. } = &mut ring.stage else {
             return self.fault(session, "a segment that was not asked for");
         };
         let slot = if of_producer { producer } else { consumer };
@@ -173,7 +185,7 @@ impl<F> Machine<F> {
         let ring = self.rings.get_mut(&id).expect("the caller found the ring");
         let (publisher, subscriber) = (ring.publisher, ring.subscriber);
         let (p, c) = match std::mem::replace(&mut ring.stage, Stage::Ready) {
-            Stage::NeedsSegments { producer: Some(p), consumer: Some(c) } => (p, c),
+            Stage::NeedsSegments { producer: Some(p), consumer: Some(c), .. } => (p, c),
             incomplete => return ring.stage = incomplete,
         };
         self.send_with(consumer_session, Notice::AttachConsumer { ring: id }, Some(p));
@@ -234,27 +246,35 @@ impl<F> Machine<F> {
     /// Forgets routes, their orders, and that anybody waits for them.
     pub(super) fn drop_routes(&mut self, which: impl Fn(&RouteKey) -> bool) {
         self.routes.retain(|key, _| !which(key));
-        self.orders.retain(|_, (_, key)| !which(key));
+        self.orders.retain(|_, order| !which(&order.key));
         self.settle_waits(which);
     }
 
-    /// Sessions that keep a route from going on.
-    pub(super) fn holding_up(&self, key: RouteKey) -> Vec<SessionId> {
-        let Some(route) = self.routes.get(&key) else {
-            return Vec::new();
-        };
-        let publisher = self.publishers[&key.publisher].session;
-        match route.phase {
-            Phase::Granting => vec![key.subscriber],
-            Phase::Routing | Phase::Unrouting => vec![publisher],
-            Phase::Active => Vec::new(),
-            Phase::NeedsRing => match self.ring_of(key).map(|ring| &ring.stage) {
-                Some(Stage::NeedsSegments { producer, consumer }) => {
-                    let late = [(producer.is_none(), publisher), (consumer.is_none(), key.subscriber)];
-                    late.into_iter().filter(|(missing, _)| *missing).map(|(_, session)| session).collect()
-                }
-                _ => Vec::new(),
-            },
+    /// When the first of the steps that sessions have to carry out is due.
+    pub(super) fn first_due(&self) -> Option<Instant> {
+        // Orders are numbered as they are given, and each has the same time.
+        let order = self.orders.values().next().map(|order| order.due);
+        let rings = self.rings.values().filter_map(|ring| match ring.stage {
+            Stage::NeedsSegments { due, .. } => Some(due),
+            _ => None,
+        });
+        rings.chain(order).min()
+    }
+
+    /// A session that has not carried out a step that is due.
+    pub(super) fn late(&self) -> Option<SessionId> {
+        let order = self.orders.values().next().filter(|order| order.due <= self.now);
+        order.map(|order| order.session).or_else(|| self.rings.values().find_map(|ring| self.missing(ring)))
+    }
+
+    /// Whose segment of a ring is due and not there.
+    fn missing(&self, ring: &Ring<F>) -> Option<SessionId> {
+        match &ring.stage {
+            Stage::NeedsSegments { producer: None, due, .. } if *due <= self.now => {
+                Some(self.publishers[&ring.publisher].session)
+            }
+            Stage::NeedsSegments { consumer: None, due, .. } if *due <= self.now => Some(ring.subscriber),
+            _ => None,
         }
     }
 
@@ -331,7 +351,8 @@ impl<F> Machine<F> {
 
     fn order(&mut self, session: SessionId, key: RouteKey) -> OrderId {
         let order = OrderId(self.fresh());
-        self.orders.insert(order, (session, key));
+        let due = self.now + self.settings.route_deadline;
+        self.orders.insert(order, Order { session, key, due });
         order
     }
 

@@ -142,6 +142,7 @@ impl<F> Machine<F> {
         let Some(ring) = self.rings.get_mut(&id) else {
             return;
         };
+        assert!(matches!(ring.stage, Stage::NeedsDoorbell), "a doorbell is made once, at once");
         let Some((producer_end, consumer_end)) = ends else {
             let subscriber = ring.subscriber;
             let cause = "the broker has no descriptors left".into();
@@ -218,8 +219,13 @@ impl<F> Machine<F> {
             session if session == producer => consumer,
             _ => return self.fault(session, "an accusation about a ring of others"),
         };
-        if matches!(self.rings[&id].stage, Stage::Poisoned) {
-            return;
+        match self.rings[&id].stage {
+            Stage::Ready => {}
+            Stage::Poisoned => return,
+            // Nobody has seen the other's segment yet; and it may be on its way here, honestly.
+            Stage::NeedsDoorbell | Stage::NeedsSegments { .. } => {
+                return self.fault(session, "an accusation about a ring that is not complete");
+            }
         }
         let violation = super::sessions::cut(&violation, 256);
         let (by, culprit_name) = (self.component(session), self.component(culprit));

@@ -49,6 +49,10 @@ pub(crate) const PUBLISHERS_MAX: usize = 64;
 /// Topics of one publisher: below the slots of a ring, so that each can have one. Above it: refused.
 pub(crate) const TOPICS_MAX: usize = 256;
 
+/// Slots of one ring: as many as its memory counts losses for. Each new grant of a topic is a new generation of its slot, and
+/// after 65,536 of them a new slot. Used up: the subscriber's session ends.
+pub(crate) const SLOTS_MAX: usize = shm::layout::SLOTS_MAX;
+
 /// Frames that wait for a client that does not read. Above it: its session ends.
 pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
 

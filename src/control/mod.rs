@@ -161,6 +161,8 @@ pub(crate) struct Machine<F> {
     routes: BTreeMap<RouteKey, Route>,
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
+    /// Sessions that have used up a ring, to be sent away before the next input.
+    spent: Vec<SessionId>,
     last_id: u64,
     actions: Vec<Action<F>>,
 }
@@ -178,6 +180,7 @@ impl<F> Machine<F> {
             routes: BTreeMap::new(),
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
+            spent: Vec::new(),
             last_id: 0,
             actions: Vec::new(),
         }
@@ -195,7 +198,9 @@ impl<F> Machine<F> {
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
-        self.expire();
+        while let Some(session) = self.spent.pop() {
+            self.fault(session, "all slots of a ring are used up");
+        }
         std::mem::take(&mut self.actions)
     }
 

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::{Action, Machine, Report, SessionId};
+use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
 use crate::wire::{GoodbyeReason, Notice, OrderId, PublisherId, RingId, SlotTarget};
 
@@ -38,7 +39,7 @@ pub(super) struct Ring<F> {
     pub(super) publisher: PublisherId,
     pub(super) subscriber: SessionId,
     pub(super) stage: Stage<F>,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
 }
 
 #[derive(Debug)]
@@ -303,7 +304,9 @@ impl<F> Machine<F> {
             .values_mut()
             .find(|ring| ring.publisher == key.publisher && ring.subscriber == key.subscriber)
             .expect("a route is granted only on a ring that is ready");
-        let target = ring.take_slot(key.topic_number);
+        let Some(target) = ring.take_slot(key.topic_number) else {
+            return self.spent.push(key.subscriber);
+        };
         let route = self.routes.get_mut(&key).expect("the caller found the route");
         route.phase = Phase::Granting;
         route.target = Some(target);
@@ -374,8 +377,9 @@ impl<F> Machine<F> {
 }
 
 impl<F> Ring<F> {
-    /// The next generation of the topic's slot; a new slot for a new topic, or where the generations are used up.
-    fn take_slot(&mut self, topic_number: u32) -> SlotTarget {
+    /// The next generation of the topic's slot; a new slot for a new topic, or where the generations are used up. `None`: the
+    /// slots are used up too, which takes a subscriber that asks and lets go millions of times.
+    fn take_slot(&mut self, topic_number: u32) -> Option<SlotTarget> {
         let known = self
             .slots
             .iter()
@@ -385,12 +389,13 @@ impl<F> Ring<F> {
                 self.slots[index].generation += 1;
                 index
             }
+            None if self.slots.len() == SLOTS_MAX => return None,
             None => {
                 self.slots.push(Slot { topic_number, generation: 0 });
                 self.slots.len() - 1
             }
         };
-        let slot = u16::try_from(index).expect("a client that lets 65,536 slots be used up is long gone");
-        SlotTarget { ring: self.id, slot, generation: self.slots[index].generation }
+        let slot = u16::try_from(index).expect("a ring has some hundred slots");
+        Some(SlotTarget { ring: self.id, slot, generation: self.slots[index].generation })
     }
 }

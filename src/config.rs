@@ -62,7 +62,7 @@ pub(crate) const NAME_BYTES_MAX: usize = 64;
 /// Records that the data thread takes from one ring before it looks at the next.
 pub(crate) const RECORDS_PER_TURN: usize = 256;
 
-/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld). Above it: the list is cut, the
+/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld, publishers missed). Above it: the list is cut, the
 /// rights are not.
 pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
 

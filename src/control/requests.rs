@@ -101,7 +101,10 @@ impl<F> Machine<F> {
         }
         let settled: Vec<Wait> =
             self.waits.extract_if(.., |_, wait| wait.awaiting.is_empty()).map(|(_, wait)| wait).collect();
-        for wait in settled {
+        for mut wait in settled {
+            if let Notice::Subscribed { missed, .. } = &mut wait.answer {
+                *missed = within_budget(std::mem::take(missed), String::len);
+            }
             self.send(wait.session, wait.answer);
         }
     }

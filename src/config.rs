@@ -34,7 +34,7 @@ pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
 /// reads, and a `String` in a list costs 24 bytes before its first character.
 pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;
 
-/// Sessions of one broker. Above it: the newcomer is refused.
+/// Sessions of one broker. Above it: the oldest that has not said hello goes, else the newcomer is refused.
 pub(crate) const SESSIONS_MAX: usize = 1024;
 
 /// Subscriptions of one session. Above it: refused.

@@ -48,7 +48,13 @@ pub(super) struct Publisher {
 
 impl<F> Machine<F> {
     pub(super) fn connected(&mut self, session: SessionId, origin: Origin) {
-        let full = self.sessions.len() >= SESSIONS_MAX;
+        if self.is_full()
+            && let Some(oldest) = self.oldest_without_hello()
+        {
+            self.dismiss(oldest, GoodbyeReason::HelloDeadline);
+        }
+        // The limit is there for other processes: our own is never kept out by them.
+        let full = self.is_full() && origin == Origin::Remote;
         let state = Session {
             origin,
             component: None,
@@ -64,6 +70,15 @@ impl<F> Machine<F> {
             self.actions.push(Action::Disconnect { session });
             self.sessions.remove(&session);
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.sessions.len() >= SESSIONS_MAX
+    }
+
+    /// Who connects and stays mute must not keep others out.
+    fn oldest_without_hello(&self) -> Option<SessionId> {
+        self.sessions.iter().find(|(_, session)| session.component.is_none()).map(|(id, _)| *id)
     }
 
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {

@@ -190,7 +190,7 @@ impl<F> Machine<F> {
     }
 }
 
-/// The start of a peer's text, as much of it as a log line or an answer takes.
+/// The start of a peer's text, as much of it as a log line or an answer takes, and on one line.
 pub(super) fn cut(text: &str, bytes: usize) -> String {
-    text[..text.floor_char_boundary(bytes)].into()
+    text[..text.floor_char_boundary(bytes)].replace(char::is_control, " ")
 }

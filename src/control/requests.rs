@@ -135,7 +135,8 @@ impl<F> Machine<F> {
         session: SessionId,
         patterns: &[String],
     ) -> Result<(Vec<TopicPattern>, Vec<TopicPattern>, Vec<Withheld>), Refusal> {
-        limit("patterns in one subscription", patterns.len(), PATTERNS_MAX + 1)?;
+        // The one beyond the limit is the one too many.
+        limit("patterns in this subscription", patterns.len().saturating_sub(1), PATTERNS_MAX)?;
         let subscriptions = self.sessions[&session].subscriptions.len();
         limit("subscriptions of this session", subscriptions, SUBSCRIPTIONS_MAX)?;
         let component = self.component(session);

@@ -236,10 +236,8 @@ impl<F> Machine<F> {
             return;
         };
         match request {
-            Request::Hello(hello) if state.component.is_none() => return self.hello(session, hello),
-            _ if state.component.is_none() => {
-                return self.fault(session, "the first message is a hello");
-            }
+            Request::Hello(hello) if state.component.is_none() => self.hello(session, hello),
+            _ if state.component.is_none() => self.fault(session, "the first message is a hello"),
             Request::Hello(_) => self.fault(session, "a second hello"),
             Request::Declare { request, publisher, topic_number, topic } => {
                 self.declare(session, request, publisher, topic_number, &topic);

@@ -18,6 +18,13 @@ pub(super) struct Wait {
     pub(super) awaiting: BTreeSet<RouteKey>,
 }
 
+/// A subscription that is let in: all its patterns, and what of them is granted and withheld.
+struct Admitted {
+    patterns: Vec<TopicPattern>,
+    granted: Vec<TopicPattern>,
+    withheld: Vec<Withheld>,
+}
+
 impl<F> Machine<F> {
     pub(super) fn subscribe(
         &mut self,
@@ -30,7 +37,7 @@ impl<F> Machine<F> {
             return self.fault(session, "a subscription number that is in use");
         }
         match self.check_subscribe(session, patterns) {
-            Ok((patterns, granted, withheld)) => {
+            Ok(Admitted { patterns, granted, withheld }) => {
                 let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
                 let keys = self.install(session, subscription, patterns);
                 self.wait_for(session, keys, answer);
@@ -130,11 +137,7 @@ impl<F> Machine<F> {
     }
 
     /// Well-formed patterns, and what of them is granted and withheld.
-    fn check_subscribe(
-        &self,
-        session: SessionId,
-        patterns: &[String],
-    ) -> Result<(Vec<TopicPattern>, Vec<TopicPattern>, Vec<Withheld>), Refusal> {
+    fn check_subscribe(&self, session: SessionId, patterns: &[String]) -> Result<Admitted, Refusal> {
         // The one beyond the limit is the one too many.
         limit("patterns in this subscription", patterns.len().saturating_sub(1), PATTERNS_MAX)?;
         let subscriptions = self.sessions[&session].subscriptions.len();
@@ -157,7 +160,7 @@ impl<F> Machine<F> {
         }
         let granted = within_budget(granted, |pattern| pattern.as_str().len());
         let withheld = within_budget(withheld, |part| part.pattern.as_str().len() + part.needed.len());
-        Ok((parsed, granted, withheld))
+        Ok(Admitted { patterns: parsed, granted, withheld })
     }
 
     /// Books a subscription, and yields the routes that it asks for.

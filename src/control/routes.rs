@@ -182,6 +182,18 @@ impl<F> Machine<F> {
         self.join(id, producer_session, consumer_session);
     }
 
+    /// Whether a session has been asked for its segment of a ring, and has not handed it over.
+    pub(crate) fn awaits_segment(&self, session: SessionId, id: RingId, of_producer: bool) -> bool {
+        let Some((producer_session, consumer_session)) = self.ends_of(id) else {
+            return false;
+        };
+        match (&self.rings[&id].stage, of_producer) {
+            (Stage::NeedsSegments { producer: None, .. }, true) => session == producer_session,
+            (Stage::NeedsSegments { consumer: None, .. }, false) => session == consumer_session,
+            _ => false,
+        }
+    }
+
     /// Completes a ring that has both segments, and lets its routes go on.
     fn join(&mut self, id: RingId, producer_session: SessionId, consumer_session: SessionId) {
         let ring = self.rings.get_mut(&id).expect("the caller found the ring");

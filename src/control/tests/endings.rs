@@ -412,3 +412,18 @@ fn a_broker_without_descriptors_sends_the_subscriber_away_and_not_the_publisher(
     assert!(world.is_connected(procmond));
     world.assert_no_paths();
 }
+
+#[test]
+fn only_a_segment_that_was_asked_for_and_is_not_there_is_awaited() {
+    let (mut world, procmond, agent, ring) = forming();
+    let awaited = |world: &World| {
+        [(procmond, true), (procmond, false), (agent, true), (agent, false)]
+            .map(|(session, of_producer)| world.machine.awaits_segment(session, ring, of_producer))
+    };
+    assert_eq!(awaited(&world), [true, false, false, true]);
+    assert!(!world.machine.awaits_segment(procmond, RingId(u64::MAX), true));
+    world.say_with(procmond, Request::ProducerSegment { ring }, 1);
+    assert_eq!(awaited(&world), [false, false, false, true]);
+    world.settle();
+    assert_eq!(awaited(&world), [false; 4]);
+}

@@ -145,7 +145,8 @@ impl<F> Machine<F> {
         }
     }
 
-    /// Takes a session, and all that hangs on it, out of the books.
+    /// Takes a session, and all that hangs on it, out of the books: each route of it has a ring or a publisher of its own, and
+    /// each of its waits such a route.
     pub(super) fn end_session(&mut self, session: SessionId, reason: Option<GoodbyeReason>) {
         let Some(state) = self.sessions.remove(&session) else {
             return;
@@ -159,7 +160,6 @@ impl<F> Machine<F> {
                 self.interests.remove(pattern, &Interest { session, subscription: *subscription });
             }
         }
-        self.waits.retain(|_, wait| wait.session != session);
         let rings: Vec<RingId> =
             self.rings.values().filter(|ring| ring.subscriber == session).map(|ring| ring.id).collect();
         for ring in rings {
@@ -168,8 +168,6 @@ impl<F> Machine<F> {
         for publisher in state.publishers.into_values() {
             self.close_publisher(publisher);
         }
-        // Routes within the session, and those that still wait for a ring.
-        self.drop_routes(|key| key.subscriber == session);
     }
 
     pub(super) fn close_publisher_of(&mut self, session: SessionId, number: u32) {

@@ -221,7 +221,8 @@ mod tests {
         use std::io::Write as _;
         UnixStream::from(descriptor).write_all(b"!").expect("the other end is open");
         let mut byte = [0];
-        other_end.read_exact(&mut byte).expect("one byte");
+        other_end.set_nonblocking(true).expect("a socket");
+        other_end.read_exact(&mut byte).expect("it is this one");
         assert_eq!(&byte, b"!");
     }
 
@@ -370,5 +371,26 @@ mod tests {
         };
         let ((), descriptor) = tokio::join!(writes, reads);
         assert_is(descriptor, &mut other_ends[0]);
+    }
+    #[tokio::test]
+    async fn a_descriptor_is_sent_once_however_many_parts_its_bytes_are_sent_in() {
+        let (sender, receiver) = UnixStream::pair().expect("a socket pair");
+        let (sender, receiver) = (Stream::new(sender.into()), Stream::new(receiver.into()));
+        let (sender, receiver) = (sender.expect("a runtime"), receiver.expect("a runtime"));
+        let (passed, _other_ends) = watched(1);
+        let bytes = vec![7; 4 << 20];
+        let sends = async {
+            sender.send(&bytes, Some(passed[0].as_fd())).await.expect("it is read");
+        };
+        let receives = async {
+            let (mut buffer, mut left, mut descriptors) = (Stream::buffer(), bytes.len(), 0);
+            while left > 0 {
+                let received = receiver.receive(&mut buffer).await.expect("the rest");
+                left -= received.bytes;
+                descriptors += received.descriptors.len();
+            }
+            descriptors
+        };
+        assert_eq!(tokio::join!(sends, receives), ((), 1));
     }
 }

@@ -448,7 +448,6 @@ fn log(report: &Report) {
 mod tests {
     use super::*;
     use crate::broker::DaemoneyeBroker;
-    use crate::bus::DaemoneyeEventBus;
     use crate::client::SubscribeError;
 
     /// Long enough for a slow machine; what is waited for takes milliseconds.
@@ -459,12 +458,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("bus.sock");
         let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
-        let mut bus = DaemoneyeEventBus::from_broker(broker).await.expect("a free path");
-        let mut events = bus.subscription(&["events.#"]).await.expect("the agent may");
-        bus.shutdown().await;
+        broker.start().await.expect("a free path");
+        let core = broker.embed("agent").await.expect("a free name");
+        let mut events = core.subscription(&["events.#"]).await.expect("the agent may");
+        broker.shutdown().await;
         let end = tokio::time::timeout(LONG, events.recv()).await.expect("it does not wait for ever");
         assert!(end.is_none(), "{end:?}");
-        let refused = bus.subscription(&["alerts.#"]).await.expect_err("it is over");
+        assert_eq!(core.disconnected().await, Disconnected::Dismissed(GoodbyeReason::Shutdown));
+        let refused = core.subscription(&["alerts.#"]).await.expect_err("it is over");
         assert!(matches!(refused, SubscribeError::Disconnected(_)), "{refused:?}");
         assert!(!path.exists());
     }

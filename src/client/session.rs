@@ -509,11 +509,13 @@ fn answer<T>(reply: oneshot::Sender<T>, result: T) {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+    use std::task::{Context, Waker};
 
     use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 
     use super::super::Core;
     use super::*;
+    use crate::dataplane::Queue;
     use crate::wire::Epoch;
 
     const RING_BYTES: usize = 64 << 10;
@@ -557,7 +559,12 @@ mod tests {
     fn a_session_that_is_dropped_midway_ends_what_waits_for_it() {
         let (core, session) = session();
         let over = core.ground.over.subscribe();
+        let queue = Arc::new(Queue::new(1 << 20));
+        core.ground.hub.add(0, vec![], Arc::clone(&queue));
+        let mut now = Context::from_waker(Waker::noop());
+        assert!(queue.poll_take(&mut VecDeque::new(), &mut now).is_pending());
         drop(session);
         assert_eq!(*over.borrow(), Some(Disconnected::BrokerGone));
+        assert!(queue.poll_take(&mut VecDeque::new(), &mut now).is_ready(), "its subscriptions have ended");
     }
 }

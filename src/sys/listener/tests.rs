@@ -171,6 +171,25 @@ async fn of_many_that_start_at_once_at_a_stale_path_one_listens() {
 }
 
 #[tokio::test]
+async fn a_lock_that_was_waited_for_while_its_holder_went_is_taken_anew() {
+    let folder = folder();
+    let path = folder.path().join("bus.sock");
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..2000 {
+                    match Lock::take(&path) {
+                        Ok(lock) => assert!(lock._placed.is_there(), "a lock on a file that is gone"),
+                        Err(error) => assert!(matches!(error, ListenError::Live { .. }), "{error}"),
+                    }
+                }
+            });
+        }
+    });
+    assert!(!lock_of(&path).exists(), "the last one leaves nothing");
+}
+
+#[tokio::test]
 async fn the_file_has_the_mode_that_was_asked_for() {
     let folder = folder();
     let path = folder.path().join("bus.sock");

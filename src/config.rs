@@ -34,7 +34,7 @@ pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
 /// reads, and a `String` in a list costs 24 bytes before its first character.
 pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;
 
-/// Sessions of one broker. Above it: the newcomer is refused.
+/// Sessions of one broker. Above it: the oldest that has not said hello goes, else the newcomer is refused.
 pub(crate) const SESSIONS_MAX: usize = 1024;
 
 /// Subscriptions of one session. Above it: refused.
@@ -49,6 +49,10 @@ pub(crate) const PUBLISHERS_MAX: usize = 64;
 /// Topics of one publisher: below the slots of a ring, so that each can have one. Above it: refused.
 pub(crate) const TOPICS_MAX: usize = 256;
 
+/// Slots of one ring: as many as its memory counts losses for. Each new grant of a topic is a new generation of its slot, and
+/// after 65,536 of them a new slot. Used up: the subscriber's session ends.
+pub(crate) const SLOTS_MAX: usize = shm::layout::SLOTS_MAX;
+
 /// Frames that wait for a client that does not read. Above it: its session ends.
 pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
 
@@ -58,7 +62,7 @@ pub(crate) const NAME_BYTES_MAX: usize = 64;
 /// Records that the data thread takes from one ring before it looks at the next.
 pub(crate) const RECORDS_PER_TURN: usize = 256;
 
-/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld). Above it: the list is cut, the
+/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld, publishers missed). Above it: the list is cut, the
 /// rights are not.
 pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
 

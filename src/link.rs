@@ -146,3 +146,251 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Read as _};
+    use std::mem::MaybeUninit;
+    use std::os::fd::BorrowedFd;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+    use super::*;
+    use crate::config::FRAME_BYTES_MAX;
+    use crate::wire::{OrderId, RingId};
+
+    /// A peer that sends whatever it likes, and a reader of requests.
+    fn pair() -> (UnixStream, Stream, MessageReader) {
+        let (peer, ours) = UnixStream::pair().expect("a socket pair");
+        (peer, Stream::new(ours.into()).expect("a runtime"), MessageReader::new())
+    }
+
+    fn send(peer: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)), "room for 253");
+        }
+        let sent = rustix::net::sendmsg(peer, &[IoSlice::new(bytes)], &mut control, SendFlags::empty());
+        assert_eq!(sent.expect("a socket pair takes it"), bytes.len());
+    }
+
+    fn bytes_of(request: &Request) -> Vec<u8> {
+        frame(&encode(request))
+    }
+
+    fn segment(ring: u64) -> Request {
+        Request::ProducerSegment { ring: RingId(ring) }
+    }
+
+    fn done(order: u64) -> Request {
+        Request::Done { order: OrderId(order) }
+    }
+
+    /// Descriptors to pass on, and their other ends: they read the end of the stream once all copies are closed. That is
+    /// robust where other tests open and close descriptors meanwhile.
+    fn watched(count: usize) -> (Vec<UnixStream>, Vec<UnixStream>) {
+        (0..count).map(|_| UnixStream::pair().expect("descriptors")).unzip()
+    }
+
+    fn borrowed(descriptors: &[UnixStream]) -> Vec<BorrowedFd<'_>> {
+        descriptors.iter().map(AsFd::as_fd).collect()
+    }
+
+    /// Our copies are closed here; nobody else has any.
+    fn assert_closed(passed: Vec<UnixStream>, other_ends: Vec<UnixStream>) {
+        drop(passed);
+        for mut end in other_ends {
+            end.set_nonblocking(true).expect("a socket");
+            assert_eq!(end.read(&mut [0]).ok(), Some(0), "a passed descriptor is still open");
+        }
+    }
+
+    async fn next(
+        stream: &Stream,
+        reader: &mut MessageReader,
+    ) -> Result<(Request, Option<OwnedFd>), LinkError> {
+        tokio::time::timeout(std::time::Duration::from_secs(20), reader.next(stream))
+            .await
+            .expect("an answer")
+    }
+
+    /// Which of the watched descriptors this is.
+    fn assert_is(descriptor: OwnedFd, other_end: &mut UnixStream) {
+        use std::io::Write as _;
+        UnixStream::from(descriptor).write_all(b"!").expect("the other end is open");
+        let mut byte = [0];
+        other_end.set_nonblocking(true).expect("a socket");
+        other_end.read_exact(&mut byte).expect("it is this one");
+        assert_eq!(&byte, b"!");
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_arrives_with_its_frame() {
+        let (peer, stream, mut reader) = pair();
+        let (passed, mut other_ends) = watched(2);
+        let fds = borrowed(&passed);
+        send(&peer, &bytes_of(&done(1)), &[]);
+        send(&peer, &bytes_of(&segment(2)), &fds[..1]);
+        send(&peer, &bytes_of(&done(3)), &[]);
+        send(&peer, &bytes_of(&segment(4)), &fds[1..]);
+        for (order, ring, other_end) in [(1, 2, 0), (3, 4, 1)] {
+            let (request, descriptor) = next(&stream, &mut reader).await.expect("a frame");
+            assert!(request == done(order) && descriptor.is_none());
+            let (request, descriptor) = next(&stream, &mut reader).await.expect("a frame");
+            assert_eq!(request, segment(ring));
+            assert_is(descriptor.expect("it carries one"), &mut other_ends[other_end]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_frame_that_lacks_its_descriptor_is_an_error() {
+        let (peer, stream, mut reader) = pair();
+        send(&peer, &bytes_of(&segment(1)), &[]);
+        assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Descriptor)));
+    }
+
+    #[tokio::test]
+    async fn surplus_descriptors_are_an_error_and_closed() {
+        for (request, descriptors) in [(done(1), 1), (segment(1), 2), (segment(1), DESCRIPTORS_WAITING_MAX)] {
+            let (peer, stream, mut reader) = pair();
+            let (passed, other_ends) = watched(descriptors);
+            send(&peer, &bytes_of(&request), &borrowed(&passed));
+            let error = next(&stream, &mut reader).await;
+            assert!(matches!(error, Err(LinkError::Descriptor)), "{request:?} {descriptors}: {error:?}");
+            drop(reader);
+            assert_closed(passed, other_ends);
+        }
+    }
+
+    #[tokio::test]
+    async fn forty_descriptors_with_one_message_are_an_error_and_closed() {
+        for count in [DESCRIPTORS_WAITING_MAX + 1, 40, 253] {
+            let (peer, stream, mut reader) = pair();
+            let (passed, other_ends) = watched(count);
+            send(&peer, &bytes_of(&segment(1)), &borrowed(&passed));
+            let error = next(&stream, &mut reader).await;
+            assert!(matches!(error, Err(LinkError::Descriptor)), "{count}: {error:?}");
+            drop(reader);
+            assert_closed(passed, other_ends);
+        }
+    }
+
+    #[tokio::test]
+    async fn descriptors_that_trickle_in_without_a_frame_are_an_error_and_closed() {
+        let (peer, stream, mut reader) = pair();
+        let (passed, other_ends) = watched(DESCRIPTORS_WAITING_MAX + 1);
+        let mut bytes = vec![];
+        bytes.extend_from_slice(&u32::try_from(FRAME_BYTES_MAX).expect("64 KiB").to_le_bytes());
+        bytes.resize(passed.len(), 0);
+        for (byte, fd) in bytes.iter().zip(borrowed(&passed)) {
+            send(&peer, std::slice::from_ref(byte), &[fd]);
+        }
+        assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Descriptor)));
+        drop(reader);
+        assert_closed(passed, other_ends);
+    }
+
+    #[tokio::test]
+    async fn frames_in_parts_keep_their_descriptors_and_their_order() {
+        let (peer, stream, mut reader) = pair();
+        let (passed, mut other_ends) = watched(2);
+        let fds = borrowed(&passed);
+        let bytes = [bytes_of(&segment(1)), bytes_of(&segment(2)), bytes_of(&done(3))].concat();
+        // Both descriptors ahead of the frames that they belong to, and one byte at a time.
+        for (index, byte) in bytes.iter().enumerate() {
+            let fd = fds.get(index).copied();
+            send(&peer, std::slice::from_ref(byte), fd.as_slice());
+        }
+        for (ring, other_end) in [(1, 0), (2, 1)] {
+            let (request, descriptor) = next(&stream, &mut reader).await.expect("a frame");
+            assert_eq!(request, segment(ring));
+            assert_is(descriptor.expect("it carries one"), &mut other_ends[other_end]);
+        }
+        assert_eq!(next(&stream, &mut reader).await.expect("a frame").0, done(3));
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_given_up_midway_loses_nothing() {
+        let (peer, stream, mut reader) = pair();
+        let (passed, mut other_ends) = watched(1);
+        let bytes = bytes_of(&segment(1));
+        send(&peer, &bytes[..3], &borrowed(&passed));
+        let unfinished =
+            tokio::time::timeout(std::time::Duration::from_millis(20), reader.next::<Request>(&stream));
+        assert!(unfinished.await.is_err(), "the frame is not there");
+        send(&peer, &bytes[3..], &[]);
+        let (request, descriptor) = next(&stream, &mut reader).await.expect("a frame");
+        assert_eq!(request, segment(1));
+        assert_is(descriptor.expect("it carries one"), &mut other_ends[0]);
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_goes_within_a_frame_has_closed() {
+        let (peer, stream, mut reader) = pair();
+        let (passed, other_ends) = watched(1);
+        send(&peer, &bytes_of(&segment(1))[..5], &borrowed(&passed));
+        drop(peer);
+        assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Closed)));
+        drop(reader);
+        assert_closed(passed, other_ends);
+    }
+
+    #[tokio::test]
+    async fn lengths_and_messages_that_can_not_be_are_errors() {
+        for bytes in [&u32::MAX.to_le_bytes(), &0_u32.to_le_bytes()] {
+            let (peer, stream, mut reader) = pair();
+            send(&peer, bytes, &[]);
+            assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Length(_))));
+        }
+        let (peer, stream, mut reader) = pair();
+        send(&peer, &frame(&[0xff; 9]), &[]);
+        assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Undecodable(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_read_with_its_descriptor_however_large() {
+        let (peer, stream, mut reader) = pair();
+        peer.set_nonblocking(true).expect("a socket");
+        let peer = Stream::new(peer.into()).expect("a runtime");
+        let (mut passed, mut other_ends) = watched(1);
+        let large = Request::NoRing { ring: RingId(1), cause: "x".repeat(FRAME_BYTES_MAX - 100) };
+        let passed: OwnedFd = passed.remove(0).into();
+        let writes = async {
+            for _ in 0..20 {
+                write(&peer, &large, None).await.expect("it is read");
+            }
+            write(&peer, &segment(2), Some(&passed)).await.expect("it is read");
+        };
+        let reads = async {
+            for _ in 0..20 {
+                assert_eq!(next(&stream, &mut reader).await.expect("a frame").0, large);
+            }
+            next(&stream, &mut reader).await.expect("a frame").1.expect("it carries one")
+        };
+        let ((), descriptor) = tokio::join!(writes, reads);
+        assert_is(descriptor, &mut other_ends[0]);
+    }
+    #[tokio::test]
+    async fn a_descriptor_is_sent_once_however_many_parts_its_bytes_are_sent_in() {
+        let (sender, receiver) = UnixStream::pair().expect("a socket pair");
+        let (sender, receiver) = (Stream::new(sender.into()), Stream::new(receiver.into()));
+        let (sender, receiver) = (sender.expect("a runtime"), receiver.expect("a runtime"));
+        let (passed, _other_ends) = watched(1);
+        let bytes = vec![7; 4 << 20];
+        let sends = async {
+            sender.send(&bytes, Some(passed[0].as_fd())).await.expect("it is read");
+        };
+        let receives = async {
+            let (mut buffer, mut left, mut descriptors) = (Stream::buffer(), bytes.len(), 0);
+            while left > 0 {
+                let received = receiver.receive(&mut buffer).await.expect("the rest");
+                left -= received.bytes;
+                descriptors += received.descriptors.len();
+            }
+            descriptors
+        };
+        assert_eq!(tokio::join!(sends, receives), ((), 1));
+    }
+}

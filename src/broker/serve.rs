@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm::Doorbell;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::{BrokerOptions, Command, StartError};
-use crate::client::{Core, run_session};
+use crate::client::{Core, Disconnected, run_session};
 use crate::config::{HELLO_DEADLINE, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
 use crate::control::{Action, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
@@ -26,6 +26,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Messages of clients that wait for the loop. Full: clients wait.
 const EVENTS_MAX: usize = 256;
+
+/// How long nobody is accepted after that failed: out of descriptors, most likely, and the client still waits, so that it
+/// would be tried again without end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the tasks of connections tell the loop.
 #[derive(Debug)]
@@ -39,8 +43,15 @@ enum Event {
 #[derive(Debug)]
 struct Connection {
     outgoing: mpsc::Sender<(Notice, Option<OwnedFd>)>,
-    /// `None` for the client in this process.
-    remote: Option<Remote>,
+    peer: Peer,
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+enum Peer {
+    Remote(Remote),
+    /// A client in this process, and whether its handles have heard that the session is over. `None`: it was not let in.
+    Embedded(Option<watch::Receiver<Option<Disconnected>>>),
 }
 
 #[derive(Debug)]
@@ -57,6 +68,8 @@ struct Server {
     connections: HashMap<SessionId, Connection>,
     events: mpsc::Sender<Event>,
     last_session: u64,
+    /// Nobody is accepted before.
+    accept_from: Option<Instant>,
 }
 
 /// Runs a broker until it is shut down.
@@ -72,8 +85,8 @@ pub(super) async fn run(options: BrokerOptions, mut commands: mpsc::UnboundedRec
                 None => break None,
             },
             Some(event) = incoming.recv() => server.event(event),
-            accepted = accept(server.listener.as_ref()) => server.accepted(accepted).await,
-            () = sleep_until(deadline) => server.feed(Input::Tick),
+            accepted = accept(server.listener.as_ref(), server.accept_from) => server.accepted(accepted),
+            () = sleep_until(deadline) => server.tick(&mut incoming).await,
         }
     };
     server.shut_down().await;
@@ -85,9 +98,14 @@ pub(super) async fn run(options: BrokerOptions, mut commands: mpsc::UnboundedRec
     }
 }
 
-async fn accept(listener: Option<&Listener>) -> std::io::Result<OwnedFd> {
+async fn accept(listener: Option<&Listener>, from: Option<Instant>) -> std::io::Result<OwnedFd> {
     match listener {
-        Some(listener) => listener.accept().await,
+        Some(listener) => {
+            if let Some(from) = from {
+                tokio::time::sleep_until(from.into()).await;
+            }
+            listener.accept().await
+        }
         None => std::future::pending().await,
     }
 }
@@ -110,7 +128,15 @@ impl Server {
             hello_deadline: HELLO_DEADLINE,
         };
         let machine = Machine::new(settings, Instant::now());
-        Self { options, machine, listener: None, connections: HashMap::new(), events, last_session: 0 }
+        Self {
+            options,
+            machine,
+            listener: None,
+            connections: HashMap::new(),
+            events,
+            last_session: 0,
+            accept_from: None,
+        }
     }
 
     fn command(&mut self, command: Command) {
@@ -140,9 +166,9 @@ impl Server {
     /// Makes a client in this process: the same session as any other's, without a socket.
     fn embed(&mut self, client_id: &str, reply: oneshot::Sender<Result<Arc<Core>, StartError>>) {
         let session = self.next_session();
-        let (outgoing, notices) = mpsc::channel(OUTGOING_FRAMES_MAX);
+        let (outgoing, mut notices) = mpsc::channel(OUTGOING_FRAMES_MAX);
         let (requests, mut asked) = mpsc::unbounded_channel();
-        self.connections.insert(session, Connection { outgoing, remote: None });
+        self.connections.insert(session, Connection { outgoing, peer: Peer::Embedded(None) });
         let events = self.events.clone();
         tokio::task::spawn_local(async move {
             while let Some((request, descriptor)) = asked.recv().await {
@@ -156,30 +182,27 @@ impl Server {
         self.feed(Input::Connected { session, origin: Origin::Embedded });
         let hello = Hello { versions: Versions::OURS, features: 0, client_id: client_id.to_owned() };
         self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
-        let queue_bytes = self.options.queue_bytes;
-        tokio::task::spawn_local(async move {
-            let mut link = Link::Local { requests, notices };
-            if let Ok((Notice::Welcome(welcome), _)) = link.next().await {
-                let (core, ground, channels) = Core::new(&welcome, queue_bytes, REQUEST_DEADLINE);
-                // Who has stopped waiting drops the core, which ends the session below.
-                let _ = reply.send(Ok(core));
-                run_session(ground, welcome, link, channels).await;
-            }
-        });
+        let Ok((Notice::Welcome(welcome), _)) = notices.try_recv() else {
+            return;
+        };
+        let (core, ground, channels) = Core::new(&welcome, self.options.queue_bytes, REQUEST_DEADLINE);
+        if let Some(connection) = self.connections.get_mut(&session) {
+            connection.peer = Peer::Embedded(Some(ground.over.subscribe()));
+        }
+        // Who has stopped waiting drops the core, which ends the session.
+        let _ = reply.send(Ok(core));
+        tokio::task::spawn_local(run_session(ground, welcome, Link::Local { requests, notices }, channels));
     }
 
-    async fn accepted(&mut self, accepted: std::io::Result<OwnedFd>) {
+    fn accepted(&mut self, accepted: std::io::Result<OwnedFd>) {
+        self.accept_from = accepted.is_err().then(|| Instant::now() + ACCEPT_PAUSE);
         let connected = accepted.and_then(|socket| {
             let credentials = Credentials::of(socket.as_fd())?;
             Ok((credentials, Stream::new(socket)?))
         });
         match connected {
             Ok((credentials, stream)) => self.connect(credentials, stream),
-            Err(error) => {
-                tracing::warn!(%error, "a client could not be accepted");
-                // Out of descriptors, most likely: the client would be accepted again at once, without end.
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            Err(error) => tracing::warn!(%error, "a client could not be accepted"),
         }
     }
 
@@ -193,8 +216,8 @@ impl Server {
         let reader =
             tokio::task::spawn_local(read_all(session, Rc::clone(&stream), death, self.events.clone()));
         let writer = tokio::task::spawn_local(write_all(stream, queued));
-        let remote = Some(Remote { credentials, reader, writer });
-        self.connections.insert(session, Connection { outgoing, remote });
+        let peer = Peer::Remote(Remote { credentials, reader, writer });
+        self.connections.insert(session, Connection { outgoing, peer });
         self.feed(Input::Connected { session, origin: Origin::Remote });
     }
 
@@ -204,7 +227,7 @@ impl Server {
                 if let Request::Hello(hello) = &request {
                     self.bury_the_dead(&hello.client_id);
                 }
-                match self.vouch(&request, descriptor.as_ref()) {
+                match self.vouch(session, &request, descriptor.as_ref()) {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
                     Err(reason) => self.feed(Input::Faulty { session, reason }),
                 }
@@ -221,8 +244,8 @@ impl Server {
     fn bury_the_dead(&mut self, client_id: &str) {
         let holder = self.machine.holder_of(client_id);
         let dead = holder.filter(|session| {
-            let remote = self.connections.get(session).and_then(|connection| connection.remote.as_ref());
-            remote.is_some_and(|remote| remote.credentials.is_dead())
+            let peer = self.connections.get(session).map(|connection| &connection.peer);
+            matches!(peer, Some(Peer::Remote(remote)) if remote.credentials.is_dead())
         });
         if let Some(session) = dead {
             self.feed(Input::Ended { session });
@@ -230,16 +253,41 @@ impl Server {
         }
     }
 
-    /// Asks the kernel about a segment before it is handed on.
-    fn vouch(&self, request: &Request, descriptor: Option<&OwnedFd>) -> Result<(), GoodbyeReason> {
+    /// Asks the kernel about a segment before it is handed on. About one that nobody has asked for it is not worth asking: that
+    /// has pages allocated, so it takes milliseconds of this loop.
+    fn vouch(
+        &self,
+        session: SessionId,
+        request: &Request,
+        descriptor: Option<&OwnedFd>,
+    ) -> Result<(), GoodbyeReason> {
         let checked = match (request, descriptor) {
-            (Request::ProducerSegment { .. }, Some(segment)) => {
+            (Request::ProducerSegment { ring }, Some(segment))
+                if self.machine.awaits_segment(session, *ring, true) =>
+            {
                 shm::check_producer_segment(segment.as_fd(), self.options.ring_bytes)
             }
-            (Request::ConsumerSegment { .. }, Some(segment)) => shm::check_consumer_segment(segment.as_fd()),
+            (Request::ConsumerSegment { ring }, Some(segment))
+                if self.machine.awaits_segment(session, *ring, false) =>
+            {
+                shm::check_consumer_segment(segment.as_fd())
+            }
             _ => Ok(()),
         };
         checked.map_err(|error| GoodbyeReason::Protocol { what: error.to_string() })
+    }
+
+    /// Sends away who is late. What has come by now was in time, though this loop may have been held up.
+    async fn tick(&mut self, incoming: &mut mpsc::Receiver<Event>) {
+        // Lets the tasks of connections read what is there.
+        tokio::task::yield_now().await;
+        for _ in 0..EVENTS_MAX {
+            match incoming.try_recv() {
+                Ok(event) => self.event(event),
+                Err(_) => break,
+            }
+        }
+        self.feed(Input::Tick);
     }
 
     /// Gives the machine an input, and does what it says.
@@ -279,7 +327,8 @@ impl Server {
 
     /// Lets the writer finish, within limits, and listens no longer.
     fn disconnect(&mut self, session: SessionId) {
-        let Some(Connection { outgoing, remote: Some(remote) }) = self.connections.remove(&session) else {
+        let Some(Connection { outgoing, peer: Peer::Remote(remote) }) = self.connections.remove(&session)
+        else {
             return;
         };
         drop(outgoing);
@@ -295,12 +344,17 @@ impl Server {
     async fn shut_down(&mut self) {
         self.listener = None;
         let mut writers: Vec<JoinHandle<()>> = Vec::new();
+        let mut embedded = Vec::new();
         for action in self.machine.handle(Instant::now(), Input::Shutdown) {
             match action {
                 Action::Disconnect { session } => {
-                    if let Some(Connection { remote: Some(remote), .. }) = self.connections.remove(&session) {
-                        remote.reader.abort();
-                        writers.push(remote.writer);
+                    match self.connections.remove(&session).map(|connection| connection.peer) {
+                        Some(Peer::Remote(remote)) => {
+                            remote.reader.abort();
+                            writers.push(remote.writer);
+                        }
+                        Some(Peer::Embedded(over)) => embedded.extend(over),
+                        None => {}
                     }
                 }
                 other => drop(self.perform(other)),
@@ -311,6 +365,10 @@ impl Server {
             for writer in &mut writers {
                 // A writer that was aborted has nothing more to say.
                 let _ = writer.await;
+            }
+            for over in &mut embedded {
+                // A session that is gone has said so.
+                let _ = over.wait_for(Option::is_some).await;
             }
         };
         if tokio::time::timeout(FAREWELL, all).await.is_err() {
@@ -385,5 +443,48 @@ fn log(report: &Report) {
         Report::Poisoned { culprit, by, violation } => {
             tracing::error!(%culprit, %by, violation, "a ring was broken");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::DaemoneyeBroker;
+    use crate::client::SubscribeError;
+
+    /// Long enough for a slow machine; what is waited for takes milliseconds.
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_shutdown_ends_the_subscriptions_in_the_brokers_own_process() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("bus.sock");
+        let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
+        broker.start().await.expect("a free path");
+        let core = broker.embed("agent").await.expect("a free name");
+        let mut events = core.subscription(&["events.#"]).await.expect("the agent may");
+        broker.shutdown().await;
+        let end = tokio::time::timeout(LONG, events.recv()).await.expect("it does not wait for ever");
+        assert!(end.is_none(), "{end:?}");
+        assert_eq!(core.disconnected().await, Disconnected::Dismissed(GoodbyeReason::Shutdown));
+        let refused = core.subscription(&["alerts.#"]).await.expect_err("it is over");
+        assert!(matches!(refused, SubscribeError::Disconnected(_)), "{refused:?}");
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("bus.sock");
+        let listener = Listener::bind(&path, 0o600).expect("a free path");
+        let (events, _incoming) = mpsc::channel(1);
+        let mut server = Server::new(BrokerOptions::new(&path), events);
+        let before = Instant::now();
+        server.accepted(Err(std::io::Error::other("no descriptors")));
+        assert!(before.elapsed() < ACCEPT_PAUSE, "the loop did not wait");
+        let _client = crate::sys::connect(&path).expect("it listens");
+        let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
+        accepted.expect("the pause ends").expect("the client was waiting");
+        assert!(before.elapsed() >= ACCEPT_PAUSE);
     }
 }

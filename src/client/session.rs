@@ -274,11 +274,11 @@ impl Session {
             }
             Notice::AttachProducer { ring } => {
                 let attached = self.attach_producer(ring, descriptor);
-                self.or_no_ring(ring, attached);
+                self.or_poisoned(ring, attached);
             }
             Notice::AttachConsumer { ring } => {
                 let attached = self.attach_consumer(ring, descriptor);
-                self.or_no_ring(ring, attached);
+                self.or_poisoned(ring, attached);
             }
             Notice::Grant { order, ring, slot, generation, topic } => {
                 if let Some(inbox) = &self.inbox {
@@ -428,6 +428,26 @@ impl Session {
         }
     }
 
+    /// As [`or_no_ring`](Self::or_no_ring), but for what the other side has done to its segment: the kernel's view of it the
+    /// broker has checked, what is in it can change at any time.
+    fn or_poisoned(&mut self, ring: RingId, result: Result<(), SegmentError>) {
+        match result {
+            Err(
+                error @ (SegmentError::NotMemory
+                | SegmentError::NotSealed { .. }
+                | SegmentError::Size { .. }
+                | SegmentError::Magic { .. }),
+            ) => self.poisoned(ring, error.to_string()),
+            result => self.or_no_ring(ring, result),
+        }
+    }
+
+    fn poisoned(&mut self, ring: RingId, violation: String) {
+        tracing::warn!(ring = ring.0, violation, "the other side broke a ring");
+        self.ask(Request::Poisoned { ring, violation });
+        self.close_ring(ring);
+    }
+
     fn close_ring(&mut self, ring: RingId) {
         match self.rings.remove(&ring) {
             Some(RingState::Producer { publisher, .. }) => {
@@ -446,9 +466,7 @@ impl Session {
 
     fn data_event(&mut self, event: DataEvent) {
         let DataEvent::Poisoned { ring, violation } = event;
-        tracing::warn!(ring = ring.0, violation, "the other side broke a ring");
-        self.ask(Request::Poisoned { ring, violation });
-        self.close_ring(ring);
+        self.poisoned(ring, violation);
     }
 
     /// The session has ended: rings that lead here are read to their end, requests will not be answered.
@@ -482,13 +500,15 @@ impl Session {
 }
 
 impl Drop for Session {
-    /// Whatever ends the control thread ends the subscriptions: nobody feeds them any more.
+    /// However it goes, with its runtime say: nobody is to wait for what will not come.
     fn drop(&mut self) {
+        // Joins the data thread: what is in a queue by then is still read.
+        drop(self.inbox.take());
         self.ground.hub.end();
         self.ground.over.send_if_modified(|over| {
-            let news = over.is_none();
+            let open = over.is_none();
             over.get_or_insert(Disconnected::BrokerGone);
-            news
+            open
         });
     }
 }
@@ -511,4 +531,67 @@ fn duplicate(descriptor: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, Segment
 /// Answers who waits; who has stopped waiting needs no answer.
 fn answer<T>(reply: oneshot::Sender<T>, result: T) {
     let _ = reply.send(result);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::task::{Context, Waker};
+
+    use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+
+    use super::super::Core;
+    use super::*;
+    use crate::dataplane::Queue;
+    use crate::wire::Epoch;
+
+    const RING_BYTES: usize = 64 << 10;
+
+    fn session() -> (Arc<Core>, Session) {
+        let component = "agent".into();
+        let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes: RING_BYTES as u64 };
+        let (core, ground, _) = Core::new(&welcome, 1 << 20);
+        (core, Session::new(ground, welcome))
+    }
+
+    /// A segment as the kernel wants it, that does not start as one.
+    fn unformatted(bytes: usize) -> OwnedFd {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let descriptor = rustix::fs::memfd_create("unformatted", flags).expect("memory");
+        rustix::fs::ftruncate(&descriptor, bytes as u64).expect("a size");
+        rustix::fs::fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as u64).expect("memory");
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&descriptor, seals).expect("it may be sealed");
+        descriptor
+    }
+
+    #[test]
+    fn a_publisher_that_spoils_its_segment_is_accused_and_does_not_cost_us_our_session() {
+        let (_core, mut session) = session();
+        let ring = RingId(5);
+        let (bell, _other_end) = Doorbell::pair().expect("descriptors");
+        let component = "procmond".into();
+        let make = Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component };
+        session.notice(make, Some(bell.into()));
+        assert!(matches!(session.outgoing.pop_front(), Some((Request::ConsumerSegment { .. }, Some(_)))));
+        let spoiled = unformatted(shm::layout::PRODUCER_HEADER_BYTES + RING_BYTES);
+        shm::check_producer_segment(spoiled.as_fd(), RING_BYTES).expect("the broker would hand it on");
+        session.notice(Notice::AttachConsumer { ring }, Some(spoiled));
+        let said = session.outgoing.pop_front();
+        assert!(matches!(said, Some((Request::Poisoned { ring: RingId(5), .. }, None))), "{said:?}");
+        assert!(session.rings.is_empty() && session.outgoing.is_empty());
+    }
+
+    #[test]
+    fn a_session_that_is_dropped_midway_ends_what_waits_for_it() {
+        let (core, session) = session();
+        let over = core.ground.over.subscribe();
+        let queue = Arc::new(Queue::new(1 << 20));
+        core.ground.hub.add(0, vec![], Arc::clone(&queue));
+        let mut now = Context::from_waker(Waker::noop());
+        assert!(queue.poll_take(&mut VecDeque::new(), &mut now).is_pending());
+        drop(session);
+        assert_eq!(*over.borrow(), Some(Disconnected::BrokerGone));
+        assert!(queue.poll_take(&mut VecDeque::new(), &mut now).is_ready(), "its subscriptions have ended");
+    }
 }

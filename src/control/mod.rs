@@ -24,8 +24,14 @@
 //! ```
 //!
 //! Each step is an *order* that the session must answer; a route that nobody wants any more finishes the step it is in.
-//! A subscribe, and the declaration of a topic, is answered once all its routes are active: the **barrier**. Who does not
-//! carry out its orders by the deadline loses its session.
+//! A subscribe, and the declaration of a topic, is answered once all its routes are active: the **barrier**.
+//!
+//! # Deadlines
+//!
+//! Each order, and each request for a segment, has a deadline of its own, and who does not meet it loses its session. A
+//! deadline for the whole of a subscribe would let one side use up the other's time: a subscriber that answers its grant just
+//! before the end would have the publisher sent away. So a wait lasts for three steps at most: segment, grant, route (or
+//! unroute, grant, route), each within its deadline.
 
 mod requests;
 mod routes;
@@ -40,7 +46,7 @@ use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
 use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Request, RingId};
 use requests::Wait;
-use routes::{Ring, Route, RouteKey};
+use routes::{Order, Ring, Route, RouteKey};
 use sessions::{Interest, Publisher, Session};
 
 pub(crate) use sessions::AGENT;
@@ -84,7 +90,7 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
-    /// Time has passed.
+    /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
     Shutdown,
@@ -153,9 +159,10 @@ pub(crate) struct Machine<F> {
     publishers: BTreeMap<PublisherId, Publisher>,
     rings: BTreeMap<RingId, Ring<F>>,
     routes: BTreeMap<RouteKey, Route>,
-    /// Who has to answer an order, and for which route.
-    orders: BTreeMap<OrderId, (SessionId, RouteKey)>,
+    orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
+    /// Sessions that have used up a ring, to be sent away before the next input.
+    spent: Vec<SessionId>,
     last_id: u64,
     actions: Vec<Action<F>>,
 }
@@ -173,6 +180,7 @@ impl<F> Machine<F> {
             routes: BTreeMap::new(),
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
+            spent: Vec::new(),
             last_id: 0,
             actions: Vec::new(),
         }
@@ -187,17 +195,19 @@ impl<F> Machine<F> {
             Input::Faulty { session, reason } => self.dismiss(session, reason),
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
-            Input::Tick => {}
+            Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
-        self.expire();
+        while let Some(session) = self.spent.pop() {
+            self.fault(session, "all slots of a ring are used up");
+        }
         std::mem::take(&mut self.actions)
     }
 
     /// When [`Input::Tick`] is due at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let hellos = self.sessions.values().filter_map(Session::deadline);
-        hellos.chain(self.waits.values().map(|wait| wait.deadline)).min()
+        hellos.chain(self.first_due()).min()
     }
 
     /// The live session that a client id would have to share its name with.
@@ -215,10 +225,8 @@ impl<F> Machine<F> {
             return;
         };
         match request {
-            Request::Hello(hello) if state.component.is_none() => return self.hello(session, hello),
-            _ if state.component.is_none() => {
-                return self.fault(session, "the first message is a hello");
-            }
+            Request::Hello(hello) if state.component.is_none() => self.hello(session, hello),
+            _ if state.component.is_none() => self.fault(session, "the first message is a hello"),
             Request::Hello(_) => self.fault(session, "a second hello"),
             Request::Declare { request, publisher, topic_number, topic } => {
                 self.declare(session, request, publisher, topic_number, &topic);
@@ -273,8 +281,9 @@ impl<F> Machine<F> {
         for session in mute {
             self.dismiss(session, GoodbyeReason::HelloDeadline);
         }
-        while let Some(wait) = self.waits.iter().find(|(_, wait)| wait.deadline <= now).map(|(id, _)| *id) {
-            self.overdue(wait);
+        while let Some(session) = self.late() {
+            self.name_in_answers(session);
+            self.dismiss(session, GoodbyeReason::RouteDeadline);
         }
     }
 }

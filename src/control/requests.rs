@@ -1,7 +1,6 @@
 //! Subscribe and declare: checked, turned into routes, and answered when the routes are active.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use super::routes::RouteKey;
 use super::sessions::{Interest, Publisher, cut};
@@ -9,15 +8,21 @@ use super::{Machine, Report, SessionId};
 use crate::access::{Denial, Withheld};
 use crate::config::{ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX};
 use crate::topic::{Topic, TopicPattern};
-use crate::wire::{GoodbyeReason, Notice, PublisherId, Refusal};
+use crate::wire::{Notice, PublisherId, Refusal};
 
 /// A request whose answer waits for routes.
 #[derive(Debug)]
 pub(super) struct Wait {
     pub(super) session: SessionId,
-    pub(super) deadline: Instant,
     answer: Notice,
-    awaiting: BTreeSet<RouteKey>,
+    pub(super) awaiting: BTreeSet<RouteKey>,
+}
+
+/// A subscription that is let in: all its patterns, and what of them is granted and withheld.
+struct Admitted {
+    patterns: Vec<TopicPattern>,
+    granted: Vec<TopicPattern>,
+    withheld: Vec<Withheld>,
 }
 
 impl<F> Machine<F> {
@@ -32,7 +37,7 @@ impl<F> Machine<F> {
             return self.fault(session, "a subscription number that is in use");
         }
         match self.check_subscribe(session, patterns) {
-            Ok((patterns, granted, withheld)) => {
+            Ok(Admitted { patterns, granted, withheld }) => {
                 let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
                 let keys = self.install(session, subscription, patterns);
                 self.wait_for(session, keys, answer);
@@ -103,25 +108,25 @@ impl<F> Machine<F> {
         }
         let settled: Vec<Wait> =
             self.waits.extract_if(.., |_, wait| wait.awaiting.is_empty()).map(|(_, wait)| wait).collect();
-        for wait in settled {
+        for mut wait in settled {
+            if let Notice::Subscribed { missed, .. } = &mut wait.answer {
+                *missed = within_budget(std::mem::take(missed), String::len);
+            }
             self.send(wait.session, wait.answer);
         }
     }
 
-    /// A request has waited too long: who holds it up goes, and is named in the answer.
-    pub(super) fn overdue(&mut self, id: u64) {
-        let wait = &self.waits[&id];
-        let late: BTreeSet<SessionId> = wait.awaiting.iter().flat_map(|key| self.holding_up(*key)).collect();
-        for session in late {
-            let name = self.component(session).to_string();
-            if let Some(Wait { answer: Notice::Subscribed { missed, .. }, .. }) = self.waits.get_mut(&id) {
-                missed.push(name);
+    /// Names a publisher that is late in the answers of those who wait for its routes.
+    pub(super) fn name_in_answers(&mut self, late: SessionId) {
+        let name = self.component(late).to_string();
+        let publishers = &self.publishers;
+        for wait in self.waits.values_mut() {
+            let Notice::Subscribed { missed, .. } = &mut wait.answer else {
+                continue;
+            };
+            if wait.awaiting.iter().any(|key| publishers[&key.publisher].session == late) {
+                missed.push(name.clone());
             }
-            self.dismiss(session, GoodbyeReason::RouteDeadline);
-        }
-        // What is left waits for nobody but ourselves.
-        if let Some(wait) = self.waits.remove(&id) {
-            self.send(wait.session, wait.answer);
         }
     }
 
@@ -132,12 +137,9 @@ impl<F> Machine<F> {
     }
 
     /// Well-formed patterns, and what of them is granted and withheld.
-    fn check_subscribe(
-        &self,
-        session: SessionId,
-        patterns: &[String],
-    ) -> Result<(Vec<TopicPattern>, Vec<TopicPattern>, Vec<Withheld>), Refusal> {
-        limit("patterns in one subscription", patterns.len(), PATTERNS_MAX + 1)?;
+    fn check_subscribe(&self, session: SessionId, patterns: &[String]) -> Result<Admitted, Refusal> {
+        // The one beyond the limit is the one too many.
+        limit("patterns in this subscription", patterns.len().saturating_sub(1), PATTERNS_MAX)?;
         let subscriptions = self.sessions[&session].subscriptions.len();
         limit("subscriptions of this session", subscriptions, SUBSCRIPTIONS_MAX)?;
         let component = self.component(session);
@@ -158,7 +160,7 @@ impl<F> Machine<F> {
         }
         let granted = within_budget(granted, |pattern| pattern.as_str().len());
         let withheld = within_budget(withheld, |part| part.pattern.as_str().len() + part.needed.len());
-        Ok((parsed, granted, withheld))
+        Ok(Admitted { patterns: parsed, granted, withheld })
     }
 
     /// Books a subscription, and yields the routes that it asks for.
@@ -220,8 +222,7 @@ impl<F> Machine<F> {
             return self.send(session, answer);
         }
         let id = self.fresh();
-        let deadline = self.now + self.settings.route_deadline;
-        self.waits.insert(id, Wait { session, deadline, answer, awaiting });
+        self.waits.insert(id, Wait { session, answer, awaiting });
     }
 }
 

@@ -1,6 +1,9 @@
 //! Routes and the rings that they run over: the two pictures in the module's essay, step by step.
 
+use std::time::Instant;
+
 use super::{Action, Machine, Report, SessionId};
+use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
 use crate::wire::{GoodbyeReason, Notice, OrderId, PublisherId, RingId, SlotTarget};
 
@@ -16,9 +19,9 @@ pub(super) struct RouteKey {
 pub(super) struct Route {
     pub(super) phase: Phase,
     /// Whether a subscription still asks for it.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// The slot in use; `None` within one session, and until the ring is there.
-    target: Option<SlotTarget>,
+    pub(super) target: Option<SlotTarget>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +39,7 @@ pub(super) struct Ring<F> {
     pub(super) publisher: PublisherId,
     pub(super) subscriber: SessionId,
     pub(super) stage: Stage<F>,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
 }
 
 #[derive(Debug)]
@@ -45,6 +48,7 @@ pub(super) enum Stage<F> {
     NeedsSegments {
         producer: Option<F>,
         consumer: Option<F>,
+        due: Instant,
     },
     Ready,
     /// One side said that the other broke its laws: this pair gets no other ring.
@@ -53,9 +57,17 @@ pub(super) enum Stage<F> {
 
 /// A slot serves one topic for the ring's life; each new grant of it is a new generation.
 #[derive(Debug)]
-struct Slot {
-    topic_number: u32,
-    generation: u16,
+pub(super) struct Slot {
+    pub(super) topic_number: u32,
+    pub(super) generation: u16,
+}
+
+/// A step that a session has to carry out.
+#[derive(Debug)]
+pub(super) struct Order {
+    pub(super) session: SessionId,
+    pub(super) key: RouteKey,
+    pub(super) due: Instant,
 }
 
 impl<F> Machine<F> {
@@ -98,11 +110,11 @@ impl<F> Machine<F> {
     /// An order was carried out: the route takes its next step.
     pub(super) fn done(&mut self, session: SessionId, order: OrderId) {
         match self.orders.get(&order) {
-            Some((addressee, _)) if *addressee == session => {}
+            Some(known) if known.session == session => {}
             // Orders of routes that ended meanwhile are answered all the same.
             _ => return,
         }
-        let (_, key) = self.orders.remove(&order).expect("it was just found");
+        let Order { key, .. } = self.orders.remove(&order).expect("it was just found");
         let Some(route) = self.routes.get_mut(&key) else {
             return;
         };
@@ -127,15 +139,17 @@ impl<F> Machine<F> {
 
     /// Both ends of a ring's doorbell are there, or can't be had.
     pub(super) fn doorbell_made(&mut self, id: RingId, ends: Option<(F, F)>) {
+        let due = self.now + self.settings.route_deadline;
         let Some(ring) = self.rings.get_mut(&id) else {
             return;
         };
+        assert!(matches!(ring.stage, Stage::NeedsDoorbell), "a doorbell is made once, at once");
         let Some((producer_end, consumer_end)) = ends else {
             let subscriber = ring.subscriber;
             let cause = "the broker has no descriptors left".into();
             return self.dismiss(subscriber, GoodbyeReason::NoRing { cause });
         };
-        ring.stage = Stage::NeedsSegments { producer: None, consumer: None };
+        ring.stage = Stage::NeedsSegments { producer: None, consumer: None, due };
         let (publisher, subscriber) = (ring.publisher, ring.subscriber);
         let Some(state) = self.publishers.get(&publisher) else {
             return;
@@ -158,7 +172,7 @@ impl<F> Machine<F> {
             return self.fault(session, "a segment for a ring of others");
         }
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
-        let Stage::NeedsSegments { producer, consumer } = &mut ring.stage else {
+        let Stage::NeedsSegments { producer, consumer, .. } = &mut ring.stage else {
             return self.fault(session, "a segment that was not asked for");
         };
         let slot = if of_producer { producer } else { consumer };
@@ -168,12 +182,24 @@ impl<F> Machine<F> {
         self.join(id, producer_session, consumer_session);
     }
 
+    /// Whether a session has been asked for its segment of a ring, and has not handed it over.
+    pub(crate) fn awaits_segment(&self, session: SessionId, id: RingId, of_producer: bool) -> bool {
+        let Some((producer_session, consumer_session)) = self.ends_of(id) else {
+            return false;
+        };
+        match (&self.rings[&id].stage, of_producer) {
+            (Stage::NeedsSegments { producer: None, .. }, true) => session == producer_session,
+            (Stage::NeedsSegments { consumer: None, .. }, false) => session == consumer_session,
+            _ => false,
+        }
+    }
+
     /// Completes a ring that has both segments, and lets its routes go on.
     fn join(&mut self, id: RingId, producer_session: SessionId, consumer_session: SessionId) {
         let ring = self.rings.get_mut(&id).expect("the caller found the ring");
         let (publisher, subscriber) = (ring.publisher, ring.subscriber);
         let (p, c) = match std::mem::replace(&mut ring.stage, Stage::Ready) {
-            Stage::NeedsSegments { producer: Some(p), consumer: Some(c) } => (p, c),
+            Stage::NeedsSegments { producer: Some(p), consumer: Some(c), .. } => (p, c),
             incomplete => return ring.stage = incomplete,
         };
         self.send_with(consumer_session, Notice::AttachConsumer { ring: id }, Some(p));
@@ -206,8 +232,13 @@ impl<F> Machine<F> {
             session if session == producer => consumer,
             _ => return self.fault(session, "an accusation about a ring of others"),
         };
-        if matches!(self.rings[&id].stage, Stage::Poisoned) {
-            return;
+        match self.rings[&id].stage {
+            Stage::Ready => {}
+            Stage::Poisoned => return,
+            // Nobody has seen the other's segment yet; and it may be on its way here, honestly.
+            Stage::NeedsDoorbell | Stage::NeedsSegments { .. } => {
+                return self.fault(session, "an accusation about a ring that is not complete");
+            }
         }
         let violation = super::sessions::cut(&violation, 256);
         let (by, culprit_name) = (self.component(session), self.component(culprit));
@@ -234,27 +265,35 @@ impl<F> Machine<F> {
     /// Forgets routes, their orders, and that anybody waits for them.
     pub(super) fn drop_routes(&mut self, which: impl Fn(&RouteKey) -> bool) {
         self.routes.retain(|key, _| !which(key));
-        self.orders.retain(|_, (_, key)| !which(key));
+        self.orders.retain(|_, order| !which(&order.key));
         self.settle_waits(which);
     }
 
-    /// Sessions that keep a route from going on.
-    pub(super) fn holding_up(&self, key: RouteKey) -> Vec<SessionId> {
-        let Some(route) = self.routes.get(&key) else {
-            return Vec::new();
-        };
-        let publisher = self.publishers[&key.publisher].session;
-        match route.phase {
-            Phase::Granting => vec![key.subscriber],
-            Phase::Routing | Phase::Unrouting => vec![publisher],
-            Phase::Active => Vec::new(),
-            Phase::NeedsRing => match self.ring_of(key).map(|ring| &ring.stage) {
-                Some(Stage::NeedsSegments { producer, consumer }) => {
-                    let late = [(producer.is_none(), publisher), (consumer.is_none(), key.subscriber)];
-                    late.into_iter().filter(|(missing, _)| *missing).map(|(_, session)| session).collect()
-                }
-                _ => Vec::new(),
-            },
+    /// When the first of the steps that sessions have to carry out is due.
+    pub(super) fn first_due(&self) -> Option<Instant> {
+        // Orders are numbered as they are given, and each has the same time.
+        let order = self.orders.values().next().map(|order| order.due);
+        let rings = self.rings.values().filter_map(|ring| match ring.stage {
+            Stage::NeedsSegments { due, .. } => Some(due),
+            _ => None,
+        });
+        rings.chain(order).min()
+    }
+
+    /// A session that has not carried out a step that is due.
+    pub(super) fn late(&self) -> Option<SessionId> {
+        let order = self.orders.values().next().filter(|order| order.due <= self.now);
+        order.map(|order| order.session).or_else(|| self.rings.values().find_map(|ring| self.missing(ring)))
+    }
+
+    /// Whose segment of a ring is due and not there.
+    fn missing(&self, ring: &Ring<F>) -> Option<SessionId> {
+        match &ring.stage {
+            Stage::NeedsSegments { producer: None, due, .. } if *due <= self.now => {
+                Some(self.publishers[&ring.publisher].session)
+            }
+            Stage::NeedsSegments { consumer: None, due, .. } if *due <= self.now => Some(ring.subscriber),
+            _ => None,
         }
     }
 
@@ -277,7 +316,9 @@ impl<F> Machine<F> {
             .values_mut()
             .find(|ring| ring.publisher == key.publisher && ring.subscriber == key.subscriber)
             .expect("a route is granted only on a ring that is ready");
-        let target = ring.take_slot(key.topic_number);
+        let Some(target) = ring.take_slot(key.topic_number) else {
+            return self.spent.push(key.subscriber);
+        };
         let route = self.routes.get_mut(&key).expect("the caller found the route");
         route.phase = Phase::Granting;
         route.target = Some(target);
@@ -331,7 +372,8 @@ impl<F> Machine<F> {
 
     fn order(&mut self, session: SessionId, key: RouteKey) -> OrderId {
         let order = OrderId(self.fresh());
-        self.orders.insert(order, (session, key));
+        let due = self.now + self.settings.route_deadline;
+        self.orders.insert(order, Order { session, key, due });
         order
     }
 
@@ -347,8 +389,9 @@ impl<F> Machine<F> {
 }
 
 impl<F> Ring<F> {
-    /// The next generation of the topic's slot; a new slot for a new topic, or where the generations are used up.
-    fn take_slot(&mut self, topic_number: u32) -> SlotTarget {
+    /// The next generation of the topic's slot; a new slot for a new topic, or where the generations are used up. `None`: the
+    /// slots are used up too, which takes a subscriber that asks and lets go millions of times.
+    fn take_slot(&mut self, topic_number: u32) -> Option<SlotTarget> {
         let known = self
             .slots
             .iter()
@@ -358,12 +401,13 @@ impl<F> Ring<F> {
                 self.slots[index].generation += 1;
                 index
             }
+            None if self.slots.len() == SLOTS_MAX => return None,
             None => {
                 self.slots.push(Slot { topic_number, generation: 0 });
                 self.slots.len() - 1
             }
         };
-        let slot = u16::try_from(index).expect("a client that lets 65,536 slots be used up is long gone");
-        SlotTarget { ring: self.id, slot, generation: self.slots[index].generation }
+        let slot = u16::try_from(index).expect("a ring has some hundred slots");
+        Some(SlotTarget { ring: self.id, slot, generation: self.slots[index].generation })
     }
 }

@@ -48,7 +48,13 @@ pub(super) struct Publisher {
 
 impl<F> Machine<F> {
     pub(super) fn connected(&mut self, session: SessionId, origin: Origin) {
-        let full = self.sessions.len() >= SESSIONS_MAX;
+        if self.is_full()
+            && let Some(oldest) = self.oldest_without_hello()
+        {
+            self.dismiss(oldest, GoodbyeReason::HelloDeadline);
+        }
+        // The limit is there for other processes: our own is never kept out by them.
+        let full = self.is_full() && origin == Origin::Remote;
         let state = Session {
             origin,
             component: None,
@@ -64,6 +70,15 @@ impl<F> Machine<F> {
             self.actions.push(Action::Disconnect { session });
             self.sessions.remove(&session);
         }
+    }
+
+    fn is_full(&self) -> bool {
+        self.sessions.len() >= SESSIONS_MAX
+    }
+
+    /// Who connects and stays mute must not keep others out.
+    fn oldest_without_hello(&self) -> Option<SessionId> {
+        self.sessions.iter().find(|(_, session)| session.component.is_none()).map(|(id, _)| *id)
     }
 
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {
@@ -130,7 +145,8 @@ impl<F> Machine<F> {
         }
     }
 
-    /// Takes a session, and all that hangs on it, out of the books.
+    /// Takes a session, and all that hangs on it, out of the books: each route of it has a ring or a publisher of its own, and
+    /// each of its waits such a route.
     pub(super) fn end_session(&mut self, session: SessionId, reason: Option<GoodbyeReason>) {
         let Some(state) = self.sessions.remove(&session) else {
             return;
@@ -144,7 +160,6 @@ impl<F> Machine<F> {
                 self.interests.remove(pattern, &Interest { session, subscription: *subscription });
             }
         }
-        self.waits.retain(|_, wait| wait.session != session);
         let rings: Vec<RingId> =
             self.rings.values().filter(|ring| ring.subscriber == session).map(|ring| ring.id).collect();
         for ring in rings {
@@ -153,8 +168,6 @@ impl<F> Machine<F> {
         for publisher in state.publishers.into_values() {
             self.close_publisher(publisher);
         }
-        // Routes within the session, and those that still wait for a ring.
-        self.drop_routes(|key| key.subscriber == session);
     }
 
     pub(super) fn close_publisher_of(&mut self, session: SessionId, number: u32) {
@@ -175,7 +188,7 @@ impl<F> Machine<F> {
     }
 }
 
-/// The start of a peer's text, as much of it as a log line or an answer takes.
+/// The start of a peer's text, as much of it as a log line or an answer takes, and on one line.
 pub(super) fn cut(text: &str, bytes: usize) -> String {
-    text[..text.floor_char_boundary(bytes)].into()
+    text[..text.floor_char_boundary(bytes)].replace(char::is_control, " ")
 }

@@ -1,1 +1,10 @@
 //! The machine, driven by hand: no socket, no clock.
+
+mod chaos;
+mod endings;
+mod hello;
+mod invariants;
+mod limits;
+mod refusals;
+mod routes;
+mod world;

@@ -1,0 +1,305 @@
+//! A broker's surroundings in a test: a clock that moves when told to, and clients that obey when told to.
+//!
+//! After each input the [invariants](super::invariants) are checked, and of each notice that it is a frame which its client
+//! can read, for a session that is still there.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::super::{Action, Input, Machine, Origin, Report, SessionId, Settings};
+use crate::access::AccessPolicy;
+use crate::config::FRAME_BYTES_MAX;
+use crate::wire::codec::{decode, encode};
+use crate::wire::{Epoch, GoodbyeReason, Hello, Notice, Refusal, Request, RingId, Versions};
+
+pub(super) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
+pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A machine, what it knows as a descriptor being a number, and its clients.
+pub(super) struct World {
+    pub(super) machine: Machine<u32>,
+    pub(super) now: Instant,
+    pub(super) reports: Vec<Report>,
+    /// What each client was sent and has not looked at.
+    unread: BTreeMap<SessionId, VecDeque<(Notice, Option<u32>)>>,
+    /// What it has looked at.
+    read: BTreeMap<SessionId, Vec<Notice>>,
+    connected: Vec<SessionId>,
+    /// Whether the invariants are checked after each input: not where there are thousands of everything.
+    pub(super) checks: bool,
+    last: u32,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let settings = Settings {
+            epoch: Epoch(7),
+            policy: AccessPolicy::default(),
+            ring_bytes: 1 << 20,
+            route_deadline: ROUTE_DEADLINE,
+            hello_deadline: HELLO_DEADLINE,
+        };
+        let now = Instant::now();
+        Self {
+            machine: Machine::new(settings, now),
+            now,
+            reports: Vec::new(),
+            unread: BTreeMap::new(),
+            read: BTreeMap::new(),
+            connected: Vec::new(),
+            checks: true,
+            last: 0,
+        }
+    }
+
+    /// Feeds the machine, and does what it says.
+    pub(super) fn feed(&mut self, input: Input<u32>) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for action in self.machine.handle(self.now, input) {
+                inputs.extend(self.perform(action));
+            }
+        }
+        if self.checks {
+            super::invariants::check(&self.machine);
+        }
+    }
+
+    fn perform(&mut self, action: Action<u32>) -> Option<Input<u32>> {
+        match action {
+            Action::Send { session, notice, descriptor } => {
+                assert!(self.is_connected(session), "{session:?} is gone and would be sent {notice:?}");
+                let frame = encode(&notice);
+                assert!(frame.len() <= FRAME_BYTES_MAX, "{} bytes for one notice", frame.len());
+                assert_eq!(decode::<Notice>(&frame).as_ref(), Ok(&notice), "a client can read it");
+                self.unread.entry(session).or_default().push_back((notice, descriptor));
+            }
+            Action::Disconnect { session } => {
+                assert!(self.is_connected(session), "{session:?} is disconnected twice");
+                self.connected.retain(|other| *other != session);
+            }
+            Action::MakeDoorbell { ring } => {
+                let ends = Some((self.fresh(), self.fresh()));
+                return Some(Input::Doorbell { ring, ends });
+            }
+            Action::Report(report) => self.reports.push(report),
+        }
+        None
+    }
+
+    pub(super) fn fresh(&mut self) -> u32 {
+        self.last += 1;
+        self.last
+    }
+
+    pub(super) fn is_connected(&self, session: SessionId) -> bool {
+        self.connected.contains(&session)
+    }
+
+    pub(super) fn connect(&mut self, origin: Origin) -> SessionId {
+        let session = SessionId(self.fresh().into());
+        self.connected.push(session);
+        self.feed(Input::Connected { session, origin });
+        session
+    }
+
+    pub(super) fn hello(&mut self, session: SessionId, client_id: &str) {
+        let hello = Hello { versions: Versions::OURS, features: 0, client_id: client_id.into() };
+        self.say(session, Request::Hello(hello));
+    }
+
+    /// A client that is welcome.
+    pub(super) fn join(&mut self, client_id: &str) -> SessionId {
+        let origin = if client_id.starts_with("agent") { Origin::Embedded } else { Origin::Remote };
+        let session = self.connect(origin);
+        self.hello(session, client_id);
+        let heard = self.heard(session);
+        assert!(matches!(heard[..], [Notice::Welcome(_)]), "{client_id} is not welcome: {heard:?}");
+        session
+    }
+
+    pub(super) fn say(&mut self, session: SessionId, request: Request) {
+        self.feed(Input::Frame { session, request, descriptor: None });
+    }
+
+    pub(super) fn say_with(&mut self, session: SessionId, request: Request, descriptor: u32) {
+        self.feed(Input::Frame { session, request, descriptor: Some(descriptor) });
+    }
+
+    pub(super) fn end(&mut self, session: SessionId) {
+        self.connected.retain(|other| *other != session);
+        self.feed(Input::Ended { session });
+    }
+
+    /// Asks for a subscription; the number of the request.
+    pub(super) fn subscribe(&mut self, session: SessionId, subscription: u32, patterns: &[&str]) -> u32 {
+        let request = self.fresh();
+        let patterns = patterns.iter().map(ToString::to_string).collect();
+        self.say(session, Request::Subscribe { request, subscription, patterns });
+        request
+    }
+
+    pub(super) fn unsubscribe(&mut self, session: SessionId, subscription: u32) {
+        self.say(session, Request::Unsubscribe { subscription });
+    }
+
+    /// Declares a topic; the number of the request.
+    pub(super) fn declare(&mut self, session: SessionId, publisher: u32, number: u32, topic: &str) -> u32 {
+        let request = self.fresh();
+        let topic = topic.into();
+        self.say(session, Request::Declare { request, publisher, topic_number: number, topic });
+        request
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.feed(Input::Tick);
+    }
+
+    /// Everything that a session was sent and a test has not seen yet.
+    pub(super) fn heard(&mut self, session: SessionId) -> Vec<Notice> {
+        let mut heard = self.read.remove(&session).unwrap_or_default();
+        heard.extend(self.unread.remove(&session).into_iter().flatten().map(|(notice, _)| notice));
+        heard
+    }
+
+    /// The descriptors that a session was sent and nobody has looked at, and what each came with.
+    pub(super) fn carried(&mut self, session: SessionId) -> Vec<(&'static str, u32)> {
+        let notices = self.unread.remove(&session).into_iter().flatten();
+        notices.filter_map(|(notice, descriptor)| Some((names(&[notice])[0], descriptor?))).collect()
+    }
+
+    /// The client looks at one notice, and does what it asks for.
+    pub(super) fn obey_one(&mut self, session: SessionId) -> Option<Notice> {
+        let (notice, descriptor) = self.unread.get_mut(&session)?.pop_front()?;
+        let carries = matches!(
+            notice,
+            Notice::MakeProducerSegment { .. }
+                | Notice::MakeConsumerSegment { .. }
+                | Notice::AttachProducer { .. }
+                | Notice::AttachConsumer { .. }
+        );
+        assert_eq!(carries, descriptor.is_some(), "{notice:?}");
+        match answer_of(&notice) {
+            Some(request) if self.is_connected(session) => {
+                let descriptor =
+                    matches!(request, Request::ProducerSegment { .. } | Request::ConsumerSegment { .. });
+                let descriptor = descriptor.then(|| self.fresh());
+                self.feed(Input::Frame { session, request, descriptor });
+            }
+            _ => {}
+        }
+        self.read.entry(session).or_default().push(notice.clone());
+        Some(notice)
+    }
+
+    /// The client looks at all it was sent, and does what it asks for.
+    pub(super) fn obey(&mut self, session: SessionId) {
+        while self.obey_one(session).is_some() {}
+    }
+
+    /// All clients obey until nothing is left to do, but for these.
+    pub(super) fn settle_without(&mut self, stopped: &[SessionId]) {
+        loop {
+            let waiting = self.unread.iter().filter(|(_, notices)| !notices.is_empty());
+            let next = waiting.map(|(session, _)| *session).find(|session| !stopped.contains(session));
+            match next {
+                Some(session) => self.obey(session),
+                None => return,
+            }
+        }
+    }
+
+    pub(super) fn settle(&mut self) {
+        self.settle_without(&[]);
+    }
+
+    /// The one ring that there is.
+    pub(super) fn only_ring(&self) -> RingId {
+        let rings: Vec<RingId> = self.machine.rings.keys().copied().collect();
+        let [ring] = rings[..] else { panic!("one ring: {rings:?}") };
+        ring
+    }
+
+    /// Nothing hangs on any two sessions any more.
+    pub(super) fn assert_no_paths(&self) {
+        let Machine { rings, routes, orders, waits, .. } = &self.machine;
+        let left = (rings.len(), routes.len(), orders.len(), waits.len());
+        assert_eq!(left, (0, 0, 0, 0), "rings, routes, orders, waits: {:?}", self.machine);
+    }
+}
+
+/// What an honest client answers.
+pub(super) fn answer_of(notice: &Notice) -> Option<Request> {
+    match notice {
+        Notice::MakeProducerSegment { ring, .. } => Some(Request::ProducerSegment { ring: *ring }),
+        Notice::MakeConsumerSegment { ring, .. } => Some(Request::ConsumerSegment { ring: *ring }),
+        Notice::Grant { order, .. } | Notice::Route { order, .. } | Notice::Unroute { order, .. } => {
+            Some(Request::Done { order: *order })
+        }
+        _ => None,
+    }
+}
+
+/// The names of notices, for tests of order.
+pub(super) fn names(notices: &[Notice]) -> Vec<&'static str> {
+    let name = |notice: &Notice| match notice {
+        Notice::Welcome(_) => "welcome",
+        Notice::Refused { .. } => "refused",
+        Notice::Declared { .. } => "declared",
+        Notice::Subscribed { .. } => "subscribed",
+        Notice::MakeProducerSegment { .. } => "make producer",
+        Notice::MakeConsumerSegment { .. } => "make consumer",
+        Notice::AttachProducer { .. } => "attach producer",
+        Notice::AttachConsumer { .. } => "attach consumer",
+        Notice::Grant { .. } => "grant",
+        Notice::Route { .. } => "route",
+        Notice::Unroute { .. } => "unroute",
+        Notice::Revoke { .. } => "revoke",
+        Notice::CloseRing { .. } => "close",
+        Notice::Goodbye { .. } => "goodbye",
+    };
+    notices.iter().map(name).collect()
+}
+
+/// How many of these answer a request.
+pub(super) fn answers(notices: &[Notice], to: u32) -> usize {
+    let answers = |notice: &&Notice| match notice {
+        Notice::Refused { request, .. }
+        | Notice::Declared { request, .. }
+        | Notice::Subscribed { request, .. } => *request == to,
+        _ => false,
+    };
+    notices.iter().filter(answers).count()
+}
+
+pub(super) fn missed(notices: &[Notice]) -> Vec<String> {
+    let missed = notices.iter().filter_map(|notice| match notice {
+        Notice::Subscribed { missed, .. } => Some(missed.clone()),
+        _ => None,
+    });
+    missed.flatten().collect()
+}
+
+pub(super) fn refusal(notices: &[Notice]) -> &Refusal {
+    let refusal = notices.iter().find_map(|notice| match notice {
+        Notice::Refused { refusal, .. } => Some(refusal),
+        _ => None,
+    });
+    refusal.unwrap_or_else(|| panic!("no refusal in {notices:?}"))
+}
+
+pub(super) fn goodbye(notices: &[Notice]) -> &GoodbyeReason {
+    match notices.last() {
+        Some(Notice::Goodbye { reason }) => reason,
+        _ => panic!("no goodbye at the end of {notices:?}"),
+    }
+}
+
+/// What the goodbye says was against the protocol.
+pub(super) fn fault(notices: &[Notice]) -> &str {
+    match goodbye(notices) {
+        GoodbyeReason::Protocol { what } => what,
+        other => panic!("another reason: {other:?}"),
+    }
+}

@@ -550,7 +550,7 @@ mod tests {
     fn session() -> (Arc<Core>, Session) {
         let component = "agent".into();
         let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes: RING_BYTES as u64 };
-        let (core, ground, _) = Core::new(&welcome, 1 << 20);
+        let (core, ground, _) = Core::new(&welcome, 1 << 20, Duration::from_secs(5));
         (core, Session::new(ground, welcome))
     }
 

@@ -220,6 +220,18 @@ impl<F> Machine<F> {
         self.names.keys()
     }
 
+    /// Subscriptions of all sessions.
+    #[cfg(test)]
+    fn subscription_count(&self) -> usize {
+        self.sessions.values().map(|session| session.subscriptions.len()).sum()
+    }
+
+    /// Topics that publishers have declared.
+    #[cfg(test)]
+    fn topic_count(&self) -> usize {
+        self.publishers.values().map(|publisher| publisher.topics.len()).sum()
+    }
+
     fn frame(&mut self, session: SessionId, request: Request, descriptor: Option<F>) {
         let Some(state) = self.sessions.get(&session) else {
             return;

@@ -112,7 +112,10 @@ async fn the_longest_path_can_be_had_and_one_byte_more_is_refused() {
 #[tokio::test]
 async fn a_missing_folder_is_made_for_its_owner_alone() {
     let folder = folder();
-    let made = folder.path().join("a/b");
+    let made = folder.path().join("a");
+    let refused = bind(&made.join("b/bus.sock"));
+    assert!(matches!(refused, Err(ListenError::Host { .. })), "more than one would be a slip: {refused:?}");
+    assert!(!made.exists());
     let _listener = bind(&made.join("bus.sock")).expect("a free path");
     assert_eq!(std::fs::metadata(made).expect("it was made").mode() & 0o777, 0o700);
 }

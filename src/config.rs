@@ -56,6 +56,10 @@ pub(crate) const SLOTS_MAX: usize = shm::layout::SLOTS_MAX;
 /// Frames that wait for a client that does not read. Above it: its session ends.
 pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
 
+/// Frames that wait for the client in the broker's own process: more than one input causes, since other clients decide how many
+/// routes lead there, and the session that they could end so is the agent's. Above it: its session ends.
+pub(crate) const EMBEDDED_FRAMES_MAX: usize = 1 << 20;
+
 /// Characters of a client id or a component name. Above it: refused.
 pub(crate) const NAME_BYTES_MAX: usize = 64;
 

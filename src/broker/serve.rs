@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::{BrokerOptions, Command, StartError};
 use crate::client::{Core, Disconnected, run_session};
-use crate::config::{HELLO_DEADLINE, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
+use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
 use crate::control::{Action, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
 use crate::sys::{Credentials, Listener, Stream};
@@ -166,7 +166,7 @@ impl Server {
     /// Makes a client in this process: the same session as any other's, without a socket.
     fn embed(&mut self, client_id: &str, reply: oneshot::Sender<Result<Arc<Core>, StartError>>) {
         let session = self.next_session();
-        let (outgoing, mut notices) = mpsc::channel(OUTGOING_FRAMES_MAX);
+        let (outgoing, mut notices) = mpsc::channel(EMBEDDED_FRAMES_MAX);
         let (requests, mut asked) = mpsc::unbounded_channel();
         self.connections.insert(session, Connection { outgoing, peer: Peer::Embedded(None) });
         let events = self.events.clone();

@@ -82,6 +82,9 @@ impl<F> Machine<F> {
         if topic_number as usize != next {
             return self.fault(session, "a topic number out of turn");
         }
+        if known.is_some_and(|publisher| self.publishers[&publisher].has(topic)) {
+            return self.fault(session, "a topic that is declared already");
+        }
         match self.check_declare(session, known, next, topic) {
             Ok(topic) => {
                 let publisher = known.unwrap_or_else(|| self.open_publisher(session, number));

@@ -46,6 +46,13 @@ pub(super) struct Publisher {
     pub(super) topics: Vec<Topic>,
 }
 
+impl Publisher {
+    /// One topic twice would be two routes and two slots for the same events.
+    pub(super) fn has(&self, topic: &str) -> bool {
+        self.topics.iter().any(|known| known.as_str() == topic)
+    }
+}
+
 impl<F> Machine<F> {
     pub(super) fn connected(&mut self, session: SessionId, origin: Origin) {
         if self.is_full()

@@ -59,7 +59,9 @@ fn some_request(world: &World, dice: &mut Dice, session: SessionId) -> Request {
             let next = known.map_or(0, |id| world.machine.publishers[id].topics.len());
             let wrong = dice.number(20) / 19;
             let topic_number = u32::try_from(next).expect("a small number") + wrong;
-            let topic = dice.of(&TOPICS).into();
+            // Mostly another than those before: the same one twice is a fault.
+            let nth = if dice.roll(30) == 0 { dice.roll(TOPICS.len()) } else { next % TOPICS.len() };
+            let topic = TOPICS[nth].into();
             Request::Declare { request: dice.number(99), publisher, topic_number, topic }
         }
         12..16 => Request::Unsubscribe { subscription: dice.number(4) },

@@ -124,6 +124,17 @@ fn a_topic_number_out_of_turn_is_a_fault() {
 }
 
 #[test]
+fn a_topic_that_is_declared_twice_by_one_publisher_is_a_fault() {
+    let mut world = World::new();
+    let procmond = world.join("procmond");
+    world.declare(procmond, 0, 0, "events.process.a");
+    world.declare(procmond, 1, 0, "events.process.a");
+    assert!(world.is_connected(procmond), "another publisher may");
+    world.declare(procmond, 0, 1, "events.process.a");
+    assert_eq!(fault(&world.heard(procmond)), "a topic that is declared already");
+}
+
+#[test]
 fn a_subscription_number_in_use_is_a_fault_and_a_free_one_is_not() {
     let mut world = World::new();
     let agent = world.join("agent");

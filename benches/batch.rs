@@ -15,6 +15,7 @@ mod support;
 use std::collections::HashMap;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use criterion::{Criterion, Throughput};
@@ -22,7 +23,8 @@ use daemoneye_eventbus::{
     ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBusClient, EventRef, ProcessEvent,
     ProcessEventRef, Subscription,
 };
-use support::{Figures, Part, Peer, Run, cpu_nanos, in_turns, is_trial, runtime};
+use support::{Part, Peer, Run, cpu_nanos, in_turns, is_trial, runtime};
+use tokio::runtime::Runtime;
 
 /// Records of one batch.
 const RECORDS: usize = 256;
@@ -53,9 +55,12 @@ fn main() {
     criterion.final_summary();
 
     let batches = if is_trial() { 100 } else { 20_000 };
-    let [of_bus, of_socket] = in_turns([&mut || bus.run(batches), &mut || socket.run(batches / 5)]);
-    report("bus", of_bus);
-    report("socket with bincode", of_socket);
+    let [of_bus, of_socket] = in_turns(|side| match side {
+        0 => bus.run(batches),
+        _ => socket.run(batches / 5),
+    });
+    of_bus.print("batch: the bus");
+    of_socket.print("batch: a socket with bincode");
     let ratio = of_bus.events_per_second / of_socket.events_per_second;
     println!("batch: the bus carries {ratio:.2} times as many records/s as the socket (must 5, aim 10)");
 }
@@ -65,14 +70,6 @@ fn measure(criterion: &mut Criterion, name: &str, mut run: impl FnMut(u64) -> Ru
     group.throughput(Throughput::Elements(RECORDS as u64));
     group.bench_function(name, |bencher| bencher.iter_custom(|batches| run(batches).elapsed));
     group.finish();
-}
-
-fn report(side: &str, figures: Figures) {
-    let Figures { events_per_second, own_cpu_nanos, peer_cpu_nanos } = figures;
-    println!(
-        "batch: {side}: {:.2} M records/s; CPU ns per record: publisher {peer_cpu_nanos:.1}, subscriber {own_cpu_nanos:.1}",
-        events_per_second / 1e6
-    );
 }
 
 /// The record with this number: 181 bytes of fields.
@@ -140,7 +137,7 @@ fn sum_of_batch() -> u64 {
 
 /// The agent, in this process, and procmond in another.
 struct Bus {
-    runtime: tokio::runtime::Runtime,
+    runtime: Runtime,
     subscription: Subscription,
     sum_of_batch: u64,
     procmond: Peer,
@@ -148,7 +145,7 @@ struct Bus {
 }
 
 impl Bus {
-    fn start(folder: &std::path::Path) -> Self {
+    fn start(folder: &Path) -> Self {
         let runtime = runtime();
         let path = folder.join("bus.sock");
         let (bus, subscription) = runtime.block_on(async {
@@ -224,7 +221,7 @@ struct Socket {
 }
 
 impl Socket {
-    fn start(folder: &std::path::Path) -> Self {
+    fn start(folder: &Path) -> Self {
         let listener = UnixListener::bind(folder.join("plain.sock")).expect("the folder is empty");
         let writer = Peer::start("writer", folder);
         let (stream, _) = listener.accept().expect("the writer has connected");

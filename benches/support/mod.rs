@@ -165,13 +165,12 @@ impl Run {
     }
 }
 
-/// What one side came to: medians of its runs.
+/// What one side came to: medians of its runs, processor time per event.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Figures {
     pub(crate) events_per_second: f64,
-    /// Of this process and of the peer, per event.
-    pub(crate) own_cpu_nanos: f64,
-    pub(crate) peer_cpu_nanos: f64,
+    own_cpu_nanos: f64,
+    peer_cpu_nanos: f64,
 }
 
 impl Figures {
@@ -187,14 +186,23 @@ impl Figures {
             peer_cpu_nanos: median(&|run| run.peer_cpu_nanos as f64 / run.events as f64),
         }
     }
+
+    /// Prints them. In all benches here this process subscribes, and the child publishes.
+    pub(crate) fn print(&self, what: &str) {
+        let Self { events_per_second, own_cpu_nanos, peer_cpu_nanos } = self;
+        println!(
+            "{what}: {:.2} M events/s; CPU ns per event: publisher {peer_cpu_nanos:.1}, subscriber {own_cpu_nanos:.1}",
+            events_per_second / 1e6
+        );
+    }
 }
 
-/// Runs the sides in turns, once in a trial, and yields what each came to.
-pub(crate) fn in_turns<const N: usize>(mut sides: [&mut dyn FnMut() -> Run; N]) -> [Figures; N] {
+/// Runs the sides, by their number, in turns (once in a trial), and yields what each came to.
+pub(crate) fn in_turns<const N: usize>(mut run: impl FnMut(usize) -> Run) -> [Figures; N] {
     let mut runs = [const { Vec::new() }; N];
     for _ in 0..if is_trial() { 1 } else { ROUNDS } {
-        for (side, runs) in sides.iter_mut().zip(&mut runs) {
-            runs.push(side());
+        for (side, runs) in runs.iter_mut().enumerate() {
+            runs.push(run(side));
         }
     }
     runs.map(|runs| Figures::of(&runs))

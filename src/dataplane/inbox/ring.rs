@@ -7,7 +7,7 @@ use shm::{Consumer, Doorbell, Record};
 use zerocopy::IntoBytes;
 
 use super::{InboxCounters, Slot, received};
-use crate::batch::{Batch, event_count};
+use crate::batch::{Batch, Spares, event_count};
 use crate::dataplane::hub::Targets;
 use crate::dataplane::{Hub, Origin, Queue};
 use crate::topic::Topic;
@@ -24,7 +24,9 @@ pub(super) struct InRing {
     pub(super) origin: Arc<Origin>,
     consumer: Consumer,
     slots: Vec<Option<Slot>>,
+    /// What was read last: copied out of the ring before it is judged, and from here to where it stays.
     payload: Vec<u64>,
+    spares: Arc<Spares>,
     /// A record that was read, and whose slot may be in a command that waits.
     held: Option<Record>,
     /// The publisher is gone: what is there now is read, and no more.
@@ -55,7 +57,13 @@ fn add(counter: &AtomicU64, events: u64) {
 }
 
 impl InRing {
-    pub(super) fn new(id: RingId, consumer: Consumer, doorbell: Doorbell, origin: Arc<Origin>) -> Self {
+    pub(super) fn new(
+        id: RingId,
+        consumer: Consumer,
+        doorbell: Doorbell,
+        origin: Arc<Origin>,
+        spares: Arc<Spares>,
+    ) -> Self {
         Self {
             id,
             doorbell,
@@ -63,6 +71,7 @@ impl InRing {
             consumer,
             slots: Vec::new(),
             payload: Vec::new(),
+            spares,
             held: None,
             ending: false,
         }
@@ -149,23 +158,20 @@ impl InRing {
         }
         if slot.granted && record.generation == slot.generation {
             add(&counters.received, events.into());
-            Self::dispatch(slot, &record, &mut self.payload, &self.origin)?;
+            self.dispatch(slot, record.bytes)?;
         } else {
             add(&counters.skipped, events.into());
         }
         Ok(Taken::Record(record.bytes))
     }
 
-    fn dispatch(
-        slot: &Slot,
-        record: &Record,
-        payload: &mut Vec<u64>,
-        origin: &Arc<Origin>,
-    ) -> Result<(), String> {
-        let batch = Batch::parse(std::mem::take(payload), record.bytes).map_err(|error| error.to_string())?;
-        let batch = received(batch, slot, origin);
+    /// Gives the record that was read to the queues that its topic is for.
+    fn dispatch(&self, slot: &Slot, bytes: usize) -> Result<(), String> {
+        let batch =
+            Batch::parse(&self.payload, bytes, Some(&self.spares)).map_err(|error| error.to_string())?;
+        let batch = received(batch, slot, &self.origin);
         for queue in slot.targets.iter() {
-            queue.push(&batch, record.bytes);
+            queue.push(&batch, bytes);
         }
         Ok(())
     }
@@ -234,7 +240,8 @@ mod tests {
         let component = Component::from_client_id("procmond").expect("a legal id");
         let origin = Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) });
         let (doorbell, _) = Doorbell::pair().expect("descriptors");
-        let mut ring = InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin);
+        let mut ring =
+            InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin, Arc::default());
         ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), Arc::from([]));
         (Producer::new(data, seen_marks), ring)
     }

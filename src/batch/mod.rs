@@ -54,6 +54,7 @@ mod fields;
 mod layout;
 mod read;
 mod refs;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -67,6 +68,7 @@ pub use refs::{
     CorrelationRef, EventRef, FilesystemEventRef, NetworkEventRef, PerformanceEventRef, ProcessEventRef,
     TriggerRequestRef,
 };
+pub(crate) use spare::Spares;
 pub(crate) use write::{BatchWriter, PushError};
 
 /// The most events that one record holds: 512. It bounds how long a reader is busy with one record.

@@ -12,6 +12,7 @@ use super::encode::{BatchEvent, EventTooLarge};
 use super::fields::Fields;
 use super::layout::{WORD_BYTES, index};
 use super::refs::{CorrelationRef, EventRef};
+use super::spare::{Memory, Spares};
 use super::time::from_epoch;
 use super::write::{BatchWriter, PushError};
 use crate::correlation::CorrelationMetadata;
@@ -42,15 +43,9 @@ use crate::correlation::CorrelationMetadata;
 /// ```
 #[derive(Clone)]
 pub struct Batch {
-    record: Arc<Record>,
-}
-
-struct Record {
-    /// Header, entries, pairs and blobs.
-    head: Box<[u64]>,
-    /// The string area, apart: UTF-8 is checked where it becomes a `str`, so that a view costs nothing. The copy takes
-    /// 3 ns per process event; checking again would take as much for every view.
-    strings: Box<str>,
+    /// Header, entries, pairs and blobs; and apart from them the string area: UTF-8 is checked where it becomes a `str`, so
+    /// that a view costs nothing. The copy takes 3 ns per process event; checking again would take as much for every view.
+    record: Arc<Memory>,
 }
 
 impl Batch {
@@ -97,19 +92,23 @@ impl Batch {
             here.copy_from_slice(part);
             rest = behind;
         }
-        Ok(Self::parse(words, writer.bytes()).expect("the writer makes no malformed records"))
+        Ok(Self::parse(&words, writer.bytes(), None).expect("the writer makes no malformed records"))
     }
 
-    /// Takes a record that was copied out of a ring, after judging every byte of it that can be read.
+    /// A copy of the first `bytes` bytes of `words`, after judging every byte of them that can be read. A large one lies in
+    /// memory of `spares`.
     ///
     /// # Errors
     ///
     /// [`Malformed`] says what is wrong with it.
-    pub(crate) fn parse(mut words: Vec<u64>, bytes: usize) -> Result<Self, Malformed> {
+    pub(crate) fn parse(
+        words: &[u64],
+        bytes: usize,
+        spares: Option<&Arc<Spares>>,
+    ) -> Result<Self, Malformed> {
         let (head, strings) = check(&words.as_bytes()[..bytes])?;
-        let (head_bytes, strings) = (head.bytes(), Box::from(strings));
-        words.truncate(head_bytes / WORD_BYTES);
-        Ok(Self { record: Arc::new(Record { head: words.into_boxed_slice(), strings }) })
+        let memory = Memory::of(&words[..head.bytes() / WORD_BYTES], strings, spares);
+        Ok(Self { record: Arc::new(memory) })
     }
 
     /// The number of events, at least 1.

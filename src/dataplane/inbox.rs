@@ -17,6 +17,7 @@ use shm::{Consumer, Doorbell, Heard};
 
 use super::hub::Targets;
 use super::{DataEvent, DataEvents, Hub, Origin, Queue, ReceivedBatch, RecvError};
+use crate::batch::Spares;
 use crate::config::RECORDS_PER_TURN;
 use crate::sys;
 use crate::topic::Topic;
@@ -100,6 +101,7 @@ impl Inbox {
             hub,
             events,
             rings: Vec::new(),
+            spares: Arc::default(),
             hub_seen: 0,
             session_over: false,
         };
@@ -158,6 +160,7 @@ struct DataThread {
     hub: Arc<Hub>,
     events: DataEvents,
     rings: Vec<InRing>,
+    spares: Arc<Spares>,
     hub_seen: u64,
     session_over: bool,
 }
@@ -203,7 +206,8 @@ impl DataThread {
     fn carry_out(&mut self, command: Command) -> bool {
         match command {
             Command::Add { ring, consumer, doorbell, origin } => {
-                self.rings.push(InRing::new(ring, *consumer, doorbell, origin));
+                let spares = Arc::clone(&self.spares);
+                self.rings.push(InRing::new(ring, *consumer, doorbell, origin, spares));
             }
             Command::Grant { ring, slot, generation, topic } => {
                 let targets = self.hub.targets(&topic);

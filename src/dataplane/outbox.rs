@@ -419,7 +419,7 @@ fn deliver(record: &BatchWriter, topic: &Topic, queues: &Targets, origin: &Arc<O
         here.copy_from_slice(part);
         rest = behind;
     }
-    let batch = Batch::parse(words, bytes).expect("our own writer makes no malformed records");
+    let batch = Batch::parse(&words, bytes, None).expect("our own writer makes no malformed records");
     let batch = ReceivedBatch::new(batch, topic.clone(), Arc::clone(origin));
     for queue in queues.iter() {
         queue.push(&batch, bytes);

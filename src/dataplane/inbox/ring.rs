@@ -7,11 +7,15 @@ use shm::{Consumer, Doorbell, Record};
 use zerocopy::IntoBytes;
 
 use super::{InboxCounters, Slot, received};
-use crate::batch::{Batch, event_count};
+use crate::batch::{Batch, Spares, event_count};
 use crate::dataplane::hub::Targets;
 use crate::dataplane::{Hub, Origin, Queue};
 use crate::topic::Topic;
 use crate::wire::RingId;
+
+/// A turn takes at most this part of a ring, and gives it back at its end: the publisher must not find the ring full of what
+/// was read already.
+const TURNS_PER_RING: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct InRing {
@@ -20,7 +24,9 @@ pub(super) struct InRing {
     pub(super) origin: Arc<Origin>,
     consumer: Consumer,
     slots: Vec<Option<Slot>>,
+    /// What was read last: copied out of the ring before it is judged, and from here to where it stays.
     payload: Vec<u64>,
+    spares: Arc<Spares>,
     /// A record that was read, and whose slot may be in a command that waits.
     held: Option<Record>,
     /// The publisher is gone: what is there now is read, and no more.
@@ -40,7 +46,8 @@ pub(super) enum Turn {
 
 enum Taken {
     Nothing,
-    Record,
+    /// One record of so many bytes.
+    Record(usize),
     Held,
 }
 
@@ -50,7 +57,13 @@ fn add(counter: &AtomicU64, events: u64) {
 }
 
 impl InRing {
-    pub(super) fn new(id: RingId, consumer: Consumer, doorbell: Doorbell, origin: Arc<Origin>) -> Self {
+    pub(super) fn new(
+        id: RingId,
+        consumer: Consumer,
+        doorbell: Doorbell,
+        origin: Arc<Origin>,
+        spares: Arc<Spares>,
+    ) -> Self {
         Self {
             id,
             doorbell,
@@ -58,6 +71,7 @@ impl InRing {
             consumer,
             slots: Vec::new(),
             payload: Vec::new(),
+            spares,
             held: None,
             ending: false,
         }
@@ -92,16 +106,21 @@ impl InRing {
         }
     }
 
-    /// Takes up to `records` records; stops early when commands wait, since they may say what a slot is.
+    /// Takes up to `records` records, or a part of the ring; stops early when commands wait, since they may say what a slot
+    /// is.
     pub(super) fn turn(&mut self, records: usize, waiting: &AtomicBool, counters: &InboxCounters) -> Turn {
-        let mut taken = 0;
+        let bytes_max = self.consumer.capacity() / TURNS_PER_RING;
+        let (mut taken, mut bytes) = (0, 0);
         let turn = loop {
             // Pairs with the store in `Inbox::tell`.
-            if taken == records || waiting.load(Ordering::Acquire) {
+            if taken == records || bytes >= bytes_max || waiting.load(Ordering::Acquire) {
                 break Ok(Turn::Busy);
             }
             match self.take(waiting, counters) {
-                Ok(Taken::Record) => taken += 1,
+                Ok(Taken::Record(record_bytes)) => {
+                    taken += 1;
+                    bytes += record_bytes;
+                }
                 Ok(Taken::Held) => break Ok(Turn::Busy),
                 Ok(Taken::Nothing) => break self.at_the_tail(taken),
                 Err(violation) => break Err(violation),
@@ -139,23 +158,20 @@ impl InRing {
         }
         if slot.granted && record.generation == slot.generation {
             add(&counters.received, events.into());
-            Self::dispatch(slot, &record, &mut self.payload, &self.origin)?;
+            self.dispatch(slot, record.bytes)?;
         } else {
             add(&counters.skipped, events.into());
         }
-        Ok(Taken::Record)
+        Ok(Taken::Record(record.bytes))
     }
 
-    fn dispatch(
-        slot: &Slot,
-        record: &Record,
-        payload: &mut Vec<u64>,
-        origin: &Arc<Origin>,
-    ) -> Result<(), String> {
-        let batch = Batch::parse(std::mem::take(payload), record.bytes).map_err(|error| error.to_string())?;
-        let batch = received(batch, slot, origin);
+    /// Gives the record that was read to the queues that its topic is for.
+    fn dispatch(&self, slot: &Slot, bytes: usize) -> Result<(), String> {
+        let batch =
+            Batch::parse(&self.payload, bytes, Some(&self.spares)).map_err(|error| error.to_string())?;
+        let batch = received(batch, slot, &self.origin);
         for queue in slot.targets.iter() {
-            queue.push(&batch, record.bytes);
+            queue.push(&batch, bytes);
         }
         Ok(())
     }
@@ -197,5 +213,55 @@ impl InRing {
     /// All queues that this ring feeds.
     pub(super) fn queues(&self) -> impl Iterator<Item = Arc<Queue>> {
         self.slots.iter().flatten().flat_map(|slot| slot.targets.iter().map(Arc::clone))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use shm::{ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
+
+    use super::*;
+    use crate::access::Component;
+    use crate::batch::{BatchWriter, Opaque};
+    use crate::correlation::CorrelationMetadata;
+    use crate::wire::{Epoch, PublisherId};
+
+    const RING_BYTES: usize = 1 << 16;
+
+    fn ring() -> (Producer, InRing) {
+        let (data, marks) = (
+            ProducerSegment::create(RING_BYTES).expect("memory"),
+            ConsumerSegment::create().expect("memory"),
+        );
+        let share =
+            |descriptor: std::os::fd::BorrowedFd<'_>| descriptor.try_clone_to_owned().expect("a descriptor");
+        let seen_data = ProducerView::attach(share(data.descriptor()), RING_BYTES).expect("it is sealed");
+        let seen_marks = ConsumerView::attach(share(marks.descriptor())).expect("it is sealed");
+        let component = Component::from_client_id("procmond").expect("a legal id");
+        let origin = Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) });
+        let (doorbell, _) = Doorbell::pair().expect("descriptors");
+        let mut ring =
+            InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin, Arc::default());
+        ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), Arc::from([]));
+        (Producer::new(data, seen_marks), ring)
+    }
+
+    /// Large records, as batches are: a turn's worth of them is far more than the ring holds.
+    #[test]
+    fn a_turn_gives_space_back_long_before_it_has_read_the_whole_ring() {
+        let (mut producer, mut ring) = ring();
+        let mut record = BatchWriter::new(RING_BYTES as u32 / 8);
+        record.begin(&CorrelationMetadata::new("scan".into())).expect("it is small");
+        record.push(&Opaque(&[7; 2048]), None).expect("it is small");
+        record.seal(0, std::time::UNIX_EPOCH, 0);
+        while producer.push(0, 0, 1, &record.parts()).is_ok() {}
+        let _ = producer.flush();
+        let full = producer.occupied().expect("nothing is broken");
+
+        let turn = ring.turn(256, &AtomicBool::new(false), &InboxCounters::default());
+
+        assert!(matches!(turn, Turn::Busy), "{turn:?}");
+        let left = producer.occupied().expect("nothing is broken");
+        assert!(left < full && left > full / 2, "{left} of {full} bytes are left");
     }
 }

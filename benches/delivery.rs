@@ -1,0 +1,451 @@
+//! Events that are published one by one, and what waits for them: throughput, a burst into a sleeping subscriber, round trips.
+//!
+//! The agent embeds the broker and subscribes; procmond publishes from a process and a processor of its own. Events are opaque.
+//! As a publisher never waits, one that must not lose anything is told what was consumed, over a pipe, and keeps a window; the burst
+//! fits into ring and queue, and needs none. Against a plain Unix socket between the same processes, in the same run.
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use daemoneye_eventbus::{
+    ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, EventBusClient, EventReceiver, EventRef,
+    Opaque, ProcessEvent, Publisher, Subscription,
+};
+use support::{Figures, Part, Peer, Run, cpu_nanos, in_turns, is_trial, runtime};
+use tokio::runtime::Runtime;
+
+/// Bytes of an event, of one in the burst, and of one that goes to and fro.
+const EVENT_BYTES: usize = 256;
+const BURST_BYTES: usize = 300;
+const PING_BYTES: usize = 64;
+/// Events of a batch, and of the burst.
+const BATCH: u64 = 64;
+const BURST: u64 = 10_000;
+/// Events that may be under way, and after how many the publisher is told.
+const WINDOW: u64 = 8192;
+const CREDIT: u64 = 2048;
+/// Bytes of one write to a socket where writes are batched, and of one read.
+const SOCKET_BYTES: usize = 64 << 10;
+/// How long a thread may take to fall asleep.
+const CALM: Duration = Duration::from_millis(5);
+
+const FROM_PROCMOND: &str = "events.process.lifecycle";
+const TO_PROCMOND: &str = "control.collector.task.procmond";
+
+/// What a child is to do, told before how many times.
+const SINGLES: u64 = 1;
+const BATCHES: u64 = 2;
+const UNPACED: u64 = 3;
+const ECHO: u64 = 4;
+
+fn main() {
+    if let Some(part) = Part::assigned() {
+        match part.name.as_str() {
+            "procmond" => procmond(&part),
+            _ => socket_peer(&part),
+        }
+        return;
+    }
+    let mut criterion = support::criterion();
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut bus = Bus::start(folder.path());
+    let mut socket = Socket::start(folder.path());
+    streams(&mut criterion, &mut bus, &mut socket);
+    bursts(&mut criterion, &mut bus);
+    round_trips(&mut criterion, &mut bus, &mut socket);
+    within_a_process(&mut criterion, bus);
+    criterion.final_summary();
+}
+
+fn streams(criterion: &mut Criterion, bus: &mut Bus, socket: &mut Socket) {
+    let mut group = criterion.benchmark_group("delivery/256 B");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("singles", |b| b.iter_custom(|events| bus.stream(SINGLES, events).elapsed));
+    group.bench_function("socket, each written by itself", |b| {
+        b.iter_custom(|events| socket.stream(SINGLES, events).elapsed)
+    });
+    group.throughput(Throughput::Elements(BATCH));
+    group.bench_function("batches of 64", |b| {
+        b.iter_custom(|batches| bus.stream(BATCHES, batches * BATCH).elapsed)
+    });
+    group.bench_function("socket, 64 KiB written at once", |b| {
+        b.iter_custom(|batches| socket.stream(BATCHES, batches * BATCH).elapsed)
+    });
+    group.finish();
+
+    let events = if is_trial() { BATCH } else { 10_000 * BATCH };
+    let [singles, written, batches, batched] = in_turns(|side| match side {
+        0 => bus.stream(SINGLES, events),
+        1 => socket.stream(SINGLES, events / 4),
+        2 => bus.stream(BATCHES, events * 2),
+        _ => socket.stream(BATCHES, events * 2),
+    });
+    singles.print("delivery: singles over the bus");
+    written.print("delivery: singles over a socket, a write for each");
+    batches.print("delivery: batches of 64 over the bus");
+    batched.print("delivery: a socket with writes of 64 KiB");
+    let ratio = |one: Figures, other: Figures| one.events_per_second / other.events_per_second;
+    println!(
+        "delivery: of 256 B events the bus carries {:.2} times as many as the socket one by one, {:.2} times in batches",
+        ratio(singles, written),
+        ratio(batches, batched)
+    );
+}
+
+fn bursts(criterion: &mut Criterion, bus: &mut Bus) {
+    let mut wakeups = Vec::new();
+    let mut group = criterion.benchmark_group("delivery/burst");
+    group.throughput(Throughput::Elements(BURST));
+    group.bench_function("10,000 singles of 300 B into a sleeping subscriber", |b| {
+        b.iter_custom(|bursts| {
+            let timed = (0..bursts).map(|_| bus.burst());
+            let (elapsed, woken): (Vec<Duration>, Vec<u64>) = timed.unzip();
+            wakeups.extend(woken);
+            elapsed.iter().sum()
+        })
+    });
+    group.finish();
+    wakeups.sort_unstable();
+    println!(
+        "delivery: a burst of 10,000 wakes the sleeping data thread {} times (median; most: {}), and loses nothing",
+        percentile(&wakeups, 50),
+        percentile(&wakeups, 100)
+    );
+}
+
+fn round_trips(criterion: &mut Criterion, bus: &mut Bus, socket: &mut Socket) {
+    let (mut of_bus, mut of_socket) = (Vec::new(), Vec::new());
+    let mut group = criterion.benchmark_group("delivery/round trip");
+    group.bench_function("bus", |b| b.iter_custom(|trips| bus.round_trips(trips, &mut of_bus)));
+    group.bench_function("socket", |b| b.iter_custom(|trips| socket.round_trips(trips, &mut of_socket)));
+    group.finish();
+
+    (of_bus.clear(), of_socket.clear());
+    for _ in 0..if is_trial() { 1 } else { 10 } {
+        bus.round_trips(500, &mut of_bus);
+        socket.round_trips(500, &mut of_socket);
+    }
+    (of_bus.sort_unstable(), of_socket.sort_unstable());
+    let micros = |trips: &[u64], percent| percentile(trips, percent) as f64 / 1e3;
+    println!(
+        "delivery: a round trip of 64 B takes {:.1} us over the bus (p99 {:.1}), {:.1} us over a socket (p99 {:.1}): ratio {:.2}",
+        micros(&of_bus, 50),
+        micros(&of_bus, 99),
+        micros(&of_socket, 50),
+        micros(&of_socket, 99),
+        micros(&of_bus, 50) / micros(&of_socket, 50)
+    );
+}
+
+fn within_a_process(criterion: &mut Criterion, bus: Bus) {
+    let Bus { runtime, mut bus, subscription, .. } = bus;
+    // There is one subscription at a time for what is published.
+    drop(subscription);
+    let subscription = runtime.block_on(bus.subscription(&["events.process.#"])).expect("the agent may");
+    let mut events = subscription.into_events();
+    let mut group = criterion.benchmark_group("delivery/within a process");
+    group.throughput(Throughput::Elements(BATCH));
+    group.bench_function("EventBus::publish to EventReceiver", |b| {
+        b.iter_custom(|rounds| {
+            let start = Instant::now();
+            runtime.block_on(async {
+                for _ in 0..rounds {
+                    publish_and_receive(&mut bus, &mut events).await;
+                }
+            });
+            start.elapsed()
+        })
+    });
+    group.finish();
+    assert_eq!(events.lagged(), 0);
+    let rounds = if is_trial() { 1 } else { 5_000 };
+    let run = Run::of(rounds * BATCH, || {
+        runtime.block_on(async {
+            for _ in 0..rounds {
+                publish_and_receive(&mut bus, &mut events).await;
+            }
+        });
+        0
+    });
+    println!(
+        "delivery: within a process: {:.2} M events/s, published and received as owned events",
+        run.events as f64 / run.elapsed.as_secs_f64() / 1e6
+    );
+}
+
+async fn publish_and_receive(agent: &mut DaemoneyeEventBus, events: &mut EventReceiver) {
+    let event = ProcessEvent {
+        pid: 1234,
+        name: "example_process".into(),
+        command_line: Some("example_process --arg".into()),
+        executable_path: Some("/usr/bin/example_process".into()),
+        ppid: Some(1000),
+        start_time: None,
+        metadata: HashMap::new(),
+    };
+    for _ in 0..BATCH {
+        agent.publish(event.clone().into(), "correlation-123".into()).await.expect("the agent may");
+    }
+    for _ in 0..BATCH {
+        events.recv().await.expect("the bus is there");
+    }
+}
+
+fn percentile(sorted: &[u64], percent: usize) -> u64 {
+    sorted[(sorted.len() - 1) * percent / 100]
+}
+
+/// The agent, in this process, and procmond in another.
+struct Bus {
+    runtime: Runtime,
+    subscription: Subscription,
+    tasks: Publisher,
+    procmond: Peer,
+    bus: DaemoneyeEventBus,
+}
+
+impl Bus {
+    fn start(folder: &Path) -> Self {
+        let runtime = runtime();
+        let path = folder.join("bus.sock");
+        let (bus, subscription) = runtime.block_on(async {
+            let broker = DaemoneyeBroker::new(path.to_str().expect("UTF-8")).await.expect("a broker");
+            let bus = DaemoneyeEventBus::from_broker(broker).await.expect("it listens");
+            let subscription = bus.subscription(&[FROM_PROCMOND]).await.expect("the agent may");
+            (bus, subscription)
+        });
+        let procmond = Peer::start("procmond", folder);
+        let tasks = runtime.block_on(bus.publisher(TO_PROCMOND)).expect("the agent may");
+        Self { runtime, subscription, tasks, procmond, bus }
+    }
+
+    /// So many events in a row, within a window.
+    fn stream(&mut self, how: u64, events: u64) -> Run {
+        Run::of(events, || {
+            self.order(how, events);
+            self.receive(events, EVENT_BYTES);
+            self.procmond.hear()
+        })
+    }
+
+    /// One burst while everybody here sleeps: how long until all of it is received, and how often the data thread was woken.
+    fn burst(&mut self) -> (Duration, u64) {
+        std::thread::sleep(CALM);
+        let woken = self.bus.statistics().wakeups;
+        let start = Instant::now();
+        self.order(UNPACED, BURST);
+        self.receive(BURST, BURST_BYTES);
+        let elapsed = start.elapsed();
+        self.procmond.hear();
+        (elapsed, self.bus.statistics().wakeups - woken)
+    }
+
+    fn order(&mut self, what: u64, count: u64) {
+        self.procmond.tell(what);
+        self.procmond.tell(count);
+    }
+
+    /// Receives so many events, looks at each, and tells procmond how far it is.
+    fn receive(&mut self, events: u64, bytes: usize) {
+        let Self { runtime, subscription, procmond, .. } = self;
+        runtime.block_on(async {
+            let (mut received, mut told, mut sum) = (0, 0, 0_u64);
+            while received < events {
+                let batch = subscription.recv().await.expect("the bus is there").expect("nothing is lost");
+                for event in batch.view() {
+                    sum = sum_of_event(&event, bytes).wrapping_add(sum);
+                }
+                received += batch.len() as u64;
+                if received - told >= CREDIT || received == events {
+                    told = received;
+                    procmond.tell(told);
+                }
+            }
+            assert_eq!(sum, events.wrapping_mul(sum_of(bytes)), "what was received is what was published");
+        });
+    }
+
+    /// So many times to procmond and back, each timed by itself, in nanoseconds.
+    fn round_trips(&mut self, trips: u64, each: &mut Vec<u64>) -> Duration {
+        self.order(ECHO, trips);
+        let Self { runtime, subscription, tasks, .. } = self;
+        let start = Instant::now();
+        runtime.block_on(async {
+            for _ in 0..trips {
+                let start = Instant::now();
+                let delivery = tasks.publish(&Opaque(&[1; PING_BYTES])).expect("it is small");
+                assert_eq!(delivery.reached, 1);
+                subscription.recv().await.expect("the bus is there").expect("nothing is lost");
+                each.push(start.elapsed().as_nanos() as u64);
+            }
+        });
+        let elapsed = start.elapsed();
+        self.procmond.hear();
+        elapsed
+    }
+}
+
+/// A sum over the bytes of an event.
+fn sum_of_event(event: &EventRef<'_>, bytes: usize) -> u64 {
+    let EventRef::Opaque(payload) = event else { panic!("only bytes are published") };
+    assert_eq!(payload.len(), bytes);
+    sum(payload)
+}
+
+fn sum(payload: &[u8]) -> u64 {
+    let (words, _) = payload.as_chunks();
+    words.iter().fold(0, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)))
+}
+
+fn sum_of(bytes: usize) -> u64 {
+    sum(&vec![1; bytes])
+}
+
+fn procmond(part: &Part) {
+    let runtime = runtime();
+    let options = ConnectOptions::new("procmond").path(part.folder.join("bus.sock"));
+    let client = runtime.block_on(EventBusClient::connect(options)).expect("the broker is there");
+    let mut publisher = runtime.block_on(client.publisher(FROM_PROCMOND)).expect("it is granted");
+    let mut tasks = runtime.block_on(client.subscription(&[TO_PROCMOND])).expect("it is granted");
+    part.is_ready();
+    loop {
+        let (what, count) = (part.hear(), part.hear());
+        let cpu = cpu_nanos();
+        match what {
+            SINGLES => publish(part, &mut publisher, count, 1),
+            BATCHES => publish(part, &mut publisher, count, BATCH),
+            UNPACED => publish_unpaced(part, &mut publisher, count),
+            _ => echo(&runtime, &mut publisher, &mut tasks, count),
+        }
+        part.tell(cpu_nanos() - cpu);
+    }
+}
+
+fn publish(part: &Part, publisher: &mut Publisher, events: u64, at_once: u64) {
+    let event = [1; EVENT_BYTES];
+    let (mut published, mut consumed) = (0, 0);
+    while published < events {
+        while published + at_once > consumed + WINDOW {
+            consumed = part.hear();
+        }
+        let delivery = if at_once == 1 {
+            publisher.publish(&Opaque(&event)).expect("it is small")
+        } else {
+            let mut batch = publisher.batch();
+            for _ in 0..at_once {
+                batch.push(&Opaque(&event)).expect("it is small");
+            }
+            batch.publish()
+        };
+        assert_eq!((delivery.reached, delivery.dropped), (at_once, 0));
+        published += at_once;
+    }
+    while consumed < events {
+        consumed = part.hear();
+    }
+}
+
+fn publish_unpaced(part: &Part, publisher: &mut Publisher, events: u64) {
+    for _ in 0..events {
+        let delivery = publisher.publish(&Opaque(&[1; BURST_BYTES])).expect("it is small");
+        assert_eq!((delivery.reached, delivery.dropped), (1, 0));
+    }
+    while part.hear() < events {}
+}
+
+fn echo(runtime: &Runtime, publisher: &mut Publisher, tasks: &mut Subscription, trips: u64) {
+    runtime.block_on(async {
+        for _ in 0..trips {
+            tasks.recv().await.expect("the bus is there").expect("nothing is lost");
+            publisher.publish(&Opaque(&[1; PING_BYTES])).expect("it is small");
+        }
+    });
+}
+
+/// A plain socket between this process and another.
+struct Socket {
+    reader: BufReader<UnixStream>,
+    peer: Peer,
+}
+
+impl Socket {
+    fn start(folder: &Path) -> Self {
+        let listener = UnixListener::bind(folder.join("plain.sock")).expect("the folder is empty");
+        let peer = Peer::start("socket peer", folder);
+        let (stream, _) = listener.accept().expect("the peer has connected");
+        Self { reader: BufReader::with_capacity(SOCKET_BYTES, stream), peer }
+    }
+
+    fn order(&mut self, what: u64, count: u64) {
+        self.peer.tell(what);
+        self.peer.tell(count);
+    }
+
+    fn stream(&mut self, how: u64, events: u64) -> Run {
+        Run::of(events, || {
+            self.order(how, events);
+            let mut total = 0_u64;
+            let mut event = Vec::new();
+            for _ in 0..events {
+                let mut length = [0; 4];
+                self.reader.read_exact(&mut length).expect("the peer is there");
+                event.resize(u32::from_le_bytes(length) as usize, 0);
+                self.reader.read_exact(&mut event).expect("the peer is there");
+                total = sum(&event).wrapping_add(total);
+            }
+            assert_eq!(
+                total,
+                events.wrapping_mul(sum_of(EVENT_BYTES)),
+                "what was received is what was written"
+            );
+            self.peer.hear()
+        })
+    }
+
+    fn round_trips(&mut self, trips: u64, each: &mut Vec<u64>) -> Duration {
+        self.order(ECHO, trips);
+        let start = Instant::now();
+        for _ in 0..trips {
+            let start = Instant::now();
+            self.reader.get_mut().write_all(&[1; PING_BYTES]).expect("the peer is there");
+            self.reader.read_exact(&mut [0; PING_BYTES]).expect("the peer is there");
+            each.push(start.elapsed().as_nanos() as u64);
+        }
+        let elapsed = start.elapsed();
+        self.peer.hear();
+        elapsed
+    }
+}
+
+fn socket_peer(part: &Part) {
+    let stream = UnixStream::connect(part.folder.join("plain.sock")).expect("the reader listens");
+    let mut writer = BufWriter::with_capacity(SOCKET_BYTES, stream);
+    part.is_ready();
+    loop {
+        let (what, count) = (part.hear(), part.hear());
+        let cpu = cpu_nanos();
+        for _ in 0..count {
+            match what {
+                ECHO => {
+                    writer.get_mut().read_exact(&mut [0; PING_BYTES]).expect("the reader is there");
+                    writer.write_all(&[1; PING_BYTES]).expect("the reader is there");
+                }
+                _ => {
+                    writer.write_all(&(EVENT_BYTES as u32).to_le_bytes()).expect("the reader is there");
+                    writer.write_all(&[1; EVENT_BYTES]).expect("the reader is there");
+                }
+            }
+            if what != BATCHES {
+                writer.flush().expect("the reader is there");
+            }
+        }
+        writer.flush().expect("the reader is there");
+        part.tell(cpu_nanos() - cpu);
+    }
+}

@@ -116,7 +116,7 @@ mod tests {
         let mut words = vec![0_u64; writer.bytes() / size_of::<u64>() + 1];
         let bytes = writer.parts().concat();
         words.as_mut_bytes()[..bytes.len()].copy_from_slice(&bytes);
-        let batch = Batch::parse(words, bytes.len()).expect("our own writer makes no malformed records");
+        let batch = Batch::parse(&words, bytes.len(), None).expect("our own writer makes no malformed records");
         let component = Component::from_client_id("procmond").expect("a name");
         let origin = Origin { component, publisher: PublisherId(1), epoch: Epoch(1) };
         ReceivedBatch::new(batch, Topic::new("events.process.batch").expect("a topic"), Arc::new(origin))

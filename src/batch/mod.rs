@@ -35,7 +35,7 @@
 //!
 //! # Hostile bytes
 //!
-//! Whoever writes a record may be an attacker. A record is copied out of shared memory first, and [`Batch`] judges the
+//! Whoever writes a record may be an attacker. A record is copied out of shared memory first, and [`Record`] judges the
 //! copy once: counts, kinds, flags, times, indices, every offset, the string area as UTF-8 in one go and each end as a
 //! character boundary. From then on no read can fail. What the bytes *say* remains a claim of the publisher, the
 //! publish time included.
@@ -63,6 +63,7 @@ mod write;
 pub(crate) use check::event_count;
 pub use encode::{BatchEvent, EventTooLarge, Opaque};
 pub use fields::Pairs;
+pub(crate) use read::Record;
 pub use read::{Batch, BatchView, Events};
 pub use refs::{
     CorrelationRef, EventRef, FilesystemEventRef, NetworkEventRef, PerformanceEventRef, ProcessEventRef,

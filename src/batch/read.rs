@@ -43,10 +43,14 @@ use crate::correlation::CorrelationMetadata;
 /// ```
 #[derive(Clone)]
 pub struct Batch {
-    /// Header, entries, pairs and blobs; and apart from them the string area: UTF-8 is checked where it becomes a `str`, so
-    /// that a view costs nothing. The copy takes 3 ns per process event; checking again would take as much for every view.
-    record: Arc<Memory>,
+    record: Arc<Record>,
 }
+
+/// A validated record, in memory of its own.
+///
+/// It is in two parts, header, entries, pairs and blobs, and the string area: UTF-8 is checked where it becomes a `str`, so that
+/// a view costs nothing. The copy takes 3 ns per process event; checking again would take as much for every view.
+pub(crate) struct Record(Memory);
 
 impl Batch {
     /// A batch of one event that no publisher sent, for tests of code that reads batches.
@@ -92,23 +96,9 @@ impl Batch {
             here.copy_from_slice(part);
             rest = behind;
         }
-        Ok(Self::parse(&words, writer.bytes(), None).expect("the writer makes no malformed records"))
-    }
-
-    /// A copy of the first `bytes` bytes of `words`, after judging every byte of them that can be read. A large one lies in
-    /// memory of `spares`.
-    ///
-    /// # Errors
-    ///
-    /// [`Malformed`] says what is wrong with it.
-    pub(crate) fn parse(
-        words: &[u64],
-        bytes: usize,
-        spares: Option<&Arc<Spares>>,
-    ) -> Result<Self, Malformed> {
-        let (head, strings) = check(&words.as_bytes()[..bytes])?;
-        let memory = Memory::of(&words[..head.bytes() / WORD_BYTES], strings, spares);
-        Ok(Self { record: Arc::new(memory) })
+        let record =
+            Record::parse(&words, writer.bytes(), None).expect("the writer makes no malformed records");
+        Ok(Self { record: Arc::new(record) })
     }
 
     /// The number of events, at least 1.
@@ -121,9 +111,35 @@ impl Batch {
     /// The events, to be read in place.
     #[must_use]
     pub fn view(&self) -> BatchView<'_> {
-        let (head, _) =
-            Head::cut(self.record.head.as_bytes()).expect("the record was checked, and never changes");
-        BatchView { head, strings: &self.record.strings }
+        self.record.view()
+    }
+}
+
+impl Record {
+    /// A copy of the first `bytes` bytes of `words`, after judging every byte of them that can be read. A large one lies in
+    /// memory of `spares`.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] says what is wrong with it.
+    pub(crate) fn parse(
+        words: &[u64],
+        bytes: usize,
+        spares: Option<&Arc<Spares>>,
+    ) -> Result<Self, Malformed> {
+        let (head, strings) = check(&words.as_bytes()[..bytes])?;
+        Ok(Self(Memory::of(&words[..head.bytes() / WORD_BYTES], strings, spares)))
+    }
+
+    pub(crate) fn view(&self) -> BatchView<'_> {
+        let (head, _) = Head::cut(self.0.head.as_bytes()).expect("the record was checked, and never changes");
+        BatchView { head, strings: &self.0.strings }
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view().fmt(f)
     }
 }
 

@@ -17,7 +17,7 @@ use shm::{Consumer, Doorbell, Heard};
 
 use super::hub::Targets;
 use super::{DataEvent, DataEvents, Hub, Origin, Queue, ReceivedBatch, RecvError};
-use crate::batch::Spares;
+use crate::batch::{Record, Spares};
 use crate::config::RECORDS_PER_TURN;
 use crate::sys;
 use crate::topic::Topic;
@@ -344,6 +344,6 @@ fn interrupt(queues: impl Iterator<Item = Arc<Queue>>, error: &RecvError) {
 }
 
 /// The publisher's name on what it sends.
-fn received(batch: crate::batch::Batch, slot: &Slot, origin: &Arc<Origin>) -> ReceivedBatch {
-    ReceivedBatch::new(batch, slot.topic.clone(), Arc::clone(origin))
+fn received(record: Record, slot: &Slot, origin: &Arc<Origin>) -> ReceivedBatch {
+    ReceivedBatch::new(record, slot.topic.clone(), Arc::clone(origin))
 }

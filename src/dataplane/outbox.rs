@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
@@ -17,7 +18,7 @@ use zerocopy::IntoBytes;
 
 use super::hub::Targets;
 use super::{DataEvent, DataEvents, Hub, Origin, ReceivedBatch};
-use crate::batch::{Batch, BatchWriter};
+use crate::batch::{BatchWriter, Record};
 use crate::routing::{RoutingTable, TopicId};
 use crate::sys;
 use crate::topic::Topic;
@@ -419,9 +420,7 @@ fn deliver(record: &BatchWriter, topic: &Topic, queues: &Targets, origin: &Arc<O
         here.copy_from_slice(part);
         rest = behind;
     }
-    let batch = Batch::parse(&words, bytes, None).expect("our own writer makes no malformed records");
-    let batch = ReceivedBatch::new(batch, topic.clone(), Arc::clone(origin));
-    for queue in queues.iter() {
-        queue.push(&batch, bytes);
-    }
+    let copy = Record::parse(&words, bytes, None).expect("our own writer makes no malformed records");
+    let batch = ReceivedBatch::new(copy, topic.clone(), Arc::clone(origin));
+    queues.iter().filter_map(|queue| queue.push(&batch, bytes)).for_each(Waker::wake);
 }

@@ -59,18 +59,20 @@ impl Queue {
         Self { state: Mutex::default(), bytes_max: bytes / 2 }
     }
 
-    /// Adds a batch whose record has `bytes`, or counts its events as lost.
-    pub(crate) fn push(&self, batch: &ReceivedBatch, bytes: usize) {
+    /// Adds a batch whose record has `bytes`, or counts its events as lost. Yields the reader if it waits, to be woken when
+    /// there is nothing more to add for now: woken for each batch, on the processor of the writer, it would take turns with it.
+    #[must_use = "a reader that waits has to be woken"]
+    pub(crate) fn push(&self, batch: &ReceivedBatch, bytes: usize) -> Option<Waker> {
         let mut state = self.state.lock();
         let bytes = state.bytes + bytes + ITEM_BYTES;
         if bytes > self.bytes_max && !state.items.is_empty() {
             state.lost = state.lost.saturating_add(batch.len() as u64);
-            return;
+            return None;
         }
         state.bytes = bytes;
         state.settle_loss();
         state.items.push_back(Ok(batch.clone()));
-        wake(state);
+        state.reader.take()
     }
 
     /// Counts events that were lost on their way here.

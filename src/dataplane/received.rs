@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::access::Component;
-use crate::batch::{Batch, BatchView};
+use crate::batch::{BatchView, Record};
 use crate::event::BusEvent;
 use crate::topic::Topic;
 use crate::wire::{Epoch, PublisherId};
@@ -22,7 +22,7 @@ pub struct ReceivedBatch(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    batch: Batch,
+    record: Record,
     topic: Topic,
     origin: Arc<Origin>,
     /// The events as owned values, made when somebody first asks for them.
@@ -30,8 +30,8 @@ struct Inner {
 }
 
 impl ReceivedBatch {
-    pub(crate) fn new(batch: Batch, topic: Topic, origin: Arc<Origin>) -> Self {
-        Self(Arc::new(Inner { batch, topic, origin, events: OnceLock::new() }))
+    pub(crate) fn new(record: Record, topic: Topic, origin: Arc<Origin>) -> Self {
+        Self(Arc::new(Inner { record, topic, origin, events: OnceLock::new() }))
     }
 
     /// The topic that the events were published on. One that this process was granted.
@@ -50,13 +50,13 @@ impl ReceivedBatch {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {
-        self.0.batch.len()
+        self.view().len()
     }
 
     /// The events, to be read in place, without an allocation.
     #[must_use]
     pub fn view(&self) -> BatchView<'_> {
-        self.0.batch.view()
+        self.0.record.view()
     }
 
     /// The events as owned values, made once and shared by all subscriptions of this process. Opaque payloads are no

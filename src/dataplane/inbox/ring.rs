@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
 
 use shm::{Consumer, Doorbell, Record};
 use zerocopy::IntoBytes;
 
 use super::{InboxCounters, Slot, received};
-use crate::batch::{Batch, Spares, event_count};
+use crate::batch::{self, Spares, event_count};
 use crate::dataplane::hub::Targets;
 use crate::dataplane::{Hub, Origin, Queue};
 use crate::topic::Topic;
@@ -27,6 +28,8 @@ pub(super) struct InRing {
     /// What was read last: copied out of the ring before it is judged, and from here to where it stays.
     payload: Vec<u64>,
     spares: Arc<Spares>,
+    /// Whom to wake at the end of the turn.
+    readers: Vec<Waker>,
     /// A record that was read, and whose slot may be in a command that waits.
     held: Option<Record>,
     /// The publisher is gone: what is there now is read, and no more.
@@ -72,6 +75,7 @@ impl InRing {
             slots: Vec::new(),
             payload: Vec::new(),
             spares,
+            readers: Vec::new(),
             held: None,
             ending: false,
         }
@@ -127,6 +131,7 @@ impl InRing {
             }
         };
         self.consumer.release();
+        self.readers.drain(..).for_each(Waker::wake);
         turn.unwrap_or_else(Turn::Broken)
     }
 
@@ -158,22 +163,13 @@ impl InRing {
         }
         if slot.granted && record.generation == slot.generation {
             add(&counters.received, events.into());
-            self.dispatch(slot, record.bytes)?;
+            let batch = batch::Record::parse(&self.payload, record.bytes, Some(&self.spares));
+            let batch = received(batch.map_err(|error| error.to_string())?, slot, &self.origin);
+            self.readers.extend(slot.targets.iter().filter_map(|queue| queue.push(&batch, record.bytes)));
         } else {
             add(&counters.skipped, events.into());
         }
         Ok(Taken::Record(record.bytes))
-    }
-
-    /// Gives the record that was read to the queues that its topic is for.
-    fn dispatch(&self, slot: &Slot, bytes: usize) -> Result<(), String> {
-        let batch =
-            Batch::parse(&self.payload, bytes, Some(&self.spares)).map_err(|error| error.to_string())?;
-        let batch = received(batch, slot, &self.origin);
-        for queue in slot.targets.iter() {
-            queue.push(&batch, bytes);
-        }
-        Ok(())
     }
 
     /// The ring is empty: tells of losses behind the last record, and sees whether this is the end.

@@ -58,6 +58,10 @@ pub(crate) const NAME_BYTES_MAX: usize = 64;
 /// Records that the data thread takes from one ring before it looks at the next.
 pub(crate) const RECORDS_PER_TURN: usize = 256;
 
+/// In how many turns the data thread empties a full ring, at least. It gives space back at the end of a turn, and a publisher
+/// must not find the ring full of what was read already.
+pub(crate) const TURNS_PER_RING: usize = 16;
+
 /// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld). Above it: the list is cut, the
 /// rights are not.
 pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;

@@ -57,7 +57,8 @@ impl Drop for Memory {
             return;
         };
         let (mut head, mut strings) = (std::mem::take(&mut self.head), std::mem::take(&mut self.strings));
-        (head.clear(), strings.clear());
+        head.clear();
+        strings.clear();
         let mut kept = spares.0.lock();
         if kept.len() < SPARES_MAX {
             kept.push(Self { head, strings, origin: None });

@@ -9,14 +9,11 @@ use zerocopy::IntoBytes;
 
 use super::{InboxCounters, Slot, received};
 use crate::batch::{self, Spares, event_count};
+use crate::config::TURNS_PER_RING;
 use crate::dataplane::hub::Targets;
 use crate::dataplane::{Hub, Origin, Queue};
 use crate::topic::Topic;
 use crate::wire::RingId;
-
-/// A turn takes at most this part of a ring, and gives it back at its end: the publisher must not find the ring full of what
-/// was read already.
-const TURNS_PER_RING: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct InRing {

@@ -126,12 +126,14 @@ fn round_trips(criterion: &mut Criterion, bus: &mut Bus, socket: &mut Socket) {
     group.bench_function("socket", |b| b.iter_custom(|trips| socket.round_trips(trips, &mut of_socket)));
     group.finish();
 
-    (of_bus.clear(), of_socket.clear());
+    of_bus.clear();
+    of_socket.clear();
     for _ in 0..if is_trial() { 1 } else { 10 } {
         bus.round_trips(500, &mut of_bus);
         socket.round_trips(500, &mut of_socket);
     }
-    (of_bus.sort_unstable(), of_socket.sort_unstable());
+    of_bus.sort_unstable();
+    of_socket.sort_unstable();
     let micros = |trips: &[u64], percent| percentile(trips, percent) as f64 / 1e3;
     println!(
         "delivery: a round trip of 64 B takes {:.1} us over the bus (p99 {:.1}), {:.1} us over a socket (p99 {:.1}): ratio {:.2}",

@@ -12,9 +12,9 @@ pub(crate) const SOCKET_MODE: u32 = 0o600;
 /// common machines, where a ring of 64 MiB is four times slower. Full: the newest records are lost, and counted.
 pub(crate) const RING_BYTES: usize = 8 << 20;
 
-/// Bytes of batches that wait for one subscription, what the application already took over included. Twice a
-/// full ring, so that one turn of the data thread always fits. Full: the newest batches are lost to this subscription, and
-/// counted.
+/// Bytes of batches that wait for one subscription; as much again may be with its reader. Twice a ring, since a queue
+/// charges more for a single event than its record has: what a full ring held while its process was stopped fits. Full: the
+/// newest batches are lost to this subscription, and counted.
 pub(crate) const QUEUE_BYTES: usize = 2 * RING_BYTES;
 
 /// How long a publisher, or a subscriber, may take to install a route. Beyond it, its session ends: an event must not be
@@ -53,6 +53,13 @@ pub(crate) const TOPICS_MAX: usize = 256;
 /// after 65,536 of them a new slot. Used up: the subscriber's session ends.
 pub(crate) const SLOTS_MAX: usize = shm::layout::SLOTS_MAX;
 
+/// How often a publisher that is in use looks whether its subscribers are still there. The broker says so, too, but not to a
+/// process that was stopped meanwhile, or whose session is over.
+pub(crate) const DESERTED_CHECK: Duration = Duration::from_millis(100);
+
+/// Interruptions that wait for one subscription. Above it: the newest are not told, only logged.
+pub(crate) const INTERRUPTIONS_MAX: usize = 64;
+
 /// Frames that wait for a client that does not read. Above it: its session ends.
 pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
 
@@ -66,7 +73,12 @@ pub(crate) const NAME_BYTES_MAX: usize = 64;
 /// Records that the data thread takes from one ring before it looks at the next.
 pub(crate) const RECORDS_PER_TURN: usize = 256;
 
-/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld, publishers missed). Above it: the list is cut, the
+/// In how many turns the data thread empties a full ring, at least. It gives space back at the end of a turn, and a publisher
+/// must not find the ring full of what was read already.
+pub(crate) const TURNS_PER_RING: usize = 16;
+
+/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld,
+/// publishers missed). Above it: the list is cut, the
 /// rights are not.
 pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
 

@@ -45,6 +45,17 @@ pub struct Record {
     pub sequence: u64,
     /// Length of the payload in bytes.
     pub bytes: usize,
+    /// Where the record starts, counted from the ring's first byte ever.
+    pub position: u64,
+}
+
+/// A moment in the life of one slot, as [`Consumer::now`] saw it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Records from this position on were published later.
+    pub position: u64,
+    /// Losses below this sequence happened earlier; those from here on happened later.
+    pub sequence: u64,
 }
 
 impl<M: Memory> Consumer<M> {
@@ -202,6 +213,25 @@ impl<M: Memory> Consumer<M> {
         self.frozen = true;
     }
 
+    /// Now, for one slot: tells what was published and lost on it before from what comes after. A flush that is under way may
+    /// count as either.
+    ///
+    /// # Errors
+    /// The producer's breach of the ring's laws, now or earlier.
+    pub fn now(&mut self, slot: u16) -> Result<Moment, Violation> {
+        let counter = self.memory.slots().get(usize::from(slot)).ok_or(Violation::Slot { slot })?;
+        let attempted = counter.load(Ordering::Relaxed);
+        // LOSS: pairs with the producer's stores of `slots`; the records before these losses are in `tail`.
+        fence(Ordering::Acquire);
+        self.refresh_tail()?;
+        Ok(Moment { position: self.tail, sequence: attempted.max(self.slots[usize::from(slot)]) })
+    }
+
+    /// Events settled on one slot so far.
+    pub fn settled_on(&self, slot: u16) -> u64 {
+        self.slots.get(usize::from(slot)).copied().unwrap_or(0)
+    }
+
     /// Events settled so far: received and reported lost. After the ring's end this is what the producer attempted.
     pub fn settled(&self) -> u64 {
         self.settled
@@ -263,13 +293,20 @@ impl<M: Memory> Consumer<M> {
         if usize::from(tag.slot) >= self.slots.len() {
             return Err(Violation::Slot { slot: tag.slot });
         }
-        let start = self.index(self.position);
+        let position = self.position;
+        let start = self.index(position);
         let words = &self.memory.data()[start..start + (size / RECORD_ALIGN) as usize];
         let sequence = words[1].load(Ordering::Relaxed);
         payload.clear();
         payload.extend(words[2..].iter().map(|word| word.load(Ordering::Relaxed).to_le()));
         self.position += size;
-        Ok(Some(Record { slot: tag.slot, generation: tag.generation, sequence, bytes: tag.length as usize }))
+        Ok(Some(Record {
+            slot: tag.slot,
+            generation: tag.generation,
+            sequence,
+            bytes: tag.length as usize,
+            position,
+        }))
     }
 
     /// The first word of the record at `position`, read once, and the bytes that it may claim.

@@ -67,7 +67,7 @@ mod ring;
 mod segment;
 mod sync;
 
-pub use consumer::{Consumer, Record};
+pub use consumer::{Consumer, Moment, Record};
 pub use doorbell::{Doorbell, Heard, PeerGone};
 pub use producer::{Producer, PushError};
 pub use ring::Violation;

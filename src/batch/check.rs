@@ -9,9 +9,9 @@ use std::mem::{size_of, size_of_val};
 use thiserror::Error;
 use zerocopy::FromBytes;
 
-use super::RECORD_EVENTS_MAX;
 use super::layout::{Entry, Header, Kind, Pair, VERSION, WORD_BYTES, index, split};
 use super::time::is_time;
+use super::{RECORD_BYTES_TARGET, RECORD_EVENTS_MAX};
 
 /// What is wrong with a record. Always the publisher's fault: no writer of ours makes such bytes.
 ///
@@ -41,8 +41,8 @@ pub(crate) enum Malformed {
         /// The number of events.
         events: u16,
     },
-    /// The sections do not add up to the length of the record.
-    #[error("the sections do not fill the record exactly")]
+    /// The sections do not add up to the length of the record, or it is longer than one of several events may be.
+    #[error("the sections do not fill the record exactly, or fill more than records of several events have")]
     Length,
     /// The bytes that round its length up are not zero.
     #[error("the record ends in bytes that belong to no section")]
@@ -190,7 +190,8 @@ pub(super) fn check(record: &[u8]) -> Result<(Head<'_>, &str), Malformed> {
     let (head, rest) = Head::cut(record)?;
     let header = head.header;
     let (strings, tail) = rest.split_at_checked(index(header.string_bytes)).ok_or(Malformed::Length)?;
-    if tail.len() >= WORD_BYTES {
+    let crowded = header.events.get() > 1 && record.len() > RECORD_BYTES_TARGET;
+    if tail.len() >= WORD_BYTES || crowded {
         return Err(Malformed::Length);
     }
     if tail.iter().any(|&byte| byte != 0) {

@@ -29,13 +29,13 @@
 //!   stands in `layout.rs`.
 //! - **Strings are consecutive.** An entry begins where the one before ended: first its own strings, then key, value,
 //!   key, value of its pairs. Only ends are written down. Blobs and pairs are consecutive in the same way, so no byte
-//!   belongs to two events, and a record of n bytes cannot unfold into more than n bytes of owned events, apart
-//!   from the correlation that they share.
+//!   belongs to two events. What many events share is their correlation alone: as owned events each has its own, and whoever
+//!   makes them looks at that first.
 //! - **Little-endian, unaligned.** Casts need no alignment and no unsafe code, on any machine.
 //!
 //! # Hostile bytes
 //!
-//! Whoever writes a record may be an attacker. A record is copied out of shared memory first, and [`Batch`] judges the
+//! Whoever writes a record may be an attacker. A record is copied out of shared memory first, and [`Record`] judges the
 //! copy once: counts, kinds, flags, times, indices, every offset, the string area as UTF-8 in one go and each end as a
 //! character boundary. From then on no read can fail. What the bytes *say* remains a claim of the publisher, the
 //! publish time included.
@@ -63,6 +63,7 @@ mod write;
 pub(crate) use check::event_count;
 pub use encode::{BatchEvent, EventTooLarge, Opaque};
 pub use fields::Pairs;
+pub(crate) use read::Record;
 pub use read::{Batch, BatchView, Events};
 pub use refs::{
     CorrelationRef, EventRef, FilesystemEventRef, NetworkEventRef, PerformanceEventRef, ProcessEventRef,

@@ -43,10 +43,14 @@ use crate::correlation::CorrelationMetadata;
 /// ```
 #[derive(Clone)]
 pub struct Batch {
-    /// Header, entries, pairs and blobs; and apart from them the string area: UTF-8 is checked where it becomes a `str`, so
-    /// that a view costs nothing. The copy takes 3 ns per process event; checking again would take as much for every view.
-    record: Arc<Memory>,
+    record: Arc<Record>,
 }
+
+/// A validated record, in memory of its own.
+///
+/// It is in two parts, header, entries, pairs and blobs, and the string area: UTF-8 is checked where it becomes a `str`, so that
+/// a view costs nothing. The copy takes 3 ns per process event; checking again would take as much for every view.
+pub(crate) struct Record(Memory);
 
 impl Batch {
     /// A batch of one event that no publisher sent, for tests of code that reads batches.
@@ -85,30 +89,8 @@ impl Batch {
             PushError::RecordFull => unreachable!("an empty record is not full"),
         })?;
         writer.seal(0, published_at, 0);
-        let mut words = vec![0_u64; writer.bytes().div_ceil(size_of::<u64>())];
-        let mut rest = words.as_mut_bytes();
-        for part in writer.parts() {
-            let (here, behind) = rest.split_at_mut(part.len());
-            here.copy_from_slice(part);
-            rest = behind;
-        }
-        Ok(Self::parse(&words, writer.bytes(), None).expect("the writer makes no malformed records"))
-    }
-
-    /// A copy of the first `bytes` bytes of `words`, after judging every byte of them that can be read. A large one lies in
-    /// memory of `spares`.
-    ///
-    /// # Errors
-    ///
-    /// [`Malformed`] says what is wrong with it.
-    pub(crate) fn parse(
-        words: &[u64],
-        bytes: usize,
-        spares: Option<&Arc<Spares>>,
-    ) -> Result<Self, Malformed> {
-        let (head, strings) = check(&words.as_bytes()[..bytes])?;
-        let memory = Memory::of(&words[..head.bytes() / WORD_BYTES], strings, spares);
-        Ok(Self { record: Arc::new(memory) })
+        let record = Record::copy_of(&writer);
+        Ok(Self { record: Arc::new(record) })
     }
 
     /// The number of events, at least 1.
@@ -121,9 +103,47 @@ impl Batch {
     /// The events, to be read in place.
     #[must_use]
     pub fn view(&self) -> BatchView<'_> {
-        let (head, _) =
-            Head::cut(self.record.head.as_bytes()).expect("the record was checked, and never changes");
-        BatchView { head, strings: &self.record.strings }
+        self.record.view()
+    }
+}
+
+impl Record {
+    /// A copy of the first `bytes` bytes of `words`, after judging every byte of them that can be read. A large one lies in
+    /// memory of `spares`.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] says what is wrong with it.
+    pub(crate) fn parse(
+        words: &[u64],
+        bytes: usize,
+        spares: Option<&Arc<Spares>>,
+    ) -> Result<Self, Malformed> {
+        let (head, strings) = check(&words.as_bytes()[..bytes])?;
+        Ok(Self(Memory::of(&words[..head.bytes() / WORD_BYTES], strings, spares)))
+    }
+
+    /// A copy of a record that was sealed in this process.
+    pub(crate) fn copy_of(writer: &BatchWriter) -> Self {
+        let mut words = vec![0_u64; writer.bytes().div_ceil(size_of::<u64>())];
+        let mut rest = words.as_mut_bytes();
+        for part in writer.parts() {
+            let (here, behind) = rest.split_at_mut(part.len());
+            here.copy_from_slice(part);
+            rest = behind;
+        }
+        Self::parse(&words, writer.bytes(), None).expect("the writer makes no malformed records")
+    }
+
+    pub(crate) fn view(&self) -> BatchView<'_> {
+        let (head, _) = Head::cut(self.0.head.as_bytes()).expect("the record was checked, and never changes");
+        BatchView { head, strings: &self.0.strings }
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.view().fmt(f)
     }
 }
 
@@ -202,6 +222,22 @@ impl<'a> BatchView<'a> {
             0 => self.correlation(),
             number => CorrelationRef::new(self.fields(self.len() + usize::from(number))),
         }
+    }
+
+    /// Bytes that the correlations of all events have as owned values, each event with its own. They are the one thing in a record
+    /// that belongs to many events, and so may unfold to many times the record.
+    pub(crate) fn correlation_bytes(&self) -> usize {
+        /// What a tag costs beyond its text: two strings and their place in a map.
+        const TAG_BYTES: usize = 96;
+        let entries = self.head.entries;
+        let of = |number: usize| {
+            let next = entries.get(number + 1);
+            let text_end = next.map_or(self.strings.len(), |next| index(next.strings));
+            let tags = self.head.pairs_end(number) - index(entries[number].pairs);
+            text_end - index(entries[number].strings) + tags * TAG_BYTES
+        };
+        let numbers = (0..self.len()).map(|position| usize::from(entries[1 + position].correlation.get()));
+        numbers.map(|number| if number == 0 { of(0) } else { of(self.len() + number) }).sum()
     }
 
     /// When the publisher says that it published the batch.

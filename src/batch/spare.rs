@@ -33,12 +33,15 @@ pub(super) struct Memory {
 impl Memory {
     /// A copy of a record's two parts, in memory of `spares` if it is large.
     pub(super) fn of(head: &[u64], strings: &str, spares: Option<&Arc<Spares>>) -> Self {
-        let spares = spares.filter(|_| LARGE.contains(&(size_of_val(head) + strings.len())));
-        let spare = spares.and_then(|spares| spares.0.lock().pop());
+        let bytes = size_of_val(head) + strings.len();
+        let Some(spares) = spares.filter(|_| LARGE.contains(&bytes)) else {
+            return Self { head: head.to_vec(), strings: strings.to_owned(), origin: None };
+        };
+        let spare = spares.0.lock().pop();
         let mut memory = spare.filter(|memory| memory.suits(head, strings)).unwrap_or_default();
         memory.head.extend_from_slice(head);
         memory.strings.push_str(strings);
-        memory.origin = spares.cloned();
+        memory.origin = Some(Arc::clone(spares));
         memory
     }
 
@@ -54,7 +57,8 @@ impl Drop for Memory {
             return;
         };
         let (mut head, mut strings) = (std::mem::take(&mut self.head), std::mem::take(&mut self.strings));
-        (head.clear(), strings.clear());
+        head.clear();
+        strings.clear();
         let mut kept = spares.0.lock();
         if kept.len() < SPARES_MAX {
             kept.push(Self { head, strings, origin: None });

@@ -5,12 +5,12 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::session::{Command, Commands, Ground};
-use crate::batch::{BatchEvent, BatchWriter, EventTooLarge, PushError};
+use crate::batch::{BatchEvent, BatchWriter, EventTooLarge, PushError, RECORD_BYTES_TARGET};
 use crate::correlation::CorrelationMetadata;
 use crate::dataplane::{Delivery, Outbox, OutboxShared};
 use crate::routing::TopicId;
 
-/// Records that a publisher keeps for its next batch: 4 MiB of them, which is a scan of some 15,000 processes.
+/// Records of ordinary size that a publisher keeps for its next batch: 4 MiB of them, which is a scan of some 15,000 processes.
 const RECORDS_KEPT: usize = 64;
 
 /// Publishes on one topic, over rings of its own. `Send`, but neither `Sync` nor `Clone`: it is the one producer of its rings.
@@ -241,6 +241,8 @@ impl BatchBuilder<'_> {
 
 impl Drop for BatchBuilder<'_> {
     fn drop(&mut self) {
-        self.publisher.records.truncate(RECORDS_KEPT);
+        let Publisher { records, .. } = &mut *self.publisher;
+        records.truncate(RECORDS_KEPT);
+        records.retain(|record| record.bytes() <= RECORD_BYTES_TARGET);
     }
 }

@@ -96,6 +96,8 @@ pub(crate) struct Session {
     inbox: Option<Inbox>,
     publishers: HashMap<u32, PublisherState>,
     rings: HashMap<RingId, RingState>,
+    /// Subscriptions that the data thread is to count in first.
+    joining: HashMap<u32, (Vec<TopicPattern>, Reply<Subscribed, SubscribeError>)>,
     asked: HashMap<u32, Asked>,
     last_request: u32,
     outgoing: VecDeque<(Request, Option<OwnedFd>)>,
@@ -129,8 +131,14 @@ pub(crate) async fn run(ground: Arc<Ground>, welcome: Welcome, mut link: Link, c
     };
     drop(link);
     session.over(&why);
-    while let Some(command) = commands.recv().await {
-        Session::refuse(command, &why);
+    loop {
+        tokio::select! {
+            command = commands.recv() => match command {
+                Some(command) => Session::refuse(command, &why),
+                None => return,
+            },
+            Some(event) = data_events.recv() => session.data_event(event),
+        }
     }
 }
 
@@ -142,6 +150,7 @@ impl Session {
             inbox: None,
             publishers: HashMap::new(),
             rings: HashMap::new(),
+            joining: HashMap::new(),
             asked: HashMap::new(),
             last_request: 0,
             outgoing: VecDeque::new(),
@@ -178,15 +187,28 @@ impl Session {
             }
             Command::Subscribe { subscription, patterns, reply } => {
                 let reply = self.in_time(reply, SubscribeError::Timeout);
-                let request = self.next_request(Asked::Subscribe { reply });
-                let patterns = patterns.iter().map(TopicPattern::to_string).collect();
-                self.refresh();
-                self.ask(Request::Subscribe { request, subscription, patterns });
+                self.joining.insert(subscription, (patterns, reply));
+                match &self.inbox {
+                    Some(inbox) => inbox.join(subscription),
+                    None => self.subscribe(subscription),
+                }
             }
             Command::Unsubscribe { subscription } => {
                 self.refresh();
-                self.ask(Request::Unsubscribe { subscription });
+                if self.joining.remove(&subscription).is_none() {
+                    self.ask(Request::Unsubscribe { subscription });
+                }
             }
+        }
+    }
+
+    /// Asks the broker for a subscription that the data thread counts in: had the broker been asked first, an event could come
+    /// before its queue is known.
+    fn subscribe(&mut self, subscription: u32) {
+        if let Some((patterns, reply)) = self.joining.remove(&subscription) {
+            let request = self.next_request(Asked::Subscribe { reply });
+            let patterns = patterns.iter().map(TopicPattern::to_string).collect();
+            self.ask(Request::Subscribe { request, subscription, patterns });
         }
     }
 
@@ -280,12 +302,10 @@ impl Session {
                 let attached = self.attach_consumer(ring, descriptor);
                 self.or_poisoned(ring, attached);
             }
-            Notice::Grant { order, ring, slot, generation, topic } => {
-                if let Some(inbox) = &self.inbox {
-                    inbox.grant(ring, slot, generation, topic);
-                }
-                self.ask(Request::Done { order });
-            }
+            Notice::Grant { order, ring, slot, generation, topic } => match &self.inbox {
+                Some(inbox) => inbox.grant(order, ring, slot, generation, topic),
+                None => self.ask(Request::Done { order }),
+            },
             Notice::Revoke { ring, slot } => {
                 if let Some(inbox) = &self.inbox {
                     inbox.revoke(ring, slot);
@@ -308,7 +328,7 @@ impl Session {
                 }
                 self.ask(Request::Done { order });
             }
-            Notice::CloseRing { ring } => self.close_ring(ring),
+            Notice::CloseRing { ring, accused } => self.close_ring(ring, accused),
             // A second welcome says nothing new, and a goodbye is the loop's.
             Notice::Welcome(_) | Notice::Goodbye { .. } => {}
         }
@@ -445,10 +465,10 @@ impl Session {
     fn poisoned(&mut self, ring: RingId, violation: String) {
         tracing::warn!(ring = ring.0, violation, "the other side broke a ring");
         self.ask(Request::Poisoned { ring, violation });
-        self.close_ring(ring);
+        self.close_ring(ring, None);
     }
 
-    fn close_ring(&mut self, ring: RingId) {
+    fn close_ring(&mut self, ring: RingId, accused: Option<String>) {
         match self.rings.remove(&ring) {
             Some(RingState::Producer { publisher, .. }) => {
                 if let Some(state) = self.publishers.get(&publisher) {
@@ -457,7 +477,7 @@ impl Session {
             }
             Some(RingState::Consumer { .. }) => {
                 if let Some(inbox) = &self.inbox {
-                    inbox.close(ring);
+                    inbox.close(ring, accused);
                 }
             }
             None => {}
@@ -465,8 +485,12 @@ impl Session {
     }
 
     fn data_event(&mut self, event: DataEvent) {
-        let DataEvent::Poisoned { ring, violation } = event;
-        self.poisoned(ring, violation);
+        match event {
+            DataEvent::Poisoned { ring, violation } => self.poisoned(ring, violation),
+            DataEvent::Granted { order } => self.ask(Request::Done { order }),
+            DataEvent::Joined { subscription } => self.subscribe(subscription),
+            DataEvent::Retired(producers) => drop(producers),
+        }
     }
 
     /// The session has ended: rings that lead here are read to their end, requests will not be answered.
@@ -478,6 +502,19 @@ impl Session {
         for (_, asked) in self.asked.drain() {
             if let Asked::Subscribe { reply } = asked {
                 answer(reply, Err(why.clone().into()));
+            }
+        }
+        for (_, (_, reply)) in self.joining.drain() {
+            answer(reply, Err(why.clone().into()));
+        }
+        if matches!(why, Disconnected::Dismissed(_)) {
+            // The other ends are closed already.
+            for (ring, state) in &self.rings {
+                if let (RingState::Producer { publisher, .. }, ring) = (state, *ring)
+                    && let Some(state) = self.publishers.get(publisher)
+                {
+                    state.outbox.remove_ring(ring);
+                }
             }
         }
         for state in self.publishers.values_mut() {

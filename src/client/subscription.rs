@@ -30,11 +30,13 @@ pub struct Subscription {
 struct Lease {
     commands: Commands,
     hub: Arc<Hub>,
+    queue: Arc<Queue>,
     number: u32,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.queue.abandon();
         self.hub.remove(self.number);
         // Without a session there is nobody to tell.
         let _ = self.commands.send(Command::Unsubscribe { subscription: self.number });
@@ -46,8 +48,8 @@ impl Subscription {
         Self {
             ready: VecDeque::new(),
             subscribed: Subscribed::default(),
-            queue,
-            _lease: Lease { commands, hub, number },
+            queue: Arc::clone(&queue),
+            _lease: Lease { commands, hub, queue, number },
         }
     }
 
@@ -68,7 +70,8 @@ impl Subscription {
         &self.subscribed.withheld
     }
 
-    /// Publishers that did not answer in time when the subscription was made; their sessions have ended.
+    /// Components that this subscription does not hear, though it matches what they publish: they did not answer in time when it
+    /// was made, and their sessions have ended; or one side has broken the ring between them and this process.
     #[must_use]
     pub fn missed(&self) -> &[String] {
         &self.subscribed.missed
@@ -77,7 +80,7 @@ impl Subscription {
     /// The same subscription, event by event.
     #[must_use]
     pub fn into_events(self) -> EventReceiver {
-        EventReceiver { subscription: self, batch: None, lagged: 0 }
+        EventReceiver { subscription: self, batch: None, lagged: 0, left_out: 0, poisoned: None }
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
@@ -109,10 +112,13 @@ pub struct EventReceiver {
     /// A batch, and how many of its events were taken.
     batch: Option<(ReceivedBatch, usize)>,
     lagged: u64,
+    left_out: u64,
+    poisoned: Option<RecvError>,
 }
 
 impl EventReceiver {
-    /// The next event; `None` at the end of the stream. What was lost before it is added to [`lagged`](Self::lagged).
+    /// The next event; `None` at the end of the stream. What was lost before it is added to [`lagged`](Self::lagged), a
+    /// publisher that broke its ring is in [`poisoned`](Self::poisoned).
     /// Cancel-safe.
     pub async fn recv(&mut self) -> Option<Arc<BusEvent>> {
         loop {
@@ -130,20 +136,37 @@ impl EventReceiver {
         self.lagged
     }
 
+    /// Opaque events that were left out, so far: they are read from the batches of a [`Subscription`].
+    #[must_use]
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// The last publisher that broke its ring, if any has: nothing more comes from it.
+    #[must_use]
+    pub fn poisoned(&self) -> Option<&RecvError> {
+        self.poisoned.as_ref()
+    }
+
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Arc<BusEvent>, RecvError>>> {
         loop {
-            if let Some((batch, taken)) = &mut self.batch {
-                if let Some(event) = batch.events().get(*taken) {
-                    *taken += 1;
-                    return Poll::Ready(Some(Ok(Arc::clone(event))));
+            while let Some((batch, taken)) = &mut self.batch {
+                if *taken == batch.len() {
+                    self.batch = None;
+                    break;
                 }
-                self.batch = None;
+                *taken += 1;
+                match batch.event(*taken - 1) {
+                    Some(event) => return Poll::Ready(Some(Ok(event))),
+                    None => self.left_out += 1,
+                }
             }
             match std::task::ready!(self.subscription.poll_recv(context)) {
                 Some(Ok(batch)) => self.batch = Some((batch, 0)),
                 Some(Err(error)) => {
-                    if let RecvError::Lagged(events) = error {
-                        self.lagged = self.lagged.saturating_add(events);
+                    match &error {
+                        RecvError::Lagged(events) => self.lagged = self.lagged.saturating_add(*events),
+                        RecvError::Poisoned { .. } => self.poisoned = Some(error.clone()),
                     }
                     return Poll::Ready(Some(Err(error)));
                 }

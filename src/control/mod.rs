@@ -39,7 +39,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::access::{AccessPolicy, Component};
@@ -294,7 +294,8 @@ impl<F> Machine<F> {
             self.dismiss(session, GoodbyeReason::HelloDeadline);
         }
         while let Some(session) = self.late() {
-            self.name_in_answers(session);
+            let own: BTreeSet<PublisherId> = self.sessions[&session].publishers.values().copied().collect();
+            self.name_in_answers(session, |key| own.contains(&key.publisher));
             self.dismiss(session, GoodbyeReason::RouteDeadline);
         }
     }

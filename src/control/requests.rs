@@ -119,15 +119,14 @@ impl<F> Machine<F> {
         }
     }
 
-    /// Names a publisher that is late in the answers of those who wait for its routes.
-    pub(super) fn name_in_answers(&mut self, late: SessionId) {
-        let name = self.component(late).to_string();
-        let publishers = &self.publishers;
+    /// Names a publisher in the answers of those who wait for these routes in vain.
+    pub(super) fn name_in_answers(&mut self, publisher: SessionId, which: impl Fn(&RouteKey) -> bool) {
+        let name = self.component(publisher).to_string();
         for wait in self.waits.values_mut() {
             let Notice::Subscribed { missed, .. } = &mut wait.answer else {
                 continue;
             };
-            if wait.awaiting.iter().any(|key| publishers[&key.publisher].session == late) {
+            if wait.awaiting.iter().any(&which) {
                 missed.push(name.clone());
             }
         }
@@ -219,7 +218,13 @@ impl<F> Machine<F> {
     }
 
     /// Asks for routes, and answers once all of them are active.
-    fn wait_for(&mut self, session: SessionId, keys: Vec<RouteKey>, answer: Notice) {
+    fn wait_for(&mut self, session: SessionId, keys: Vec<RouteKey>, mut answer: Notice) {
+        if let Notice::Subscribed { missed, .. } = &mut answer {
+            let parted = keys.iter().filter(|key| self.is_parted(**key));
+            let names = parted.map(|key| self.component(self.publishers[&key.publisher].session).to_string());
+            missed.extend(names.collect::<BTreeSet<_>>());
+            *missed = within_budget(std::mem::take(missed), String::len);
+        }
         let awaiting: BTreeSet<RouteKey> = keys.into_iter().filter(|key| !self.want(*key)).collect();
         if awaiting.is_empty() {
             return self.send(session, answer);

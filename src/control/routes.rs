@@ -77,7 +77,7 @@ impl<F> Machine<F> {
             route.wanted = true;
             return route.phase == Phase::Active;
         }
-        if self.ring_of(key).is_some_and(|ring| matches!(ring.stage, Stage::Poisoned)) {
+        if self.is_parted(key) {
             return true;
         }
         let route = Route { phase: Phase::NeedsRing, wanted: true, target: None };
@@ -92,6 +92,11 @@ impl<F> Machine<F> {
             self.start_ring(key.publisher, key.subscriber);
         }
         false
+    }
+
+    /// Whether one of the two sides broke their ring: nothing leads from the one to the other any more.
+    pub(super) fn is_parted(&self, key: RouteKey) -> bool {
+        self.ring_of(key).is_some_and(|ring| matches!(ring.stage, Stage::Poisoned))
     }
 
     /// Takes back a wish. The route goes at once, or when the step it is in is over.
@@ -242,12 +247,14 @@ impl<F> Machine<F> {
         }
         let violation = super::sessions::cut(&violation, 256);
         let (by, culprit_name) = (self.component(session), self.component(culprit));
-        self.report(Report::Poisoned { culprit: culprit_name, by, violation });
-        self.send(culprit, Notice::CloseRing { ring: id });
+        self.report(Report::Poisoned { culprit: culprit_name, by, violation: violation.clone() });
+        self.send(culprit, Notice::CloseRing { ring: id, accused: Some(violation) });
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
         ring.stage = Stage::Poisoned;
         let (publisher, subscriber) = (ring.publisher, ring.subscriber);
-        self.drop_routes(|key| key.publisher == publisher && key.subscriber == subscriber);
+        let parted = |key: &RouteKey| key.publisher == publisher && key.subscriber == subscriber;
+        self.name_in_answers(producer, parted);
+        self.drop_routes(parted);
     }
 
     /// Takes a ring out of the books, with its routes, and tells both ends that are still there.
@@ -257,7 +264,7 @@ impl<F> Machine<F> {
             return;
         };
         for session in ends.into_iter().flat_map(|(producer, consumer)| [producer, consumer]) {
-            self.send(session, Notice::CloseRing { ring: id });
+            self.send(session, Notice::CloseRing { ring: id, accused: None });
         }
         self.drop_routes(|key| key.publisher == ring.publisher && key.subscriber == ring.subscriber);
     }

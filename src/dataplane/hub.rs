@@ -11,7 +11,7 @@ use crate::routing::Trie;
 use crate::topic::{Topic, TopicPattern};
 
 /// The queues that one topic is for. A snapshot: see [`Hub::generation`].
-pub(crate) type Targets = Arc<[Arc<Queue>]>;
+pub(crate) type Queues = Arc<[Arc<Queue>]>;
 
 #[derive(Debug)]
 pub(crate) struct Hub {
@@ -66,10 +66,12 @@ impl Hub {
             state.interests.remove(pattern, &number);
         }
         self.changed();
+        // What waits in the queue is dropped outside the lock: that may run code of others.
+        drop(state);
     }
 
     /// The queues that match `topic` now.
-    pub(crate) fn targets(&self, topic: &Topic) -> Targets {
+    pub(crate) fn targets(&self, topic: &Topic) -> Queues {
         let state = self.state.lock();
         let numbers = state.interests.matching(topic);
         numbers.iter().map(|number| Arc::clone(&state.subscriptions[number].queue)).collect()
@@ -79,8 +81,12 @@ impl Hub {
     pub(crate) fn end(&self) {
         let mut state = self.state.lock();
         state.ended = true;
-        for subscription in state.subscriptions.values() {
-            subscription.queue.end();
+        let queues: Vec<_> =
+            state.subscriptions.values().map(|subscription| Arc::clone(&subscription.queue)).collect();
+        drop(state);
+        // Outside the lock: a reader that is woken may come back here.
+        for queue in queues {
+            queue.end();
         }
     }
 

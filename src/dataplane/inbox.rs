@@ -7,21 +7,21 @@
 //! slot, looked up in what the broker granted; the same look-up yields the queues. A slot that was granted and since revoked is
 //! skipped; one that was never granted poisons the ring.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam::utils::Backoff;
 use parking_lot::Mutex;
-use shm::{Consumer, Doorbell, Heard};
+use shm::{Consumer, Doorbell, Heard, Moment};
 
-use super::hub::Targets;
 use super::{DataEvent, DataEvents, Hub, Origin, Queue, ReceivedBatch, RecvError};
-use crate::batch::Spares;
+use crate::batch::{Record, Spares};
 use crate::config::RECORDS_PER_TURN;
 use crate::sys;
 use crate::topic::Topic;
-use crate::wire::RingId;
+use crate::wire::{OrderId, RingId};
 
 mod ring;
 use ring::{InRing, Turn};
@@ -35,7 +35,9 @@ enum Command {
         doorbell: Doorbell,
         origin: Arc<Origin>,
     },
+    /// A slot carries this topic from now on; `order` is the broker's number for it.
     Grant {
+        order: OrderId,
         ring: RingId,
         slot: u16,
         generation: u16,
@@ -45,8 +47,14 @@ enum Command {
         ring: RingId,
         slot: u16,
     },
+    /// The ring ends; `accused` says that its publisher holds us to have broken it.
     Close {
         ring: RingId,
+        accused: Option<String>,
+    },
+    /// A subscription has joined the hub: say so once it counts.
+    Join {
+        subscription: u32,
     },
     /// The session is over: rings go on until they end by themselves.
     SessionOver,
@@ -113,16 +121,23 @@ impl Inbox {
         self.tell(Command::Add { ring, consumer: Box::new(consumer), doorbell, origin });
     }
 
-    pub(crate) fn grant(&self, ring: RingId, slot: u16, generation: u16, topic: Topic) {
-        self.tell(Command::Grant { ring, slot, generation, topic });
+    /// Has the data thread take records of this slot from now on, and say [`DataEvent::Granted`].
+    pub(crate) fn grant(&self, order: OrderId, ring: RingId, slot: u16, generation: u16, topic: Topic) {
+        self.tell(Command::Grant { order, ring, slot, generation, topic });
     }
 
     pub(crate) fn revoke(&self, ring: RingId, slot: u16) {
         self.tell(Command::Revoke { ring, slot });
     }
 
-    pub(crate) fn close(&self, ring: RingId) {
-        self.tell(Command::Close { ring });
+    pub(crate) fn close(&self, ring: RingId, accused: Option<String>) {
+        self.tell(Command::Close { ring, accused });
+    }
+
+    /// Has the data thread take note of a subscription that is in the hub, and say [`DataEvent::Joined`]: what is published after
+    /// that is for it.
+    pub(crate) fn join(&self, subscription: u32) {
+        self.tell(Command::Join { subscription });
     }
 
     /// Has the data thread look up its targets anew before it takes another record: the subscriptions have changed.
@@ -179,16 +194,31 @@ impl DataThread {
                 backoff.reset();
             }
         }
+        self.drain();
+    }
+
+    /// Reads all rings to where they stand now: what was published by now is delivered, or counted.
+    fn drain(&mut self) {
+        for ring in &mut self.rings {
+            ring.end_soon();
+        }
+        while !self.rings.is_empty() {
+            // Commands have nobody to obey them any more, and must not hold up the rest.
+            self.shared.waiting.store(false, Ordering::Relaxed);
+            self.turn();
+        }
     }
 
     /// Carries out what the control thread told; `false` when it is time to go.
     fn obey(&mut self) -> bool {
-        // Pairs with the store in `Inbox::tell`.
-        if self.shared.waiting.load(Ordering::Acquire) {
-            self.shared.waiting.store(false, Ordering::Relaxed);
+        let mut joined = Vec::new();
+        // Pairs with the stores in `Inbox`. Not put off: a change of the hub that this answers is seen below.
+        if self.shared.waiting.swap(false, Ordering::AcqRel) {
             let commands = std::mem::take(&mut *self.shared.commands.lock());
             for command in commands {
-                if !self.carry_out(command) {
+                if let Command::Join { subscription } = command {
+                    joined.push(subscription);
+                } else if !self.carry_out(command) {
                     return false;
                 }
             }
@@ -200,6 +230,10 @@ impl DataThread {
                 ring.refresh(&self.hub);
             }
         }
+        for subscription in joined {
+            // Without a control thread there is nobody to tell.
+            let _ = self.events.send(DataEvent::Joined { subscription });
+        }
         true
     }
 
@@ -209,22 +243,30 @@ impl DataThread {
                 let spares = Arc::clone(&self.spares);
                 self.rings.push(InRing::new(ring, *consumer, doorbell, origin, spares));
             }
-            Command::Grant { ring, slot, generation, topic } => {
-                let targets = self.hub.targets(&topic);
+            Command::Grant { order, ring, slot, generation, topic } => {
+                let queues = self.hub.targets(&topic);
                 if let Some(ring) = self.ring(ring) {
-                    ring.grant(slot, generation, topic, targets);
+                    ring.grant(slot, generation, topic, &queues);
                 }
+                // Without a control thread there is nobody to tell.
+                let _ = self.events.send(DataEvent::Granted { order });
             }
             Command::Revoke { ring, slot } => {
                 if let Some(ring) = self.ring(ring) {
                     ring.revoke(slot);
                 }
             }
-            Command::Close { ring } => {
+            Command::Close { ring, accused } => {
                 if let Some(ring) = self.ring(ring) {
                     ring.end_soon();
+                    if let Some(violation) = accused {
+                        let component = ring.origin.component.to_string();
+                        let violation = format!("it holds this process to have broken the ring: {violation}");
+                        interrupt(ring.queues(), &RecvError::Poisoned { component, violation });
+                    }
                 }
             }
+            Command::Join { .. } => unreachable!("the caller takes it itself"),
             Command::SessionOver => {
                 self.session_over = true;
                 self.end_if_drained();
@@ -318,19 +360,37 @@ impl DataThread {
     }
 }
 
+impl Drop for DataThread {
+    /// However it goes: nobody is to wait for what will not come.
+    fn drop(&mut self) {
+        self.hub.end();
+    }
+}
+
 /// One topic of a ring.
 #[derive(Debug)]
 struct Slot {
     topic: Topic,
     generation: u16,
     granted: bool,
-    targets: Targets,
+    targets: Vec<Target>,
+}
+
+/// A queue that a topic is for, and since when: what happened before it joined does not concern it.
+#[derive(Debug, Clone)]
+struct Target {
+    queue: Arc<Queue>,
+    since: Moment,
 }
 
 impl Slot {
-    fn lost(&self, events: u64) {
-        for queue in self.targets.iter() {
-            queue.lost(events);
+    /// Tells queues of the loss of the events with these numbers, as far as it concerns each.
+    fn lost<'a>(targets: impl Iterator<Item = &'a Target>, events: Range<u64>) {
+        for target in targets {
+            let count = events.end.saturating_sub(events.start.max(target.since.sequence));
+            if count > 0 {
+                target.queue.lost(count);
+            }
         }
     }
 }
@@ -347,6 +407,6 @@ fn interrupt(queues: impl Iterator<Item = Arc<Queue>>, error: &RecvError) {
 }
 
 /// The publisher's name on what it sends.
-fn received(batch: crate::batch::Batch, slot: &Slot, origin: &Arc<Origin>) -> ReceivedBatch {
-    ReceivedBatch::new(batch, slot.topic.clone(), Arc::clone(origin))
+fn received(record: Record, slot: &Slot, origin: &Arc<Origin>) -> ReceivedBatch {
+    ReceivedBatch::new(record, slot.topic.clone(), Arc::clone(origin))
 }

@@ -25,13 +25,19 @@ pub use outbox::Delivery;
 pub use queue::RecvError;
 pub use received::ReceivedBatch;
 
-use crate::wire::RingId;
+use crate::wire::{OrderId, RingId};
 
 /// What the data plane has to tell the control plane.
 #[derive(Debug)]
 pub(crate) enum DataEvent {
     /// The other side of the ring broke its laws.
     Poisoned { ring: RingId, violation: String },
+    /// The data thread takes records of a slot that was granted by this order.
+    Granted { order: OrderId },
+    /// The data thread counts this subscription in.
+    Joined { subscription: u32 },
+    /// Rings that a publisher lets go of. To unmap them takes milliseconds, which no publisher shall wait.
+    Retired(Vec<shm::Producer>),
 }
 
 /// Where the data plane says it. The control plane's turn of reading it is bounded by the number of rings.

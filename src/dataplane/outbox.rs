@@ -9,15 +9,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use shm::{Doorbell, Heard, Producer, PushError};
-use zerocopy::IntoBytes;
 
-use super::hub::Targets;
+use super::hub::Queues;
 use super::{DataEvent, DataEvents, Hub, Origin, ReceivedBatch};
-use crate::batch::{Batch, BatchWriter};
+use crate::batch::{BatchWriter, Record};
+use crate::config::DESERTED_CHECK;
 use crate::routing::{RoutingTable, TopicId};
 use crate::sys;
 use crate::topic::Topic;
@@ -189,11 +190,13 @@ pub(crate) struct Outbox {
     dirty: Vec<usize>,
     /// The number of the next event.
     sequence: u64,
+    /// When it was last looked whether subscribers are still there, in nanoseconds of the monotonic clock.
+    checked: u64,
 }
 
 #[derive(Debug, Clone)]
 enum Target {
-    Local { topic: Topic, queues: Targets },
+    Local { topic: Topic, queues: Queues },
     Ring { index: usize, slot: u16, generation: u16 },
 }
 
@@ -222,6 +225,7 @@ impl Outbox {
             rings: Vec::new(),
             dirty: Vec::new(),
             sequence: 0,
+            checked: 0,
         }
     }
 
@@ -239,8 +243,10 @@ impl Outbox {
 
     /// Seals a record, and gives it to each subscriber of its topic. [`flush`](Self::flush) makes it visible.
     pub(crate) fn publish(&mut self, topic: TopicId, record: &mut BatchWriter) -> Delivery {
+        let now = sys::monotonic_nanos();
         self.follow();
-        record.seal(self.sequence, SystemTime::now(), sys::monotonic_nanos());
+        self.drop_deserted(now);
+        record.seal(self.sequence, SystemTime::now(), now);
         let events = record.len() as u64;
         self.sequence += events;
         let mut delivery = Delivery { events, ..Delivery::default() };
@@ -262,7 +268,7 @@ impl Outbox {
                     match ring.push(*slot, *generation, record, &self.shared, &self.events) {
                         Ok(taken) => taken,
                         Err(Over) => {
-                            self.rings[*index] = None;
+                            retire(&self.events, self.rings[*index].take());
                             continue;
                         }
                     }
@@ -280,7 +286,7 @@ impl Outbox {
             if let Some(ring) = &mut self.rings[index] {
                 ring.dirty = false;
                 if let Err(Over) = ring.flush() {
-                    self.rings[index] = None;
+                    retire(&self.events, self.rings[index].take());
                 }
             }
         }
@@ -331,8 +337,19 @@ impl Outbox {
         });
         self.table = RoutingTable::build(generation, routes);
         drop(wanted);
-        // Unmapped here, outside the lock.
-        drop(dropped);
+        retire(&self.events, dropped.into_iter().flatten());
+    }
+
+    /// Now and then looks whether subscribers are still there. One that sleeps shows it by its doorbell when it is woken; one
+    /// that was busy when it went does not.
+    fn drop_deserted(&mut self, now: u64) {
+        if now - self.checked < DESERTED_CHECK.as_nanos() as u64 {
+            return;
+        }
+        self.checked = now;
+        for ring in &mut self.rings {
+            retire(&self.events, ring.take_if(|ring| ring.is_deserted()));
+        }
     }
 
     fn resolve(&self, topic: &Topic, target: RouteTarget) -> Option<Target> {
@@ -388,7 +405,8 @@ impl OutRing {
                 Err(Over)
             }
             Err(PushError::Full) => Ok(false),
-            Err(error) => unreachable!("records are made for this ring: {error}"),
+            // Records are made for this ring: the slot is not, and so is none that a correct broker names.
+            Err(_) => Err(Over),
         }
     }
 
@@ -406,22 +424,22 @@ impl OutRing {
     }
 }
 
+/// Has rings unmapped by the control thread.
+fn retire(events: &DataEvents, rings: impl IntoIterator<Item = OutRing>) {
+    let producers: Vec<Producer> = rings.into_iter().map(|ring| ring.producer).collect();
+    if !producers.is_empty() {
+        // Without a control thread they are unmapped here.
+        let _ = events.send(DataEvent::Retired(producers));
+    }
+}
+
 /// Gives a copy of the record to the subscriptions of this process.
-fn deliver(record: &BatchWriter, topic: &Topic, queues: &Targets, origin: &Arc<Origin>) {
+fn deliver(record: &BatchWriter, topic: &Topic, queues: &Queues, origin: &Arc<Origin>) {
     if queues.is_empty() {
         return;
     }
     let bytes = record.bytes();
-    let mut words = vec![0_u64; bytes.div_ceil(size_of::<u64>())];
-    let mut rest = words.as_mut_bytes();
-    for part in record.parts() {
-        let (here, behind) = rest.split_at_mut(part.len());
-        here.copy_from_slice(part);
-        rest = behind;
-    }
-    let batch = Batch::parse(&words, bytes, None).expect("our own writer makes no malformed records");
-    let batch = ReceivedBatch::new(batch, topic.clone(), Arc::clone(origin));
-    for queue in queues.iter() {
-        queue.push(&batch, bytes);
-    }
+    let copy = Record::copy_of(record);
+    let batch = ReceivedBatch::new(copy, topic.clone(), Arc::clone(origin));
+    queues.iter().filter_map(|queue| queue.push(&batch, bytes)).for_each(Waker::wake);
 }

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use super::ReceivedBatch;
+use crate::config::INTERRUPTIONS_MAX;
 
 /// An interruption in a stream of events. The stream goes on after it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +39,6 @@ const ITEM_BYTES: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
-    /// Half of what the subscription may hold: the other half may be with the reader.
     bytes_max: usize,
 }
 
@@ -46,6 +46,8 @@ pub(crate) struct Queue {
 struct State {
     items: VecDeque<Item>,
     bytes: usize,
+    /// Interruptions among the items, losses not counted.
+    interruptions: usize,
     /// Events lost after the last item.
     lost: u64,
     /// No writer is left.
@@ -54,23 +56,28 @@ struct State {
 }
 
 impl Queue {
-    /// A queue of which at most `bytes` are held at any time, by itself and its reader together.
+    /// A queue in which at most `bytes` wait. As much again may be with its reader, who takes over all of it at once.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { state: Mutex::default(), bytes_max: bytes / 2 }
+        Self { state: Mutex::default(), bytes_max: bytes }
     }
 
-    /// Adds a batch whose record has `bytes`, or counts its events as lost.
-    pub(crate) fn push(&self, batch: &ReceivedBatch, bytes: usize) {
+    /// Adds a batch whose record has `bytes`, or counts its events as lost. Yields the reader if it waits, to be woken when
+    /// there is nothing more to add for now: woken for each batch, on the processor of the writer, it would take turns with it.
+    #[must_use = "a reader that waits has to be woken"]
+    pub(crate) fn push(&self, batch: &ReceivedBatch, bytes: usize) -> Option<Waker> {
         let mut state = self.state.lock();
+        if state.ended {
+            return None;
+        }
         let bytes = state.bytes + bytes + ITEM_BYTES;
         if bytes > self.bytes_max && !state.items.is_empty() {
             state.lost = state.lost.saturating_add(batch.len() as u64);
-            return;
+            return None;
         }
         state.bytes = bytes;
         state.settle_loss();
         state.items.push_back(Ok(batch.clone()));
-        wake(state);
+        state.reader.take()
     }
 
     /// Counts events that were lost on their way here.
@@ -83,9 +90,22 @@ impl Queue {
     /// Adds an interruption.
     pub(crate) fn interrupt(&self, error: RecvError) {
         let mut state = self.state.lock();
+        if state.interruptions == INTERRUPTIONS_MAX {
+            return;
+        }
+        state.interruptions += 1;
         state.settle_loss();
         state.items.push_back(Err(error));
         wake(state);
+    }
+
+    /// Drops what waits, and takes nothing more: nobody will read it.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.state.lock();
+        state.ended = true;
+        let items = std::mem::take(&mut state.items);
+        drop(state);
+        drop(items);
     }
 
     /// Says that nothing more will come.
@@ -102,6 +122,7 @@ impl Queue {
         if !state.items.is_empty() {
             std::mem::swap(&mut state.items, items);
             state.bytes = 0;
+            state.interruptions = 0;
             return Poll::Ready(true);
         }
         if state.ended {

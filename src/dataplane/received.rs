@@ -4,11 +4,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::access::Component;
-use crate::batch::{Batch, BatchView};
+use crate::batch::{BatchView, EventRef, Record};
 use crate::event::BusEvent;
 use crate::sys;
 use crate::topic::Topic;
 use crate::wire::{Epoch, PublisherId};
+
+/// Bytes of correlations up to which a batch keeps its owned events: four times the largest record of many events. A batch of 512
+/// with one ordinary correlation needs a third.
+const CORRELATION_BYTES_SHARED: usize = 256 << 10;
 
 /// Who is at the other end of a ring. The broker says so, not the record.
 #[derive(Debug)]
@@ -24,16 +28,16 @@ pub struct ReceivedBatch(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    batch: Batch,
+    record: Record,
     topic: Topic,
     origin: Arc<Origin>,
-    /// The events as owned values, made when somebody first asks for them.
-    events: OnceLock<Box<[Arc<BusEvent>]>>,
+    /// The events as owned values, made when somebody first asks for one.
+    events: OnceLock<Box<[Option<Arc<BusEvent>>]>>,
 }
 
 impl ReceivedBatch {
-    pub(crate) fn new(batch: Batch, topic: Topic, origin: Arc<Origin>) -> Self {
-        Self(Arc::new(Inner { batch, topic, origin, events: OnceLock::new() }))
+    pub(crate) fn new(record: Record, topic: Topic, origin: Arc<Origin>) -> Self {
+        Self(Arc::new(Inner { record, topic, origin, events: OnceLock::new() }))
     }
 
     /// The topic that the events were published on. One that this process was granted.
@@ -52,7 +56,7 @@ impl ReceivedBatch {
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {
-        self.0.batch.len()
+        self.view().len()
     }
 
     /// How long ago the publisher says that it published the events, by the clock that all processes of this host share
@@ -65,37 +69,42 @@ impl ReceivedBatch {
     /// The events, to be read in place, without an allocation.
     #[must_use]
     pub fn view(&self) -> BatchView<'_> {
-        self.0.batch.view()
+        self.0.record.view()
     }
 
-    /// The events as owned values, made once and shared by all subscriptions of this process. Opaque payloads are no
-    /// [`BusEvent`]s and are left out.
+    /// One event as an owned value; `None` for an opaque one, and beyond the last. Made once and shared by all subscriptions of
+    /// this process, unless the events carry so large a correlation that they would fill its memory: then anew at each call.
     #[must_use]
-    pub fn events(&self) -> &[Arc<BusEvent>] {
-        self.0.events.get_or_init(|| {
-            let view = self.view();
-            let Origin { publisher, epoch, .. } = *self.0.origin;
-            (0..view.len())
-                .zip(view.iter())
-                .filter_map(|(position, event)| {
-                    let sequence = view.first_sequence().wrapping_add(position as u64);
-                    Some(Arc::new(BusEvent {
-                        event_id: format!("{:016x}-{}-{sequence}", epoch.0, publisher.0),
-                        event: event.to_owned()?,
-                        correlation_metadata: view.correlation_of(position).to_owned(),
-                        bus_timestamp: view.published_at(),
-                    }))
-                })
-                .collect()
-        })
+    pub fn event(&self, position: usize) -> Option<Arc<BusEvent>> {
+        let view = self.view();
+        if position >= view.len() {
+            return None;
+        }
+        if view.correlation_bytes() > CORRELATION_BYTES_SHARED {
+            return self.make(position, view.iter().nth(position)?);
+        }
+        let events = self.0.events.get_or_init(|| {
+            view.iter().enumerate().map(|(position, event)| self.make(position, event)).collect()
+        });
+        events[position].clone()
+    }
+
+    fn make(&self, position: usize, event: EventRef<'_>) -> Option<Arc<BusEvent>> {
+        let view = self.view();
+        let Origin { publisher, epoch, .. } = *self.0.origin;
+        let sequence = view.first_sequence().wrapping_add(position as u64);
+        Some(Arc::new(BusEvent {
+            event_id: format!("{:016x}-{}-{sequence}", epoch.0, publisher.0),
+            event: event.to_owned()?,
+            correlation_metadata: view.correlation_of(position).to_owned(),
+            bus_timestamp: view.published_at(),
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
-
-    use zerocopy::IntoBytes;
 
     use super::*;
     use crate::batch::BatchWriter;
@@ -113,13 +122,10 @@ mod tests {
         writer.begin(&CorrelationMetadata::default()).expect("it fits");
         writer.push(&event, None).expect("it fits");
         writer.seal(0, UNIX_EPOCH, monotonic_nanos);
-        let mut words = vec![0_u64; writer.bytes() / size_of::<u64>() + 1];
-        let bytes = writer.parts().concat();
-        words.as_mut_bytes()[..bytes.len()].copy_from_slice(&bytes);
-        let batch = Batch::parse(&words, bytes.len(), None).expect("our own writer makes no malformed records");
         let component = Component::from_client_id("procmond").expect("a name");
         let origin = Origin { component, publisher: PublisherId(1), epoch: Epoch(1) };
-        ReceivedBatch::new(batch, Topic::new("events.process.batch").expect("a topic"), Arc::new(origin))
+        let record = Record::copy_of(&writer);
+        ReceivedBatch::new(record, Topic::new("events.process.batch").expect("a topic"), Arc::new(origin))
     }
 
     #[test]

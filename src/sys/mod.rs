@@ -7,7 +7,7 @@
 //! - [`connect`] and [`Stream`]: bytes and descriptors in both directions, surplus descriptors closed at once;
 //! - [`Credentials`]: who the kernel says is at the other end, and whether that process still lives;
 //! - [`wait`]: sleep until one of several doorbells rings;
-//! - [`now`], [`monotonic_nanos`]: the clocks that go into batches.
+//! - [`monotonic_nanos`]: the clock that all processes of the host share.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("daemoneye-eventbus runs on Linux only so far: other platforms have no transport yet");

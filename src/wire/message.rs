@@ -192,9 +192,11 @@ pub(crate) enum Notice {
         ring: RingId,
         slot: u16,
     },
-    /// The ring ends: a producer drops it, a consumer reads what is there and drops it.
+    /// The ring ends: a producer drops it, a consumer reads what is there and drops it. `accused`: the other side says that
+    /// this one broke it, and how.
     CloseRing {
         ring: RingId,
+        accused: Option<String>,
     },
     /// The session ends.
     Goodbye {

@@ -96,6 +96,10 @@ fn a_killed_subscriber_disturbs_neither_the_publisher_nor_the_others() {
         });
     }
     in_order(&agent.must(&json!({"do": "tally"})));
+    // A bystander's account is exact to the end.
+    drop(procmond);
+    let report = agent.must(&json!({"do": "tally"}));
+    assert_eq!(report["gaps"], report["lost"], "each loss stands between events, or none was: {report}");
 }
 
 #[test]
@@ -202,4 +206,26 @@ fn a_broker_that_does_not_answer_is_given_up_on() {
     agent.go_on();
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     procmond.must(&json!({"do": "subscribe", "patterns": ["control.#"]}));
+}
+
+#[test]
+fn a_publisher_that_lost_its_session_while_it_was_stopped_does_not_count_on_its_rings() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"route_deadline_ms": 200})).up();
+    subscribe(&mut agent);
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 10}));
+    agent.must(&json!({"do": "await", "total": 10}));
+    procmond.stop();
+    let mut detector = Role::client(&folder, "detector").up();
+    let answer = detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    assert_eq!(answer["missed"], json!(["procmond"]), "{answer}");
+    procmond.tell(&json!({"do": "batch", "from": 10, "count": 1000}));
+    procmond.go_on();
+    let delivery = procmond.answer(crate::support::DEADLINE);
+    assert_eq!((&delivery["reached"], &delivery["subscribers"]), (&json!(0), &json!(0)), "{delivery}");
+    let why = procmond.must(&json!({"do": "disconnected"}));
+    let text = "the broker ended the session: a route was not installed within the deadline";
+    assert_eq!(why, json!({ "why": text }));
 }

@@ -221,3 +221,41 @@ fn handles_may_be_dropped_on_a_thread_without_a_runtime() {
     });
     whole(100, &agent.must(&json!({"do": "await", "total": 100})));
 }
+
+#[test]
+fn a_second_subscription_on_a_busy_ring_misses_nothing_from_the_first_event_on() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    agent.must(&json!({"do": "subscribe", "name": "first", "patterns": ["events.process.#"]}));
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    for round in 0..200 {
+        procmond.tell(&json!({"do": "batch", "tag": "busy", "from": round * 600, "count": 600}));
+        agent.must(&json!({"do": "subscribe", "name": "second", "patterns": ["events.process.batch"]}));
+        procmond.answer(crate::support::DEADLINE);
+        procmond.must(&json!({"do": "batch", "tag": "after", "from": round, "count": 1}));
+        agent.must(&json!({"do": "await", "name": "first", "total": (round + 1) * 601}));
+        let after = json!({"do": "await_tag", "name": "second", "tag": "after", "next": round + 1});
+        let report = agent.must(&after);
+        assert_eq!(report["next"], round + 1, "the event after subscribe has arrived: {report}");
+        agent.must(&json!({"do": "unsubscribe", "name": "second"}));
+    }
+}
+
+#[test]
+fn a_clean_shutdown_delivers_what_was_published_before_it() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    agent.stop();
+    let delivery = procmond.must(&json!({"do": "batch", "from": 0, "count": 20_000}));
+    agent.tell(&json!({"do": "shutdown"}));
+    agent.go_on();
+    agent.answer(crate::support::DEADLINE);
+    let report = agent.must(&json!({"do": "await_end"}));
+    assert_eq!(report["ended"], true, "{report}");
+    let count = |fact: &str| report[fact].as_u64().expect("a report counts");
+    assert_eq!(count("received") + count("lost"), 20_000, "{report}, {delivery}");
+}

@@ -80,17 +80,54 @@ fn a_loss_behind_the_last_event_is_told_without_another_event() {
 #[test]
 fn what_overflows_one_subscriptions_queue_is_lost_to_that_subscription_alone() {
     let folder = Folder::new();
+    // Room for one record in a queue.
     let _agent = Role::agent(&folder, json!({})).up();
-    // Room for two records of the batch below in the queue, and the reader has to come back for more.
-    let mut detector = Role::client_with(&folder, "detector", json!({"queue_bytes": 300_000})).up();
+    let mut detector = Role::client_with(&folder, "detector", json!({"queue_bytes": 70_000})).up();
     let mut procmond = Role::client(&folder, "procmond").up();
-    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    detector.must(&json!({"do": "subscribe", "name": "read", "patterns": ["events.process.#"]}));
+    detector.must(
+        &json!({"do": "subscribe", "name": "unread", "patterns": ["events.process.#"], "unread": true}),
+    );
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
-    let total = 200_000;
-    for round in 0..20 {
-        procmond.must(&json!({"do": "batch", "from": round * 10_000, "count": 10_000}));
+    // One record at a time, each read before the next.
+    let (rounds, count) = (20, 100);
+    for round in 0..rounds {
+        procmond.must(&json!({"do": "batch", "from": round * count, "count": count}));
+        let total = (round + 1) * count;
+        let report = detector.must(&json!({"do": "await", "name": "read", "total": total}));
+        assert_eq!((&report["received"], &report["lost"]), (&json!(total), &json!(0)), "{report}");
     }
-    exact(total, &detector.must(&json!({"do": "await", "total": total})));
+    detector.must(&json!({"do": "read", "name": "unread"}));
+    let report = detector.must(&json!({"do": "await", "name": "unread", "total": rounds * count}));
+    exact(rounds * count, &report);
+    assert!(report["lost"].as_u64() > Some(1000), "its queue holds a few records of twenty: {report}");
+}
+
+#[test]
+fn a_subscription_that_joins_a_full_ring_is_told_of_its_own_time_only() {
+    let folder = Folder::new();
+    let _agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    detector.must(&json!({"do": "subscribe", "name": "old", "patterns": ["events.process.#"]}));
+    procmond.must(&json!({"do": "declare", "topic": "events.process.lifecycle"}));
+    for round in 0..20_u64 {
+        detector.stop();
+        procmond.must(&json!({"do": "singles", "from": round * 1010, "count": 1000}));
+        // The first thing that the detector does when it goes on is to subscribe once more.
+        detector.tell(&json!({"do": "subscribe", "name": "new", "patterns": ["events.process.#"]}));
+        detector.go_on();
+        assert!(detector.answer(crate::support::DEADLINE).get("error").is_none());
+        procmond.must(&json!({"do": "singles", "from": round * 1010 + 1000, "count": 10}));
+        let report = detector.must(&json!({"do": "await", "name": "new", "total": 10}));
+        let old = detector.must(&json!({"do": "await", "name": "old", "total": (round + 1) * 1010}));
+        exact((round + 1) * 1010, &old);
+        let report_after = detector.must(&json!({"do": "tally", "name": "new"}));
+        assert_eq!(report, report_after, "nothing more came");
+        let count = |fact: &str| report[fact].as_u64().expect("a report counts");
+        assert_eq!(count("received") + count("lost"), 10, "{report}");
+        detector.must(&json!({"do": "unsubscribe", "name": "new"}));
+    }
 }
 
 #[test]

@@ -155,3 +155,24 @@ fn a_foreign_broker_is_not_talked_to() {
     let refusal = Role::client_with(&folder, "procmond", json!({"broker_uid": 4711})).hello();
     assert_eq!(refusal["kind"], "ForeignBroker", "{refusal}");
 }
+
+#[test]
+fn a_record_of_a_grant_that_does_not_exist_poisons_the_ring() {
+    let forgery = json!({"do": "forge", "slot": 0, "generation": 1, "sequence": 1});
+    let (_folder, mut agent, _netmond, _procmond) = forged(&forgery, false);
+    wait_until("the agent's application hears of it", || {
+        agent.must(&json!({"do": "tally"}))["errors"] != json!([])
+    });
+    assert_eq!(agent.must(&json!({"do": "tally"}))["received"], 1);
+}
+
+#[test]
+fn who_subscribes_after_a_poisoning_is_told_whom_it_will_not_hear() {
+    let forgery = json!({"do": "forge", "slot": 1});
+    let (_folder, mut agent, _netmond, _procmond) = forged(&forgery, false);
+    wait_until("the agent's application hears of it", || {
+        agent.must(&json!({"do": "tally"}))["errors"] != json!([])
+    });
+    let answer = agent.must(&json!({"do": "subscribe", "name": "later", "patterns": ["events.#"]}));
+    assert_eq!(answer["missed"], json!(["procmond"]), "{answer}");
+}

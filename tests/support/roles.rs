@@ -73,6 +73,8 @@ pub(crate) struct BusRole {
     bus: Bus,
     publishers: HashMap<String, Publisher>,
     subscriptions: HashMap<String, Reader>,
+    /// Subscriptions that nobody reads so far.
+    unread: HashMap<String, Subscription>,
 }
 
 /// A subscription that is being read.
@@ -138,7 +140,7 @@ impl BusRole {
             })?;
             Bus::Client(Arc::new(client))
         };
-        Ok(Self { bus, publishers: HashMap::new(), subscriptions: HashMap::new() })
+        Ok(Self { bus, publishers: HashMap::new(), subscriptions: HashMap::new(), unread: HashMap::new() })
     }
 
     async fn carry_out(&mut self, command: &Value) -> Result<Value, Value> {
@@ -147,6 +149,12 @@ impl BusRole {
         match command["do"].as_str().expect("a command says what to do") {
             "subscribe" => self.subscribe(text("name"), command).await,
             "tally" => Ok(self.subscriptions[&text("name")].report()),
+            "await_tag" => Ok(self.subscriptions[&text("name")].due(&text("tag"), number("next")).await),
+            "read" => {
+                let subscription = self.unread.remove(&text("name")).expect("it was made");
+                self.subscriptions.insert(text("name"), Reader::start(subscription));
+                Ok(json!({}))
+            }
             "await" => Ok(self.subscriptions[&text("name")].settle(number("total")).await),
             "await_end" => Ok(self.subscriptions[&text("name")].settle(u64::MAX).await),
             "unsubscribe" => {
@@ -272,7 +280,11 @@ impl BusRole {
             "withheld": withheld,
             "missed": subscription.missed(),
         });
-        self.subscriptions.insert(name, Reader::start(subscription));
+        if command["unread"] == true {
+            self.unread.insert(name, subscription);
+        } else {
+            self.subscriptions.insert(name, Reader::start(subscription));
+        }
         Ok(answer)
     }
 
@@ -390,18 +402,29 @@ impl Reader {
 
     /// Waits until so many events are received or lost, or the stream has ended.
     async fn settle(&self, total: u64) -> Value {
+        self.wait(|tally| tally.received + tally.lost >= total).await;
+        self.report()
+    }
+
+    /// Waits until `next` is the number that is due next of those that `tag` counts.
+    async fn due(&self, tag: &str, next: u64) -> Value {
+        let due = |tally: &Tally| tally.due.get(tag).copied().unwrap_or(0);
+        self.wait(|tally| due(tally) >= next).await;
+        json!({ "next": due(&self.tally.lock().expect("nobody panics with it")) })
+    }
+
+    /// Waits for a condition, the end of the stream, or the deadline: what is missing then shows in the report.
+    async fn wait(&self, enough: impl Fn(&Tally) -> bool) {
         let mut changed = self.changed.clone();
-        let enough = || {
+        let done = || {
             let tally = self.tally.lock().expect("nobody panics with it");
-            tally.ended || tally.received + tally.lost >= total
+            tally.ended || enough(&tally)
         };
         let waiting = async {
             changed.mark_changed();
-            while changed.changed().await.is_ok() && !enough() {}
+            while changed.changed().await.is_ok() && !done() {}
         };
-        // What is missing shows in the report.
         let _ = tokio::time::timeout(DEADLINE / 2, waiting).await;
-        self.report()
     }
 
     fn report(&self) -> Value {

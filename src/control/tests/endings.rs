@@ -249,7 +249,8 @@ fn a_poisoned_pair_is_parted_for_good_and_others_feel_nothing() {
         }
         let (accuser, culprit) = if consumer_accuses { (agent, procmond) } else { (procmond, agent) };
         world.say(accuser, poisoned(ring));
-        assert_eq!(world.heard(culprit), [Notice::CloseRing { ring }]);
+        let accused = Some("tail ran backwards".into());
+        assert_eq!(world.heard(culprit), [Notice::CloseRing { ring, accused }]);
         assert_eq!((world.heard(accuser), world.heard(detector)), (vec![], vec![]));
         assert_eq!(world.machine.routes.len(), 3, "procmond's second publisher, and the detector's routes");
         let Some(Report::Poisoned { culprit: named, violation, .. }) = world.reports.last() else {

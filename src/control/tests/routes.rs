@@ -292,7 +292,7 @@ fn a_publisher_that_is_closed_takes_its_rings_and_routes_along() {
     world.settle();
     world.heard(agent);
     world.say(procmond, Request::ClosePublisher { publisher: 0 });
-    assert_eq!(world.heard(agent), [Notice::CloseRing { ring }]);
+    assert_eq!(world.heard(agent), [Notice::CloseRing { ring, accused: None }]);
     assert_eq!((world.machine.rings.len(), world.machine.routes.len()), (1, 1), "the other stays");
     world.say(procmond, Request::ClosePublisher { publisher: 0 });
     world.say(procmond, Request::ClosePublisher { publisher: 77 });

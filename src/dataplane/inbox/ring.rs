@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
 
-use shm::{Consumer, Doorbell, Record};
+use shm::{Consumer, Doorbell, Moment, Record};
 use zerocopy::IntoBytes;
 
-use super::{InboxCounters, Slot, received};
-use crate::batch::{Batch, Spares, event_count};
-use crate::dataplane::hub::Targets;
+use super::{InboxCounters, Slot, Target, received};
+use crate::batch::{self, Spares, event_count};
+use crate::config::TURNS_PER_RING;
+use crate::dataplane::hub::Queues;
 use crate::dataplane::{Hub, Origin, Queue};
 use crate::topic::Topic;
 use crate::wire::RingId;
-
-/// A turn takes at most this part of a ring, and gives it back at its end: the publisher must not find the ring full of what
-/// was read already.
-const TURNS_PER_RING: usize = 16;
 
 #[derive(Debug)]
 pub(super) struct InRing {
@@ -27,6 +25,8 @@ pub(super) struct InRing {
     /// What was read last: copied out of the ring before it is judged, and from here to where it stays.
     payload: Vec<u64>,
     spares: Arc<Spares>,
+    /// Whom to wake at the end of the turn.
+    readers: Vec<Waker>,
     /// A record that was read, and whose slot may be in a command that waits.
     held: Option<Record>,
     /// The publisher is gone: what is there now is read, and no more.
@@ -72,16 +72,19 @@ impl InRing {
             slots: Vec::new(),
             payload: Vec::new(),
             spares,
+            readers: Vec::new(),
             held: None,
             ending: false,
         }
     }
 
-    pub(super) fn grant(&mut self, slot: u16, generation: u16, topic: Topic, targets: Targets) {
+    pub(super) fn grant(&mut self, slot: u16, generation: u16, topic: Topic, queues: &Queues) {
         let index = usize::from(slot);
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
+        let since = self.now(slot);
+        let targets = queues.iter().map(|queue| Target { queue: Arc::clone(queue), since }).collect();
         self.slots[index] = Some(Slot { topic, generation, granted: true, targets });
     }
 
@@ -93,9 +96,22 @@ impl InRing {
 
     /// Looks up anew which queues each topic is for.
     pub(super) fn refresh(&mut self, hub: &Hub) {
-        for slot in self.slots.iter_mut().flatten() {
-            slot.targets = hub.targets(&slot.topic);
+        for number in 0..self.slots.len() {
+            let since = self.now(u16::try_from(number).expect("slots are numbered by u16"));
+            let Some(slot) = &mut self.slots[number] else { continue };
+            let queues = hub.targets(&slot.topic);
+            let known = |queue| slot.targets.iter().find(|target| Arc::ptr_eq(&target.queue, queue)).cloned();
+            slot.targets = queues
+                .iter()
+                .map(|queue| known(queue).unwrap_or_else(|| Target { queue: Arc::clone(queue), since }))
+                .collect();
         }
+    }
+
+    /// From when on a queue that joins now is told of a slot.
+    fn now(&mut self, slot: u16) -> Moment {
+        // What breaks here breaks again at the next look, and is reported there.
+        self.consumer.now(slot).unwrap_or_default()
     }
 
     /// The publisher is gone. Its memory may still change, if it lied about that, so what is there now is the end.
@@ -127,6 +143,7 @@ impl InRing {
             }
         };
         self.consumer.release();
+        self.readers.drain(..).for_each(Waker::wake);
         turn.unwrap_or_else(Turn::Broken)
     }
 
@@ -135,56 +152,48 @@ impl InRing {
         let record = match self.held.take() {
             Some(record) => record,
             None => match self.consumer.read(&mut self.payload).map_err(|error| error.to_string())? {
+                // What a grant or a subscription changed is told to this thread before a publisher, or a subscriber, learns
+                // that it holds. So if it concerns this record, it is among the commands by now.
+                Some(record) if waiting.load(Ordering::Acquire) => {
+                    self.held = Some(record);
+                    return Ok(Taken::Held);
+                }
                 Some(record) => record,
                 None => return Ok(Taken::Nothing),
             },
         };
         let granted = self.slots.get(usize::from(record.slot)).and_then(Option::as_ref);
         let Some(slot) = granted.filter(|slot| record.generation <= slot.generation) else {
-            // A grant is told to this thread before its publisher learns of it. So if this is a correct record, the grant
-            // is already among the commands.
-            if waiting.load(Ordering::Acquire) {
-                self.held = Some(record);
-                return Ok(Taken::Held);
-            }
             let Record { slot, generation, .. } = record;
             return Err(format!("a record of slot {slot}, grant {generation}, which was never granted"));
         };
         let payload = &self.payload.as_bytes()[..record.bytes];
         let events = event_count(payload).map_err(|error| error.to_string())?;
         let lost = self.consumer.settle(&record, events.into()).map_err(|error| error.to_string())?;
-        if lost > 0 {
-            slot.lost(lost);
-        }
-        if slot.granted && record.generation == slot.generation {
-            add(&counters.received, events.into());
-            self.dispatch(slot, record.bytes)?;
-        } else {
+        if !slot.granted || record.generation != slot.generation {
             add(&counters.skipped, events.into());
+            return Ok(Taken::Record(record.bytes));
         }
+        let targets = slot.targets.iter().filter(|target| record.position >= target.since.position);
+        Slot::lost(targets.clone(), record.sequence - lost..record.sequence);
+        let batch = batch::Record::parse(&self.payload, record.bytes, Some(&self.spares));
+        let batch = received(batch.map_err(|error| error.to_string())?, slot, &self.origin);
+        add(&counters.received, events.into());
+        self.readers.extend(targets.filter_map(|target| target.queue.push(&batch, record.bytes)));
         Ok(Taken::Record(record.bytes))
-    }
-
-    /// Gives the record that was read to the queues that its topic is for.
-    fn dispatch(&self, slot: &Slot, bytes: usize) -> Result<(), String> {
-        let batch =
-            Batch::parse(&self.payload, bytes, Some(&self.spares)).map_err(|error| error.to_string())?;
-        let batch = received(batch, slot, &self.origin);
-        for queue in slot.targets.iter() {
-            queue.push(&batch, bytes);
-        }
-        Ok(())
     }
 
     /// The ring is empty: tells of losses behind the last record, and sees whether this is the end.
     fn at_the_tail(&mut self, taken: usize) -> Result<Turn, String> {
-        let slots = &self.slots;
-        let tail_loss = self.consumer.tail_loss(|slot, events| {
-            if let Some(Some(slot)) = slots.get(usize::from(slot)) {
-                slot.lost(events);
+        let mut losses = Vec::new();
+        let told = self.consumer.tail_loss(|slot, events| losses.push((slot, events)));
+        told.map_err(|error| error.to_string())?;
+        for (number, events) in losses {
+            let end = self.consumer.settled_on(number);
+            if let Some(Some(slot)) = self.slots.get(usize::from(number)) {
+                Slot::lost(slot.targets.iter(), end - events..end);
             }
-        });
-        tail_loss.map_err(|error| error.to_string())?;
+        }
         if self.ending || self.consumer.ended().map_err(|error| error.to_string())? {
             return Ok(Turn::Ended);
         }
@@ -212,7 +221,10 @@ impl InRing {
 
     /// All queues that this ring feeds.
     pub(super) fn queues(&self) -> impl Iterator<Item = Arc<Queue>> {
-        self.slots.iter().flatten().flat_map(|slot| slot.targets.iter().map(Arc::clone))
+        self.slots
+            .iter()
+            .flatten()
+            .flat_map(|slot| slot.targets.iter().map(|target| Arc::clone(&target.queue)))
     }
 }
 
@@ -242,7 +254,7 @@ mod tests {
         let (doorbell, _) = Doorbell::pair().expect("descriptors");
         let mut ring =
             InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin, Arc::default());
-        ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), Arc::from([]));
+        ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), &Arc::from([]));
         (Producer::new(data, seen_marks), ring)
     }
 

@@ -221,6 +221,7 @@ fn a_publisher_that_lost_its_session_while_it_was_stopped_does_not_count_on_its_
     let mut detector = Role::client(&folder, "detector").up();
     let answer = detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
     assert_eq!(answer["missed"], json!(["procmond"]), "{answer}");
+    wait_until("the agent has read the ring to its end", || look::segments(agent.pid()) == 0);
     procmond.tell(&json!({"do": "batch", "from": 10, "count": 1000}));
     procmond.go_on();
     let delivery = procmond.answer(crate::support::DEADLINE);

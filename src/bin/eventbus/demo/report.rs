@@ -156,7 +156,7 @@ pub(crate) struct Second {
     pub(crate) received: [Option<Received>; 2],
 }
 
-/// What the columns of [`line`] are.
+/// What the columns of [`line()`] are.
 pub(crate) fn heading() -> String {
     let heads =
         ["published/s", "received/s", "p50 µs", "p99 µs", "ring % (peak)", "lost", "wake-ups", "cpu %"];

@@ -127,7 +127,27 @@ pub(crate) enum Command {
 
 /// A broker within this process. Its loop runs on a thread of its own, so that a busy application keeps nobody waiting.
 ///
-/// Dropped, it shuts down: clients are told, and the socket is removed.
+/// Dropped, it shuts down: clients are told, and the socket is removed. The drop blocks until its thread has ended, which takes up
+/// to about a second if a client is slow to read its goodbye; after [`shutdown`](Self::shutdown) next to nothing is left to wait for.
+///
+/// ```
+/// use daemoneye_eventbus::{Component, ConnectOptions, DaemoneyeBroker, EventBusClient};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// let broker = DaemoneyeBroker::new(path.to_str().expect("a path of UTF-8")).await?;
+/// broker.start().await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(broker.path())).await?;
+/// assert_eq!(broker.components().await, [Component::from_client_id("procmond")?]);
+///
+/// broker.shutdown().await;
+/// procmond.disconnected().await;
+/// assert!(!path.exists(), "the socket is removed");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct DaemoneyeBroker {
     commands: mpsc::UnboundedSender<Command>,
@@ -136,7 +156,7 @@ pub struct DaemoneyeBroker {
 }
 
 impl DaemoneyeBroker {
-    /// Makes a broker for the socket at `path`. It listens once it is [started](Self::start).
+    /// Makes a broker for the socket at `path`. It listens once it is [started](Self::start). Cancel-safe: it waits for nothing.
     ///
     /// # Errors
     /// [`StartError`] if this process can't have the thread.
@@ -184,7 +204,7 @@ impl DaemoneyeBroker {
         let _ = answer.await;
     }
 
-    /// The components that are connected now, in no order.
+    /// The components that are connected now, in no order; none once the broker was shut down. Cancel-safe: it only asks.
     pub async fn components(&self) -> Vec<Component> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Components { reply });

@@ -10,9 +10,43 @@ use crate::control::AGENT;
 use crate::correlation::CorrelationMetadata;
 use crate::event::CollectionEvent;
 
-/// Publishing on the bus, wherever it is.
+/// Publishing on the bus, wherever it is. The trait has to be imported where `bus.publish` is called.
+///
+/// ```
+/// use daemoneye_eventbus::{CollectionEvent, EventBus, PublishError};
+///
+/// async fn report(bus: &mut impl EventBus, event: CollectionEvent) -> Result<(), PublishError> {
+///     bus.publish(event, "scan-1".to_string()).await
+/// }
+///
+/// # use daemoneye_eventbus::ProcessEvent;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let process = |pid| ProcessEvent {
+/// #     pid,
+/// #     name: "sh".to_string(),
+/// #     command_line: None,
+/// #     executable_path: None,
+/// #     ppid: Some(1),
+/// #     start_time: None,
+/// #     metadata: std::collections::HashMap::new(),
+/// # };
+/// let mut batches = bus.subscription(&["events.process.#"]).await?;
+/// report(&mut bus, process(1234).into()).await?;
+///
+/// let batch = batches.recv().await.expect("the bus is there")?;
+/// assert_eq!(batch.topic().as_str(), "events.process.lifecycle");
+/// assert_eq!(batch.view().correlation().correlation_id(), "scan-1");
+/// # Ok(())
+/// # }
+/// ```
 pub trait EventBus: Send + Sync {
-    /// Publishes an event on the default topic of its kind.
+    /// Publishes an event on the default topic of its kind. Cancel-safe: given up midway, the event is not published.
     ///
     /// # Errors
     /// [`PublishError`]: the topic can't be published on, or the event is too large.
@@ -24,15 +58,42 @@ pub trait EventBus: Send + Sync {
 }
 
 /// A broker, and the agent's own client of it, in one process.
+///
+/// To publish single events with `bus.publish`, import [`EventBus`]. Dropped, it drops the broker, which shuts down and
+/// [blocks](DaemoneyeBroker) until that is done, unless somebody else holds on to [`broker`](Self::broker). A [`Publisher`] or a
+/// [`Subscription`] that outlives it finds its session over.
+///
+/// ```
+/// use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, Opaque};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// let mut tasks = bus.subscription(&["control.collector.task"]).await?;
+/// let mut publisher = bus.publisher("control.collector.task").await?;
+/// publisher.publish(&Opaque(b"scan"))?;
+///
+/// let batch = tasks.recv().await.expect("the bus is there")?;
+/// assert_eq!(batch.publisher().as_str(), "agent");
+/// drop(bus);
+/// assert!(tasks.recv().await.is_none(), "the broker is down");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct DaemoneyeEventBus {
-    // Dropped first: the client's session ends before its broker does.
+    // The session ends with the last handle of its client: this one, a publisher or a subscription. Those may outlive the broker,
+    // whose shutdown then ends the session.
     core: Arc<Core>,
     broker: Arc<DaemoneyeBroker>,
 }
 
 impl DaemoneyeEventBus {
-    /// Starts a broker, and connects to it as the component `agent`.
+    /// Starts a broker, and connects to it as the component `agent`. Cancel-safe: given up midway, or failed, the broker is dropped,
+    /// and so shuts down.
     ///
     /// # Errors
     /// [`StartError`] if the broker can't listen.
@@ -48,7 +109,7 @@ impl DaemoneyeEventBus {
         &self.broker
     }
 
-    /// As [`EventBusClient::publisher`](crate::EventBusClient::publisher).
+    /// As [`EventBusClient::publisher`](crate::EventBusClient::publisher). Cancel-safe: given up midway, nothing is left of it.
     ///
     /// # Errors
     /// [`DeclareError`].
@@ -56,7 +117,7 @@ impl DaemoneyeEventBus {
         self.core.publisher(topic).await
     }
 
-    /// As [`EventBusClient::subscription`](crate::EventBusClient::subscription).
+    /// As [`EventBusClient::subscription`](crate::EventBusClient::subscription). Cancel-safe: given up midway, it is taken back.
     ///
     /// # Errors
     /// [`SubscribeError`].
@@ -70,7 +131,7 @@ impl DaemoneyeEventBus {
         self.core.statistics()
     }
 
-    /// Shuts the broker down. Done twice it does nothing the second time.
+    /// Shuts the broker down. Done twice it does nothing the second time. Cancel-safe: given up midway, it goes on.
     pub async fn shutdown(&mut self) {
         self.broker.shutdown().await;
     }

@@ -30,6 +30,26 @@ pub(crate) use session::run as run_session;
 use session::{Command, Commands, Ground};
 
 /// Why a session has ended. Rings that are already there go on without it.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, Disconnected, EventBusClient, GoodbyeReason};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// assert!(procmond.is_connected());
+///
+/// bus.shutdown().await;
+/// assert_eq!(procmond.disconnected().await, Disconnected::Dismissed(GoodbyeReason::Shutdown));
+/// assert!(!procmond.is_connected());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Disconnected {
@@ -44,7 +64,7 @@ pub enum Disconnected {
     Protocol(String),
 }
 
-/// Why a topic can't be published on.
+/// Why a topic can't be published on. There is an example at [`EventBusClient::publisher`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeclareError {
@@ -62,7 +82,7 @@ pub enum DeclareError {
     Disconnected(#[from] Disconnected),
 }
 
-/// Why an event was not published.
+/// Why an event was not published. There is an example at [`EventBusClient::publish`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -74,7 +94,7 @@ pub enum PublishError {
     TooLarge(#[from] EventTooLarge),
 }
 
-/// Why a subscription was not made. Nothing has changed.
+/// Why a subscription was not made. Nothing has changed. There is an example at [`EventBusClient::subscription`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {
@@ -104,6 +124,29 @@ pub(crate) struct Subscribed {
 }
 
 /// Running totals of one client, all its publishers and subscriptions together.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, EventBusClient, Opaque};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// let detector = EventBusClient::connect(ConnectOptions::new("detector").path(&path)).await?;
+/// let mut batches = detector.subscription(&["events.process.#"]).await?;
+/// let mut publisher = procmond.publisher("events.process.batch").await?;
+/// publisher.publish(&Opaque(b"an event"))?;
+///
+/// batches.recv().await.expect("the bus is there")?;
+/// assert_eq!(detector.statistics().received_events, 1);
+/// assert_eq!(procmond.statistics().received_events, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClientStatistics {
@@ -125,6 +168,41 @@ pub struct ClientStatistics {
 ///
 /// One client is one session with the broker. The session lives as long as any handle made by the client: a [`Publisher`]
 /// and a [`Subscription`] outlive the client they came from.
+///
+/// ```
+/// use daemoneye_eventbus::{CollectionEvent, ConnectOptions, EventBusClient};
+///
+/// # use daemoneye_eventbus::ProcessEvent;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let process = |pid| ProcessEvent {
+/// #     pid,
+/// #     name: "sh".to_string(),
+/// #     command_line: None,
+/// #     executable_path: None,
+/// #     ppid: Some(1),
+/// #     start_time: None,
+/// #     metadata: std::collections::HashMap::new(),
+/// # };
+/// // In the agent's process:
+/// let mut events = bus.subscription(&["events.process.#"]).await?.into_events();
+///
+/// // In the collector's:
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond-7f3a").path(&path)).await?;
+/// assert_eq!(procmond.component().as_str(), "procmond");
+/// let event = CollectionEvent::from(process(1234));
+/// procmond.publish("events.process.start", event.clone(), Some("scan-1".to_string())).await?;
+///
+/// let received = events.recv().await.expect("the bus is there");
+/// assert_eq!((&received.event, received.correlation_id()), (&event, "scan-1"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct EventBusClient {
     core: Arc<Core>,
@@ -151,6 +229,27 @@ impl EventBusClient {
     /// # Errors
     /// [`DeclareError::Topic`] if no such topic can be, [`DeclareError::Refused`] if this component may not publish on it,
     /// [`DeclareError::Disconnected`] if the session is over.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{ConnectOptions, DeclareError, Denial, EventBusClient, Refusal, TopicError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+    /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+    /// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+    /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+    /// assert!(procmond.publisher("events.process.batch").await.is_ok());
+    ///
+    /// let refused = procmond.publisher("alerts.high").await.expect_err("alerts are the agent's");
+    /// assert!(matches!(refused, DeclareError::Refused(Refusal::Access(Denial::NotAPublisher { .. }))));
+    /// let pattern = procmond.publisher("events.process.#").await.expect_err("that is a pattern");
+    /// assert!(matches!(pattern, DeclareError::Topic(TopicError::WildcardInTopic { wildcard: '#', .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn publisher(&self, topic: &str) -> Result<Publisher, DeclareError> {
         self.core.publisher(topic).await
     }
@@ -161,6 +260,25 @@ impl EventBusClient {
     /// # Errors
     /// [`SubscribeError::Pattern`] if no such pattern can be, [`SubscribeError::Refused`] if this component may receive nothing
     /// of it, [`SubscribeError::Disconnected`] if the session is over.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{ConnectOptions, Denial, EventBusClient, Refusal, SubscribeError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+    /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+    /// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+    /// let netmond = EventBusClient::connect(ConnectOptions::new("netmond").path(&path)).await?;
+    /// assert!(netmond.subscription(&["events.network.#"]).await.is_ok());
+    ///
+    /// let refused = netmond.subscription(&["events.process.batch"]).await.expect_err("it is not netmond's");
+    /// assert!(matches!(refused, SubscribeError::Refused(Refusal::Access(Denial::NotASubscriber { .. }))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn subscription(&self, patterns: &[&str]) -> Result<Subscription, SubscribeError> {
         self.core.subscription(patterns).await
     }
@@ -171,6 +289,36 @@ impl EventBusClient {
     ///
     /// # Errors
     /// [`PublishError`]: the topic can't be published on, or the event is too large.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{ConnectOptions, DeclareError, Denial, EventBusClient, PublishError, Refusal};
+    ///
+    /// # use daemoneye_eventbus::ProcessEvent;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+    /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+    /// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+    /// # let process = |pid| ProcessEvent {
+    /// #     pid,
+    /// #     name: "sh".to_string(),
+    /// #     command_line: None,
+    /// #     executable_path: None,
+    /// #     ppid: Some(1),
+    /// #     start_time: None,
+    /// #     metadata: std::collections::HashMap::new(),
+    /// # };
+    /// let detector = EventBusClient::connect(ConnectOptions::new("detector").path(&path)).await?;
+    /// let forged = detector.publish("alerts.high", process(1234).into(), None).await;
+    /// let Err(PublishError::Declare(DeclareError::Refused(Refusal::Access(denial)))) = forged else {
+    ///     panic!("only the agent publishes alerts");
+    /// };
+    /// assert!(matches!(denial, Denial::NotAPublisher { .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn publish(
         &self,
         topic: &str,

@@ -76,6 +76,27 @@ impl ConnectOptions {
 }
 
 /// Why there is no session.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectError, ConnectOptions, EventBusClient, Refusal};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// let options = ConnectOptions::new("agent").path(&path);
+/// let refused = EventBusClient::connect(options.clone()).await.expect_err("the broker's process has that name");
+/// assert!(matches!(refused, ConnectError::Refused(Refusal::NameTaken { .. })));
+///
+/// bus.shutdown().await;
+/// let error = EventBusClient::connect(options).await.expect_err("nobody listens any more");
+/// assert!(matches!(error, ConnectError::NoBroker { .. }));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {

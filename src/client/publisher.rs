@@ -16,6 +16,41 @@ const RECORDS_KEPT: usize = 64;
 /// Publishes on one topic, over rings of its own. `Send`, but neither `Sync` nor `Clone`: it is the one producer of its rings.
 ///
 /// Publishing is synchronous and never waits. A subscriber whose ring is full loses the newest events, and is told how many.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, CorrelationMetadata, EventBusClient};
+///
+/// # use daemoneye_eventbus::ProcessEvent;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let process = |pid| ProcessEvent {
+/// #     pid,
+/// #     name: "sh".to_string(),
+/// #     command_line: None,
+/// #     executable_path: None,
+/// #     ppid: Some(1),
+/// #     start_time: None,
+/// #     metadata: std::collections::HashMap::new(),
+/// # };
+/// let mut batches = bus.subscription(&["events.process.#"]).await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+///
+/// let mut publisher = procmond.publisher("events.process.start").await?;
+/// publisher.set_correlation(CorrelationMetadata::new("scan-1".to_string()));
+/// let delivery = publisher.publish(&process(1234))?;
+/// assert_eq!((delivery.subscribers, delivery.reached), (1, 1));
+///
+/// let batch = batches.recv().await.expect("the bus is there")?;
+/// assert_eq!(batch.view().correlation().correlation_id(), "scan-1");
+/// assert_eq!(publisher.published(), 1);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Publisher {
     // Dropped first: it closes the rings before the broker hears of it.
@@ -145,6 +180,43 @@ fn publish_one(
 /// dropped before that, nothing of them leaves.
 ///
 /// A batch of any length can be pushed: it is divided into records of up to 64 KiB and 512 events.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, EventBusClient};
+///
+/// # use daemoneye_eventbus::ProcessEvent;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let process = |pid| ProcessEvent {
+/// #     pid,
+/// #     name: "sh".to_string(),
+/// #     command_line: None,
+/// #     executable_path: None,
+/// #     ppid: Some(1),
+/// #     start_time: None,
+/// #     metadata: std::collections::HashMap::new(),
+/// # };
+/// let mut batches = bus.subscription(&["events.process.#"]).await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// let mut publisher = procmond.publisher("events.process.batch").await?;
+///
+/// let mut given_up = publisher.batch();
+/// given_up.push(&process(1))?;
+/// drop(given_up);
+/// let mut scan = publisher.batch();
+/// for pid in 10..13 {
+///     scan.push(&process(pid))?;
+/// }
+/// assert_eq!(scan.publish().reached, 3);
+/// assert_eq!(batches.recv().await.expect("the bus is there")?.len(), 3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct BatchBuilder<'a> {
     publisher: &'a mut Publisher,

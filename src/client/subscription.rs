@@ -17,6 +17,31 @@ use crate::topic::TopicPattern;
 /// A stream of batches. It ends when the session is over and each ring that leads here was read to its end.
 ///
 /// An error is an interruption, not the end: [`RecvError::Lagged`] stands where events were lost.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, EventBusClient, Opaque, TopicPattern};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// let netmond = EventBusClient::connect(ConnectOptions::new("netmond").path(&path)).await?;
+/// let mut batches = netmond.subscription(&["events.#"]).await?;
+/// assert!(batches.granted().contains(&TopicPattern::new("events.network.#")?));
+/// assert!(batches.withheld().iter().any(|withheld| withheld.pattern.as_str() == "events.process.#"));
+///
+/// bus.publisher("events.process.batch").await?.publish(&Opaque(b"not for netmond"))?;
+/// bus.publisher("events.network.event").await?.publish(&Opaque(b"a connection"))?;
+/// bus.shutdown().await;
+/// let batch = batches.recv().await.expect("a batch comes before the end")?;
+/// assert_eq!(batch.topic().as_str(), "events.network.event");
+/// assert!(batches.recv().await.is_none(), "the session is over, and all was read");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Subscription {
     ready: VecDeque<Item>,
@@ -106,6 +131,38 @@ impl Stream for Subscription {
 }
 
 /// A subscription, event by event: owned events, made once for all subscriptions of this process. Opaque payloads are left out.
+///
+/// ```
+/// use daemoneye_eventbus::{CollectionEvent, Opaque};
+///
+/// # use daemoneye_eventbus::ProcessEvent;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let process = |pid| ProcessEvent {
+/// #     pid,
+/// #     name: "sh".to_string(),
+/// #     command_line: None,
+/// #     executable_path: None,
+/// #     ppid: Some(1),
+/// #     start_time: None,
+/// #     metadata: std::collections::HashMap::new(),
+/// # };
+/// let mut events = bus.subscription(&["events.process.#"]).await?.into_events();
+/// let mut publisher = bus.publisher("events.process.batch").await?;
+/// publisher.publish(&Opaque(b"only a batch shows it"))?;
+/// publisher.publish(&process(1234))?;
+///
+/// let received = events.recv().await.expect("the bus is there");
+/// assert_eq!(received.event, CollectionEvent::Process(process(1234)));
+/// assert_eq!((events.left_out(), events.lagged()), (1, 0));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct EventReceiver {
     subscription: Subscription,

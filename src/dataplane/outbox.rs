@@ -25,6 +25,29 @@ use crate::topic::Topic;
 use crate::wire::RingId;
 
 /// What became of events that were published together.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, EventBusClient, Opaque};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// let mut publisher = procmond.publisher("events.process.batch").await?;
+/// let nobody = publisher.publish(&Opaque(b"unheard"))?;
+/// assert_eq!((nobody.events, nobody.subscribers, nobody.reached, nobody.dropped), (1, 0, 0, 0));
+///
+/// let _batches = bus.subscription(&["events.process.#"]).await?;
+/// let heard = publisher.publish(&Opaque(b"heard"))?;
+/// assert_eq!((heard.events, heard.subscribers, heard.reached, heard.dropped), (1, 1, 1, 0));
+/// assert_eq!(publisher.totals().events, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Delivery {

@@ -13,6 +13,31 @@ use super::ReceivedBatch;
 use crate::config::INTERRUPTIONS_MAX;
 
 /// An interruption in a stream of events. The stream goes on after it.
+///
+/// ```
+/// use daemoneye_eventbus::{Opaque, RecvError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path).queue_bytes(1))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// // The broker's options had `queue_bytes(1)`: one batch waits at most.
+/// let mut batches = bus.subscription(&["events.process.#"]).await?;
+/// let mut publisher = bus.publisher("events.process.batch").await?;
+/// for event in [b"1", b"2", b"3"] {
+///     publisher.publish(&Opaque(event))?;
+/// }
+/// assert!(matches!(batches.recv().await, Some(Ok(_))));
+/// assert_eq!(batches.recv().await.expect("the bus is there").err(), Some(RecvError::Lagged(2)));
+/// publisher.publish(&Opaque(b"4"))?;
+/// assert!(matches!(batches.recv().await, Some(Ok(_))), "the stream goes on");
+/// assert_eq!(publisher.totals().dropped, 0, "of a loss behind the ring, the publisher does not hear");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecvError {

@@ -23,6 +23,42 @@ pub(crate) struct Origin {
 }
 
 /// Events that were published together on one topic: a copy, shared by all subscriptions of this process.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, EventBusClient, EventRef};
+///
+/// # use daemoneye_eventbus::ProcessEvent;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let process = |pid| ProcessEvent {
+/// #     pid,
+/// #     name: "sh".to_string(),
+/// #     command_line: None,
+/// #     executable_path: None,
+/// #     ppid: Some(1),
+/// #     start_time: None,
+/// #     metadata: std::collections::HashMap::new(),
+/// # };
+/// let mut batches = bus.subscription(&["events.process.#"]).await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// procmond.publisher("events.process.start").await?.publish(&process(1234))?;
+///
+/// let batch = batches.recv().await.expect("the bus is there")?;
+/// assert_eq!((batch.topic().as_str(), batch.publisher().as_str()), ("events.process.start", "procmond"));
+/// for event in batch.view().iter() {
+///     let EventRef::Process(event) = event else { panic!("it holds one process event") };
+///     assert_eq!(event.pid(), 1234);
+/// }
+/// let owned = batch.event(0).expect("it is not opaque");
+/// assert_eq!(owned.event, process(1234).into());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ReceivedBatch(Arc<Inner>);
 

@@ -81,12 +81,13 @@ impl Hub {
     pub(crate) fn end(&self) {
         let mut state = self.state.lock();
         state.ended = true;
-        let queues: Vec<_> =
-            state.subscriptions.values().map(|subscription| Arc::clone(&subscription.queue)).collect();
+        let ended = std::mem::take(&mut state.subscriptions);
+        state.interests = Trie::default();
+        self.changed();
         drop(state);
         // Outside the lock: a reader that is woken may come back here.
-        for queue in queues {
-            queue.end();
+        for subscription in ended.into_values() {
+            subscription.queue.end();
         }
     }
 

@@ -55,7 +55,8 @@ pub struct Delivery {
     pub events: u64,
     /// Subscriber processes that each of them was for.
     pub subscribers: u64,
-    /// Events that subscribers' rings took, summed over subscribers. Not a receipt: the subscriber may yet be killed.
+    /// Events that subscribers' rings took, summed over subscribers; of this process's own subscriptions, what was handed to their
+    /// queues. Not a receipt: a subscriber may yet be killed, or lag behind its queue.
     pub reached: u64,
     /// Events that were lost because a subscriber's ring was full, summed over subscribers. Each is told of its own.
     pub dropped: u64,
@@ -275,6 +276,7 @@ impl Outbox {
         let mut delivery = Delivery { events, ..Delivery::default() };
         for target in self.table.targets(topic) {
             let taken = match target {
+                Target::Local { queues, .. } if queues.is_empty() => continue,
                 Target::Local { topic, queues } => {
                     let origin = self.origin.as_ref().expect("a topic is routed after it was declared");
                     deliver(record, topic, queues, origin);
@@ -458,9 +460,6 @@ fn retire(events: &DataEvents, rings: impl IntoIterator<Item = OutRing>) {
 
 /// Gives a copy of the record to the subscriptions of this process.
 fn deliver(record: &BatchWriter, topic: &Topic, queues: &Queues, origin: &Arc<Origin>) {
-    if queues.is_empty() {
-        return;
-    }
     let bytes = record.bytes();
     let copy = Record::copy_of(record);
     let batch = ReceivedBatch::new(copy, topic.clone(), Arc::clone(origin));

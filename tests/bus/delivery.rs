@@ -187,8 +187,12 @@ fn a_shutdown_ends_subscriptions_in_the_agent_itself() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();
     agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    agent.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    assert_eq!(agent.must(&json!({"do": "batch", "from": 0, "count": 5}))["reached"], 5);
     agent.must(&json!({"do": "shutdown"}));
-    assert_eq!(agent.must(&json!({"do": "await_end"}))["ended"], true);
+    assert_eq!(agent.must(&json!({"do": "await_end"}))["received"], 5);
+    let delivery = agent.must(&json!({"do": "batch", "from": 5, "count": 5}));
+    assert_eq!((&delivery["reached"], &delivery["subscribers"]), (&json!(0), &json!(0)), "nobody is there");
     let refusal = agent.call(&json!({"do": "subscribe", "name": "late", "patterns": ["events.process.#"]}));
     assert!(refusal.get("error").is_some(), "{refusal}");
 }

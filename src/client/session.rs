@@ -8,9 +8,6 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shm::{
-    Consumer, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment, ProducerView, SegmentError,
-};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
@@ -20,6 +17,9 @@ use crate::link::{Link, LinkError};
 use crate::routing::TopicId;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
+
+mod rings;
+use rings::RingState;
 
 /// Where an answer is waited for.
 pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
@@ -73,13 +73,6 @@ struct PublisherState {
     /// One declaration is under way at a time, so that topic numbers have no gaps.
     in_flight: Option<(Topic, Reply<TopicId, DeclareError>)>,
     waiting: VecDeque<(Topic, Reply<TopicId, DeclareError>)>,
-}
-
-/// A ring between the broker's first and second word about it.
-#[derive(Debug)]
-enum RingState {
-    Producer { publisher: u32, half: Option<(ProducerSegment, Doorbell)> },
-    Consumer { origin: Arc<Origin>, half: Option<(ConsumerSegment, Doorbell)> },
 }
 
 #[derive(Debug)]
@@ -367,123 +360,6 @@ impl Session {
         move |publisher| Arc::new(Origin { component: component.clone(), publisher, epoch })
     }
 
-    fn make_producer_segment(
-        &mut self,
-        ring: RingId,
-        publisher: u32,
-        doorbell: Option<OwnedFd>,
-    ) -> Result<(), SegmentError> {
-        let Some(doorbell) = doorbell.map(Doorbell::from) else {
-            return Ok(());
-        };
-        let capacity = usize::try_from(self.welcome.ring_bytes).unwrap_or(usize::MAX);
-        let segment = ProducerSegment::create(capacity)?;
-        let descriptor = duplicate(segment.descriptor())?;
-        self.outgoing.push_back((Request::ProducerSegment { ring }, Some(descriptor)));
-        self.rings.insert(ring, RingState::Producer { publisher, half: Some((segment, doorbell)) });
-        Ok(())
-    }
-
-    fn make_consumer_segment(
-        &mut self,
-        ring: RingId,
-        publisher: PublisherId,
-        component: &str,
-        doorbell: Option<OwnedFd>,
-    ) -> Result<(), SegmentError> {
-        let (Some(doorbell), Ok(component)) =
-            (doorbell.map(Doorbell::from), Component::from_client_id(component))
-        else {
-            return Ok(());
-        };
-        let segment = ConsumerSegment::create()?;
-        let descriptor = duplicate(segment.descriptor())?;
-        self.outgoing.push_back((Request::ConsumerSegment { ring }, Some(descriptor)));
-        let origin = Arc::new(Origin { component, publisher, epoch: self.welcome.epoch });
-        self.rings.insert(ring, RingState::Consumer { origin, half: Some((segment, doorbell)) });
-        Ok(())
-    }
-
-    fn attach_producer(&mut self, ring: RingId, peer: Option<OwnedFd>) -> Result<(), SegmentError> {
-        let (Some(peer), Some(RingState::Producer { publisher, half })) = (peer, self.rings.get_mut(&ring))
-        else {
-            return Ok(());
-        };
-        let (Some((segment, doorbell)), Some(state)) = (half.take(), self.publishers.get(publisher)) else {
-            return Ok(());
-        };
-        let producer = Producer::new(segment, ConsumerView::attach(peer)?);
-        state.outbox.add_ring(ring, producer, doorbell);
-        Ok(())
-    }
-
-    fn attach_consumer(&mut self, ring: RingId, peer: Option<OwnedFd>) -> Result<(), SegmentError> {
-        let (Some(peer), Some(RingState::Consumer { origin, half })) = (peer, self.rings.get_mut(&ring))
-        else {
-            return Ok(());
-        };
-        let Some((segment, doorbell)) = half.take() else {
-            return Ok(());
-        };
-        let origin = Arc::clone(origin);
-        let capacity = usize::try_from(self.welcome.ring_bytes).unwrap_or(usize::MAX);
-        let consumer = Consumer::new(ProducerView::attach(peer, capacity)?, segment);
-        if self.inbox.is_none() {
-            let Ground { hub, data_events, inbox_counters, .. } = &*self.ground;
-            let inbox = Inbox::start(Arc::clone(hub), data_events.clone(), Arc::clone(inbox_counters));
-            let inbox = inbox.map_err(|source| SegmentError::Host { step: "read", source })?;
-            self.inbox = Some(inbox);
-        }
-        if let Some(inbox) = &self.inbox {
-            inbox.add(ring, consumer, doorbell, origin);
-        }
-        Ok(())
-    }
-
-    /// Tells the broker if this side of a ring can't be had.
-    fn or_no_ring(&mut self, ring: RingId, result: Result<(), SegmentError>) {
-        if let Err(error) = result {
-            tracing::warn!(%error, "no shared memory for a ring");
-            self.ask(Request::NoRing { ring, cause: error.to_string() });
-        }
-    }
-
-    /// As [`or_no_ring`](Self::or_no_ring), but for what the other side has done to its segment: the kernel's view of it the
-    /// broker has checked, what is in it can change at any time.
-    fn or_poisoned(&mut self, ring: RingId, result: Result<(), SegmentError>) {
-        match result {
-            Err(
-                error @ (SegmentError::NotMemory
-                | SegmentError::NotSealed { .. }
-                | SegmentError::Size { .. }
-                | SegmentError::Magic { .. }),
-            ) => self.poisoned(ring, error.to_string()),
-            result => self.or_no_ring(ring, result),
-        }
-    }
-
-    fn poisoned(&mut self, ring: RingId, violation: String) {
-        tracing::warn!(ring = ring.0, violation, "the other side broke a ring");
-        self.ask(Request::Poisoned { ring, violation });
-        self.close_ring(ring, None);
-    }
-
-    fn close_ring(&mut self, ring: RingId, accused: Option<String>) {
-        match self.rings.remove(&ring) {
-            Some(RingState::Producer { publisher, .. }) => {
-                if let Some(state) = self.publishers.get(&publisher) {
-                    state.outbox.remove_ring(ring);
-                }
-            }
-            Some(RingState::Consumer { .. }) => {
-                if let Some(inbox) = &self.inbox {
-                    inbox.close(ring, accused);
-                }
-            }
-            None => {}
-        }
-    }
-
     fn data_event(&mut self, event: DataEvent) {
         match event {
             DataEvent::Poisoned { ring, violation } => self.poisoned(ring, violation),
@@ -561,10 +437,6 @@ fn number(count: usize) -> u32 {
     u32::try_from(count).expect("the broker takes some hundred topics of a publisher")
 }
 
-fn duplicate(descriptor: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, SegmentError> {
-    descriptor.try_clone_to_owned().map_err(|source| SegmentError::Host { step: "hand over", source })
-}
-
 /// Answers who waits; who has stopped waiting needs no answer.
 fn answer<T>(reply: oneshot::Sender<T>, result: T) {
     let _ = reply.send(result);
@@ -576,6 +448,7 @@ mod tests {
     use std::task::{Context, Waker};
 
     use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+    use shm::Doorbell;
 
     use super::super::Core;
     use super::*;

@@ -371,6 +371,9 @@ impl Session {
 
     /// The session has ended: rings that lead here are read to their end, requests will not be answered.
     fn over(&mut self, why: &Disconnected) {
+        if matches!(why, Disconnected::Dismissed(_)) {
+            self.close_all_rings();
+        }
         match &self.inbox {
             Some(inbox) => inbox.session_over(),
             None => self.ground.hub.end(),
@@ -382,16 +385,6 @@ impl Session {
         }
         for (_, (_, reply)) in self.joining.drain() {
             answer(reply, Err(why.clone().into()));
-        }
-        if matches!(why, Disconnected::Dismissed(_)) {
-            // The other ends are closed already.
-            for (ring, state) in &self.rings {
-                if let (RingState::Producer { publisher, .. }, ring) = (state, *ring)
-                    && let Some(state) = self.publishers.get(publisher)
-                {
-                    state.outbox.remove_ring(ring);
-                }
-            }
         }
         for state in self.publishers.values_mut() {
             state.outbox.orphan();

@@ -7,6 +7,7 @@
 //! slot, looked up in what the broker granted; the same look-up yields the queues. A slot that was granted and since revoked is
 //! skipped; one that was never granted poisons the ring.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -80,7 +81,7 @@ pub(crate) struct InboxCounters {
 #[derive(Debug)]
 struct Shared {
     commands: Mutex<Vec<Command>>,
-    /// Commands wait. Looked at before each record.
+    /// Commands wait. Looked at before each record, so that who waits for an answer has it soon.
     waiting: AtomicBool,
     wake: Doorbell,
     counters: Arc<InboxCounters>,
@@ -154,8 +155,11 @@ impl Inbox {
         self.shared.commands.lock().push(command);
         // Pairs with the load in `DataThread::obey`.
         self.shared.waiting.store(true, Ordering::Release);
-        // The other end is this process: it is there, and if its buffer is full it is awake.
-        let _ = self.shared.wake.ring();
+        // The other end is this process, and there. Where the kernel has no memory for a byte, it will: the control thread may
+        // wait, and a thread that sleeps over a command may not.
+        while let Ok(false) = self.shared.wake.ring() {
+            std::thread::yield_now();
+        }
     }
 }
 
@@ -397,11 +401,10 @@ impl Slot {
 
 /// Tells each of the queues once.
 fn interrupt(queues: impl Iterator<Item = Arc<Queue>>, error: &RecvError) {
-    let mut told: Vec<Arc<Queue>> = Vec::new();
+    let mut told: HashSet<*const Queue> = HashSet::new();
     for queue in queues {
-        if !told.iter().any(|other| Arc::ptr_eq(other, &queue)) {
+        if told.insert(Arc::as_ptr(&queue)) {
             queue.interrupt(error.clone());
-            told.push(queue);
         }
     }
 }

@@ -108,6 +108,9 @@ impl Queue {
     /// Counts events that were lost on their way here.
     pub(crate) fn lost(&self, events: u64) {
         let mut state = self.state.lock();
+        if state.ended {
+            return;
+        }
         state.lost = state.lost.saturating_add(events);
         wake(state);
     }
@@ -115,7 +118,7 @@ impl Queue {
     /// Adds an interruption.
     pub(crate) fn interrupt(&self, error: RecvError) {
         let mut state = self.state.lock();
-        if state.interruptions == INTERRUPTIONS_MAX {
+        if state.ended || state.interruptions == INTERRUPTIONS_MAX {
             return;
         }
         state.interruptions += 1;
@@ -128,9 +131,10 @@ impl Queue {
     pub(crate) fn abandon(&self) {
         let mut state = self.state.lock();
         state.ended = true;
-        let items = std::mem::take(&mut state.items);
+        let waiting = (std::mem::take(&mut state.items), state.reader.take());
         drop(state);
-        drop(items);
+        // Outside the lock: to drop them may run code of others.
+        drop(waiting);
     }
 
     /// Says that nothing more will come.
@@ -174,5 +178,72 @@ fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
     drop(state);
     if let Some(reader) = reader {
         reader.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Component;
+    use crate::batch::{BatchWriter, Opaque, Record};
+    use crate::correlation::CorrelationMetadata;
+    use crate::dataplane::Origin;
+    use crate::topic::Topic;
+    use crate::wire::{Epoch, PublisherId};
+    use std::sync::Arc;
+
+    fn batch(origin: &Arc<Origin>) -> ReceivedBatch {
+        let mut writer = BatchWriter::new(u32::MAX);
+        writer.begin(&CorrelationMetadata::default()).expect("it fits");
+        writer.push(&Opaque(b"event"), None).expect("it fits");
+        writer.seal(0, std::time::UNIX_EPOCH, 0);
+        let topic = Topic::new("events.process.batch").expect("a topic");
+        ReceivedBatch::new(Record::copy_of(&writer), topic, Arc::clone(origin))
+    }
+
+    fn origin() -> Arc<Origin> {
+        let component = Component::from_client_id("procmond").expect("a name");
+        Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) })
+    }
+
+    fn take(queue: &Queue) -> (Poll<bool>, VecDeque<Item>) {
+        let mut items = VecDeque::new();
+        (queue.poll_take(&mut items, &mut Context::from_waker(Waker::noop())), items)
+    }
+
+    #[test]
+    fn an_abandoned_queue_holds_nothing_and_takes_nothing() {
+        let (queue, origin) = (Queue::new(1 << 20), origin());
+        assert!(queue.push(&batch(&origin), 100).is_none());
+        assert_eq!(Arc::strong_count(&origin), 2, "the batch that waits names its origin");
+        queue.abandon();
+        assert_eq!(Arc::strong_count(&origin), 1);
+        assert!(queue.push(&batch(&origin), 100).is_none());
+        queue.lost(7);
+        assert_eq!(Arc::strong_count(&origin), 1);
+        let (state, items) = take(&queue);
+        assert!(state == Poll::Ready(false) && items.is_empty());
+    }
+
+    #[test]
+    fn interruptions_are_bounded_until_they_are_read() {
+        let queue = Queue::new(1 << 20);
+        let error = RecvError::Poisoned { component: "procmond".into(), violation: "tail".into() };
+        for _ in 0..=INTERRUPTIONS_MAX {
+            queue.interrupt(error.clone());
+        }
+        assert_eq!(take(&queue).1.len(), INTERRUPTIONS_MAX);
+        queue.interrupt(error);
+        assert_eq!(take(&queue).1.len(), 1);
+    }
+
+    #[test]
+    fn a_loss_stands_where_it_happened() {
+        let (queue, origin) = (Queue::new(ITEM_BYTES + 100), origin());
+        assert!(queue.push(&batch(&origin), 100).is_none());
+        assert!(queue.push(&batch(&origin), 100).is_none(), "there is no room");
+        let (_, items) = take(&queue);
+        let shape: Vec<Option<RecvError>> = items.into_iter().map(Result::err).collect();
+        assert_eq!(shape, [None, Some(RecvError::Lagged(1))]);
     }
 }

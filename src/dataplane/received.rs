@@ -22,6 +22,9 @@ pub(crate) struct Origin {
     pub(crate) epoch: Epoch,
 }
 
+/// One for each event, opaque ones left empty.
+type OwnedEvents = Box<[Option<Arc<BusEvent>>]>;
+
 /// Events that were published together on one topic: a copy, shared by all subscriptions of this process.
 ///
 /// ```
@@ -67,8 +70,8 @@ struct Inner {
     record: Record,
     topic: Topic,
     origin: Arc<Origin>,
-    /// The events as owned values, made when somebody first asks for one.
-    events: OnceLock<Box<[Option<Arc<BusEvent>>]>>,
+    /// The events as owned values, made when somebody first asks for one; `None` inside if they are too large to keep.
+    events: OnceLock<Option<OwnedEvents>>,
 }
 
 impl ReceivedBatch {
@@ -116,13 +119,16 @@ impl ReceivedBatch {
         if position >= view.len() {
             return None;
         }
-        if view.correlation_bytes() > CORRELATION_BYTES_SHARED {
-            return self.make(position, view.iter().nth(position)?);
-        }
-        let events = self.0.events.get_or_init(|| {
-            view.iter().enumerate().map(|(position, event)| self.make(position, event)).collect()
+        let shared = self.0.events.get_or_init(|| {
+            let small = view.correlation_bytes() <= CORRELATION_BYTES_SHARED;
+            small.then(|| {
+                view.iter().enumerate().map(|(position, event)| self.make(position, event)).collect()
+            })
         });
-        events[position].clone()
+        match shared {
+            Some(events) => events[position].clone(),
+            None => self.make(position, view.iter().nth(position)?),
+        }
     }
 
     fn make(&self, position: usize, event: EventRef<'_>) -> Option<Arc<BusEvent>> {
@@ -174,5 +180,36 @@ mod tests {
     #[test]
     fn a_publisher_that_claims_the_future_gets_no_negative_age() {
         assert_eq!(published_at(u64::MAX).age(), Duration::ZERO);
+    }
+
+    #[test]
+    fn owned_events_are_shared_unless_their_correlations_would_fill_the_memory() {
+        let of = |text: usize| {
+            let mut writer = BatchWriter::new(u32::MAX);
+            let correlation = CorrelationMetadata::new("c".repeat(text));
+            writer.begin(&correlation).expect("it fits");
+            for pid in 0..500 {
+                let metric = crate::event::PerformanceEvent {
+                    metric_name: format!("load-{pid}"),
+                    value: 1.0,
+                    unit: String::new(),
+                    metadata: std::collections::HashMap::new(),
+                };
+                writer.push(&metric, None).expect("it fits");
+            }
+            writer.seal(0, UNIX_EPOCH, 0);
+            let component = Component::from_client_id("procmond").expect("a name");
+            let origin = Origin { component, publisher: PublisherId(1), epoch: Epoch(1) };
+            let topic = Topic::new("events.performance.event").expect("a topic");
+            ReceivedBatch::new(Record::copy_of(&writer), topic, Arc::new(origin))
+        };
+        let twice =
+            |batch: &ReceivedBatch| (batch.event(3).expect("an event"), batch.event(3).expect("an event"));
+        let (one, other) = twice(&of(10));
+        assert!(Arc::ptr_eq(&one, &other));
+        let (one, other) = twice(&of(1000));
+        assert!(!Arc::ptr_eq(&one, &other), "500 events with two texts of 1,000 bytes each");
+        assert_eq!(one, other);
+        assert_eq!(of(10).event(500), None);
     }
 }

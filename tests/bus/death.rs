@@ -230,3 +230,17 @@ fn a_publisher_that_lost_its_session_while_it_was_stopped_does_not_count_on_its_
     let text = "the broker ended the session: a route was not installed within the deadline";
     assert_eq!(why, json!({ "why": text }));
 }
+
+#[test]
+fn a_clean_shutdown_ends_streams_whose_publisher_is_idle() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    subscribe(&mut detector);
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 100}));
+    agent.must(&json!({"do": "shutdown"}));
+    let report = detector.must(&json!({"do": "await_end"}));
+    assert_eq!((&report["ended"], &report["received"]), (&json!(true), &json!(100)), "{report}");
+}

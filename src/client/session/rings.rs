@@ -144,6 +144,14 @@ impl Session {
             None => {}
         }
     }
+
+    /// The broker has ended the session, and with it all rings from here and to here: it tells the other ends so.
+    pub(super) fn close_all_rings(&mut self) {
+        let rings: Vec<RingId> = self.rings.keys().copied().collect();
+        for ring in rings {
+            self.close_ring(ring, None);
+        }
+    }
 }
 
 fn duplicate(descriptor: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, SegmentError> {

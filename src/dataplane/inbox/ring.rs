@@ -1,5 +1,6 @@
 //! One ring, as the data thread reads it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
@@ -27,8 +28,6 @@ pub(super) struct InRing {
     spares: Arc<Spares>,
     /// Whom to wake at the end of the turn.
     readers: Vec<Waker>,
-    /// A record that was read, and whose slot may be in a command that waits.
-    held: Option<Record>,
     /// The publisher is gone: what is there now is read, and no more.
     ending: bool,
 }
@@ -48,7 +47,6 @@ enum Taken {
     Nothing,
     /// One record of so many bytes.
     Record(usize),
-    Held,
 }
 
 /// Adds to a counter that only this thread writes.
@@ -73,7 +71,6 @@ impl InRing {
             payload: Vec::new(),
             spares,
             readers: Vec::new(),
-            held: None,
             ending: false,
         }
     }
@@ -99,11 +96,15 @@ impl InRing {
         for number in 0..self.slots.len() {
             let since = self.now(u16::try_from(number).expect("slots are numbered by u16"));
             let Some(slot) = &mut self.slots[number] else { continue };
-            let queues = hub.targets(&slot.topic);
-            let known = |queue| slot.targets.iter().find(|target| Arc::ptr_eq(&target.queue, queue)).cloned();
-            slot.targets = queues
+            let known: HashMap<*const Queue, Moment> =
+                slot.targets.iter().map(|target| (Arc::as_ptr(&target.queue), target.since)).collect();
+            slot.targets = hub
+                .targets(&slot.topic)
                 .iter()
-                .map(|queue| known(queue).unwrap_or_else(|| Target { queue: Arc::clone(queue), since }))
+                .map(|queue| Target {
+                    queue: Arc::clone(queue),
+                    since: known.get(&Arc::as_ptr(queue)).copied().unwrap_or(since),
+                })
                 .collect();
         }
     }
@@ -122,8 +123,7 @@ impl InRing {
         }
     }
 
-    /// Takes up to `records` records, or a part of the ring; stops early when commands wait, since they may say what a slot
-    /// is.
+    /// Takes up to `records` records, or a part of the ring; stops early when commands wait.
     pub(super) fn turn(&mut self, records: usize, waiting: &AtomicBool, counters: &InboxCounters) -> Turn {
         let bytes_max = self.consumer.capacity() / TURNS_PER_RING;
         let (mut taken, mut bytes) = (0, 0);
@@ -132,12 +132,11 @@ impl InRing {
             if taken == records || bytes >= bytes_max || waiting.load(Ordering::Acquire) {
                 break Ok(Turn::Busy);
             }
-            match self.take(waiting, counters) {
+            match self.take(counters) {
                 Ok(Taken::Record(record_bytes)) => {
                     taken += 1;
                     bytes += record_bytes;
                 }
-                Ok(Taken::Held) => break Ok(Turn::Busy),
                 Ok(Taken::Nothing) => break self.at_the_tail(taken),
                 Err(violation) => break Err(violation),
             }
@@ -148,20 +147,11 @@ impl InRing {
     }
 
     /// Takes one record, if there is one.
-    fn take(&mut self, waiting: &AtomicBool, counters: &InboxCounters) -> Result<Taken, String> {
-        let record = match self.held.take() {
-            Some(record) => record,
-            None => match self.consumer.read(&mut self.payload).map_err(|error| error.to_string())? {
-                // What a grant or a subscription changed is told to this thread before a publisher, or a subscriber, learns
-                // that it holds. So if it concerns this record, it is among the commands by now.
-                Some(record) if waiting.load(Ordering::Acquire) => {
-                    self.held = Some(record);
-                    return Ok(Taken::Held);
-                }
-                Some(record) => record,
-                None => return Ok(Taken::Nothing),
-            },
+    fn take(&mut self, counters: &InboxCounters) -> Result<Taken, String> {
+        let Some(record) = self.consumer.read(&mut self.payload).map_err(|error| error.to_string())? else {
+            return Ok(Taken::Nothing);
         };
+        // A slot is known here before its publisher may use it.
         let granted = self.slots.get(usize::from(record.slot)).and_then(Option::as_ref);
         let Some(slot) = granted.filter(|slot| record.generation <= slot.generation) else {
             let Record { slot, generation, .. } = record;
@@ -190,7 +180,9 @@ impl InRing {
         told.map_err(|error| error.to_string())?;
         for (number, events) in losses {
             let end = self.consumer.settled_on(number);
-            if let Some(Some(slot)) = self.slots.get(usize::from(number)) {
+            if let Some(Some(slot)) = self.slots.get(usize::from(number))
+                && slot.granted
+            {
                 Slot::lost(slot.targets.iter(), end - events..end);
             }
         }

@@ -33,8 +33,8 @@ enum Command {
 const DEMO_ABOUT: &str = "\
 Shows the bus at work, in three processes:
 
-  collector  scans the process table of this machine once a second (userland processes; threads, those of the
-             kernel included, are none), publishes each scan as one batch on events.process.batch, and what started
+  collector  scans the process table of this machine once a second (the kernel's own included, threads of a
+             process not), publishes each scan as one batch on events.process.batch, and what started
              and exited between two scans on events.process.lifecycle
   agent      this process: embeds the broker, and subscribes to events.process.#
   detector   subscribes to events.process.# as well

@@ -1,6 +1,7 @@
 //! The process table of this machine, as events.
 //!
-//! A process is its id and its start time: an id alone is given again. Threads are no processes, those of the kernel included.
+//! A process is its id and its start time: an id alone is given again. Threads of a process are none; the kernel's own
+//! are, as in every process list.
 //! No process is left out for what it calls itself: names and arguments that are no UTF-8 are converted, and a command line
 //! of any length is cut to what is worth carrying.
 
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use daemoneye_eventbus::ProcessEvent;
-use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind, Users};
+use sysinfo::{Process, ProcessRefreshKind, ProcessesToUpdate, System, ThreadKind, UpdateKind, Users};
 
 /// Bytes of a command line. The kernel allows some megabytes, a record takes one. Longer: cut, and the metadata says how long
 /// it was.
@@ -47,7 +48,8 @@ impl ProcessTable {
             .with_cmd(UpdateKind::Always)
             .with_exe(UpdateKind::Always);
         self.system.refresh_processes_specifics(ProcessesToUpdate::All, true, what);
-        let processes = self.system.processes().values().filter(|process| process.thread_kind().is_none());
+        let is_thread = |process: &&Process| process.thread_kind() == Some(ThreadKind::Userland);
+        let processes = self.system.processes().values().filter(|process| !is_thread(process));
         processes
             .map(|process| {
                 let identity = Identity { pid: process.pid().as_u32(), started: process.start_time() };

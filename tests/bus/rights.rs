@@ -176,3 +176,31 @@ fn who_subscribes_after_a_poisoning_is_told_whom_it_will_not_hear() {
     let answer = agent.must(&json!({"do": "subscribe", "name": "later", "patterns": ["events.#"]}));
     assert_eq!(answer["missed"], json!(["procmond"]), "{answer}");
 }
+
+#[test]
+fn a_subscriber_that_lies_about_what_it_read_is_parted_from_that_publisher_and_told() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    for subscriber in [&mut agent, &mut detector] {
+        subscriber.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    }
+    procmond.must(&json!({"do": "declare", "topic": "events.process.lifecycle"}));
+    detector.must(&json!({"do": "forge_head"}));
+    // It can't take the lie back, and the publisher comes to where it has to look.
+    detector.stop();
+    procmond.must(&json!({"do": "singles", "from": 0, "count": 1000}));
+    detector.go_on();
+    wait_until("the liar's application hears of it", || {
+        detector.must(&json!({"do": "tally"}))["errors"] != json!([])
+    });
+    let errors = detector.must(&json!({"do": "tally"}))["errors"].to_string();
+    assert!(
+        errors.contains("procmond broke its ring: it holds this process to have broken the ring"),
+        "{errors}"
+    );
+    let report = agent.must(&json!({"do": "await", "total": 1000}));
+    assert_eq!(report["errors"], json!([]), "the agent's ring is another: {report}");
+    assert_eq!(report["received"].as_u64().zip(report["lost"].as_u64()).map(|(a, b)| a + b), Some(1000));
+}

@@ -197,6 +197,7 @@ impl BusRole {
                 Ok(json!({}))
             }
             "forge" => Ok(hostile::forge(command)),
+            "forge_head" => Ok(hostile::forge_head()),
             other => panic!("no command {other}"),
         }
     }

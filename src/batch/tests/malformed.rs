@@ -1,10 +1,15 @@
 //! One damaged record for each thing that can be wrong with it.
 
+use std::collections::HashMap;
+use std::mem::offset_of;
+use std::time::UNIX_EPOCH;
+
 use super::{one_of_each, record, sample};
 use crate::batch::check::Malformed;
 use crate::batch::layout::{Entry, Header, flag};
-use crate::batch::{BatchView, event_count};
+use crate::batch::{BatchView, BatchWriter, RECORD_BYTES_TARGET, event_count};
 use crate::correlation::CorrelationMetadata;
+use crate::event::PerformanceEvent;
 
 /// `sample()` with `bytes` at `at`.
 fn damaged(at: usize, bytes: &[u8]) -> Vec<u8> {
@@ -156,4 +161,36 @@ fn what_no_entry_claims_is_refused() {
     long[header!(string_bytes)] = string_bytes + 1;
     long.push(b'x');
     assert_eq!(refusal(&long), Malformed::Unclaimed);
+}
+
+#[test]
+fn a_record_of_several_events_is_no_longer_than_a_batch_makes_it() {
+    let metric = PerformanceEvent {
+        metric_name: "load".to_owned(),
+        value: 1.0,
+        unit: "runnable".to_owned(),
+        metadata: HashMap::new(),
+    };
+    let record_of = |events: usize| {
+        let mut writer = BatchWriter::new(u32::MAX);
+        writer.begin(&CorrelationMetadata::new("scan".to_owned())).expect("it fits");
+        for _ in 0..events {
+            writer.push(&metric, None).expect("it fits");
+        }
+        writer.seal(0, UNIX_EPOCH, 0);
+        let mut record = writer.parts().concat();
+        // The last string of the last event grows beyond what a record of several has.
+        let grown = RECORD_BYTES_TARGET;
+        let last = size_of::<Header>() + events * size_of::<Entry>();
+        let ends = last + offset_of!(Entry, ends);
+        let string_bytes = offset_of!(Header, string_bytes);
+        for at in [string_bytes, ends + 4, ends + 8, ends + 12] {
+            let (field, _) = record[at..].split_first_chunk_mut::<4>().expect("it is there");
+            *field = (u32::from_le_bytes(*field) + grown as u32).to_le_bytes();
+        }
+        record.resize(record.len() + grown, b'x');
+        record
+    };
+    assert!(BatchView::parse(&record_of(1)).is_ok());
+    assert_eq!(BatchView::parse(&record_of(2)).err(), Some(Malformed::Length));
 }

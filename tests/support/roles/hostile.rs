@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use shm::layout::{PRODUCER_HEADER_BYTES, RECORD_HEADER_BYTES};
 
 const TAIL: usize = 128 / 8;
+const HEAD: usize = 128 / 8;
 
 /// Copies the first record of this process's one ring behind the last, with another slot and generation, and rings all
 /// doorbells. Needs a ring with at least one record that has not wrapped.
 pub(crate) fn forge(command: &Value) -> Value {
-    let words = own_segment();
+    let words = own_segment("eventbus-p");
     let records = &words[PRODUCER_HEADER_BYTES / 8..];
     let tail = words[TAIL].load(Ordering::Acquire);
     let at = usize::try_from(tail / 8).expect("it has not wrapped");
@@ -28,12 +29,18 @@ pub(crate) fn forge(command: &Value) -> Value {
     json!({ "rung": ring_all_doorbells() })
 }
 
-/// The writable segment that the kernel lists for this process.
-fn own_segment() -> &'static [AtomicU64] {
+/// Says of this process's one ring that all of it, and far more, was read.
+pub(crate) fn forge_head() -> Value {
+    own_segment("eventbus-c")[HEAD].store(u64::MAX - 7, Ordering::Release);
+    json!({})
+}
+
+/// The writable segment of this kind that the kernel lists for this process.
+fn own_segment(name: &str) -> &'static [AtomicU64] {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("it is readable");
     let line = maps
         .lines()
-        .find(|line| line.contains("memfd:eventbus-p") && line.contains("rw-s"))
+        .find(|line| line.contains(&format!("memfd:{name}")) && line.contains("rw-s"))
         .expect("this process has a ring to write to");
     let (start, rest) = line.split_once('-').expect("a range");
     let (end, _) = rest.split_once(' ').expect("a range");

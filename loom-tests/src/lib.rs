@@ -121,10 +121,11 @@ impl Account {
         true
     }
 
-    /// One turn of a consumer: reads what is there, asks for losses behind it. The space is given back by `arm`.
+    /// One turn of a consumer: reads what is there, asks for losses behind it, gives the space back.
     pub fn turn(&mut self, consumer: &mut Consumer) {
         while self.read(consumer) {}
         consumer.tail_loss(|slot, events| self.lost.push((slot, events))).expect("both ends are honest");
+        let _nobody_waits = consumer.release();
     }
 
     /// Takes turns, and sleeps between them, until there were `events` events.

@@ -19,6 +19,7 @@ struct Words {
     attempted: AtomicU64,
     lost: AtomicU64,
     closed: AtomicU64,
+    room_at: AtomicU64,
     slots: [AtomicU64; SLOTS],
     data: Vec<AtomicU64>,
     head: AtomicU64,
@@ -33,6 +34,7 @@ impl Pair {
             attempted: AtomicU64::shared(),
             lost: AtomicU64::shared(),
             closed: AtomicU64::shared(),
+            room_at: AtomicU64::shared(),
             slots: [AtomicU64::shared(), AtomicU64::shared()],
             data,
             head: AtomicU64::shared(),
@@ -53,6 +55,9 @@ impl Memory for Pair {
     }
     fn closed(&self) -> &AtomicU64 {
         &self.0.closed
+    }
+    fn room_at(&self) -> &AtomicU64 {
+        &self.0.room_at
     }
     fn slots(&self) -> &[AtomicU64] {
         &self.0.slots

@@ -119,7 +119,7 @@ fn a_loss_is_told_behind_the_records_before_it() {
         push(&mut producer, 1, 0);
         let mut account = Account::default();
         account.turn(&mut consumer);
-        consumer.release();
+        let _nobody_waits = consumer.release();
         let writer = thread::spawn(move || {
             let _nobody_sleeps = producer.flush();
             // Records and a second loss, all on the slot whose first loss the consumer may just be looking for.

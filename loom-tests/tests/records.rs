@@ -55,7 +55,7 @@ fn space_is_written_again_only_once_it_was_read() {
             for _ in 0..4 {
                 // Two at a time, so that a part of the space comes back before the rest.
                 let _ = account.read(&mut consumer) && account.read(&mut consumer);
-                consumer.release();
+                let _nobody_waits = consumer.release();
             }
             (account, consumer)
         });

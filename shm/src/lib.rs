@@ -55,7 +55,7 @@
 //! let record = consumer.read(&mut payload)?.expect("one record was flushed");
 //! assert_eq!((record.bytes, payload[0].to_le_bytes()), (16, *b"procmond"));
 //! assert_eq!(consumer.settle(&record, 1)?, 0); // nothing was lost before it
-//! consumer.release();
+//! let _wake = consumer.release(); // true: the producer waits for space, ring its doorbell
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -184,8 +184,8 @@ impl<M: Memory> Consumer<M> {
         self.sound()?;
         assert_eq!(self.position, self.released, "who sleeps has released before");
         let want = want.min(self.capacity / 2);
-        // ANSWER: pairs with the producer's load of `wake_at`. After `head`.
-        self.memory.wake_at().store(self.position + want, Ordering::Release);
+        // ANSWER: behind the fence of `release`, so that who answers knows our `head`.
+        self.memory.wake_at().store(self.position + want, Ordering::Relaxed);
         // SLEEP: our store before our look at what the producer published.
         fence(Ordering::SeqCst);
         let lost = self.memory.lost().load(Ordering::Relaxed);

@@ -305,7 +305,7 @@ impl<M: Memory> Producer<M> {
         let crossed = before < wake_at && wake_at <= self.published;
         let unanswered = lost && wake_at != AWAKE && wake_at != self.answered;
         if unanswered {
-            // ANSWER: pairs with the consumer's store of `wake_at`.
+            // ANSWER: pairs with the consumer's fence before its store of `wake_at`.
             fence(Ordering::Acquire);
             self.answered = wake_at;
         }

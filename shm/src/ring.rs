@@ -2,7 +2,7 @@
 //!
 //! # Orderings
 //!
-//! Six hand-overs, each a release that names its acquire. Words of the other side are mapped read-only, and std promises
+//! Six hand-overs, each a release (or a fence) that names its acquire. Words of the other side are mapped read-only, and std promises
 //! only relaxed loads on such memory; an acquire is therefore a relaxed load with `fence(Acquire)` behind it.
 //!
 //! | name | release | acquire | what it orders |
@@ -12,7 +12,7 @@
 //! | `LOSS` | producer stores `slots`, `lost`, after `tail` | consumer loads `lost`, `slots`, then `tail` | who sees a loss sees each record before it |
 //! | `COUNT` | producer stores `attempted`, after all these | consumer loads `attempted`, then the rest | what is counted as attempted can be read, or is told as lost |
 //! | `CLOSE` | producer stores `closed`, after all | consumer loads `closed`, then the rest | who sees the end sees all that came before it |
-//! | `ANSWER` | consumer stores `wake_at`, after `head` | producer loads `wake_at` and answers it for a loss | who woke a sleeper knows the space that it gave back, so it loses nothing more before a record wakes it again |
+//! | `ANSWER` | consumer stores `wake_at`, behind the fence that follows its store of `head` | producer loads `wake_at` and answers it for a loss | who woke a sleeper knows the space that it gave back, so it loses nothing more before a record wakes it again |
 //!
 //! And two store-load orders, the reason for each `fence(SeqCst)`. With a fence between store and load on both sides at
 //! least one of them sees the other's store, so no wake-up is lost:

@@ -5,9 +5,11 @@ mod support;
 use std::process::Child;
 use std::time::Instant;
 
-use shm::{Consumer, Doorbell, Heard, Producer, PushError, Record};
+use shm::{Backing, Consumer, Doorbell, Heard, Producer, PushError, Record};
 use support::{DEADLINE, consumer, parent, producer, role, sleep, spawn};
 
+/// What the rings of each test are made of, one after the other.
+const BACKINGS: [Backing; 2] = [Backing::Memfd, Backing::Named];
 const CAPACITY: usize = 1 << 16;
 const EVENTS: u64 = 200_000;
 const BURST: u64 = 1_000;
@@ -22,10 +24,11 @@ impl Drop for Killed {
     }
 }
 
-fn start(role: &str) -> (Killed, Consumer, Doorbell) {
-    let (child, socket) = spawn(role, &["--exact", "the_child", "--nocapture"]).unwrap();
+fn start(role: &str, backing: Backing) -> (Killed, Consumer, Doorbell) {
+    let role = format!("{role} {backing:?}");
+    let (child, socket) = spawn(&role, &["--exact", "the_child", "--nocapture"]).unwrap();
     let child = Killed(child);
-    let (consumer, doorbell) = consumer(&socket, CAPACITY).unwrap();
+    let (consumer, doorbell) = consumer(&socket, CAPACITY, backing).unwrap();
     (child, consumer, doorbell)
 }
 
@@ -33,8 +36,10 @@ fn start(role: &str) -> (Killed, Consumer, Doorbell) {
 #[test]
 fn the_child() {
     let Some(role) = role() else { return };
-    let (producer, doorbell) = producer(&parent().unwrap(), CAPACITY).unwrap();
-    match role.as_str() {
+    let (role, backing) = role.split_once(' ').unwrap();
+    let backing = BACKINGS.into_iter().find(|known| format!("{known:?}") == backing).unwrap();
+    let (producer, doorbell) = producer(&parent().unwrap(), CAPACITY, backing).unwrap();
+    match role {
         "bursts" => bursts(producer, &doorbell),
         "endless" => endless(producer, &doorbell),
         _ => unreachable!("no such role: {role}"),
@@ -132,7 +137,11 @@ impl Account {
 
 #[test]
 fn each_event_of_another_process_arrives_or_is_told_as_lost() {
-    let (mut child, mut consumer, doorbell) = start("bursts");
+    BACKINGS.into_iter().for_each(arrives_or_is_told_as_lost);
+}
+
+fn arrives_or_is_told_as_lost(backing: Backing) {
+    let (mut child, mut consumer, doorbell) = start("bursts", backing);
     let (mut account, mut words, mut sleeps) = (Account::default(), Vec::new(), 0_u64);
     let since = Instant::now();
     loop {
@@ -157,7 +166,11 @@ fn each_event_of_another_process_arrives_or_is_told_as_lost() {
 
 #[test]
 fn what_a_killed_process_published_can_be_read() {
-    let (mut child, mut consumer, doorbell) = start("endless");
+    BACKINGS.into_iter().for_each(can_be_read_when_it_is_killed);
+}
+
+fn can_be_read_when_it_is_killed(backing: Backing) {
+    let (mut child, mut consumer, doorbell) = start("endless", backing);
     let (mut account, mut words) = (Account::default(), Vec::new());
     let since = Instant::now();
     while account.received < 20_000 {
@@ -192,7 +205,11 @@ fn what_a_killed_process_published_can_be_read() {
 
 #[test]
 fn a_producer_learns_that_its_consumer_is_gone() {
-    let (mut child, consumer, doorbell) = start("endless");
+    BACKINGS.into_iter().for_each(learns_that_its_consumer_is_gone);
+}
+
+fn learns_that_its_consumer_is_gone(backing: Backing) {
+    let (mut child, consumer, doorbell) = start("endless", backing);
     drop((consumer, doorbell));
     let since = Instant::now();
     while child.0.try_wait().unwrap().is_none() {

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use shm::Backing;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::{AccessPolicy, Component};
@@ -30,6 +31,7 @@ pub struct BrokerOptions {
     path: PathBuf,
     socket_mode: u32,
     ring_bytes: usize,
+    backing: Backing,
     queue_bytes: usize,
     route_deadline: Duration,
     policy: AccessPolicy,
@@ -43,6 +45,7 @@ impl BrokerOptions {
             path: path.into(),
             socket_mode: config::SOCKET_MODE,
             ring_bytes: config::RING_BYTES,
+            backing: Backing::default(),
             queue_bytes: config::QUEUE_BYTES,
             route_deadline: config::ROUTE_DEADLINE,
             policy: AccessPolicy::default(),
@@ -60,6 +63,14 @@ impl BrokerOptions {
     #[must_use]
     pub fn ring_bytes(mut self, bytes: usize) -> Self {
         self.ring_bytes = bytes;
+        self
+    }
+
+    /// What rings are made of: sealed memory at first, on Linux; names elsewhere. With names all processes on the bus that
+    /// share a ring must be of one user: one of another user is sent away, and told so. [`Backing`] says what else is weaker.
+    #[must_use]
+    pub fn backing(mut self, backing: Backing) -> Self {
+        self.backing = backing;
         self
     }
 

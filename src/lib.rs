@@ -5,7 +5,8 @@
 //! in sealed shared memory. What a slow subscriber loses is counted, and told to it, exactly.
 //!
 //! What it does **not** do: it does not cross hosts, does not store events, and never makes a publisher wait for a subscriber.
-//! Delivery is at most once. It runs on Linux only, so far.
+//! Delivery is at most once. It runs on Linux only, so far: elsewhere it compiles,
+//! and whoever listens or connects is told that the platform is not supported.
 //!
 //! ```
 //! use daemoneye_eventbus::{
@@ -90,6 +91,7 @@ pub use event::{
     BusEvent, CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };
 pub use hierarchy::TopicAccessLevel;
+pub use shm::Backing;
 pub use sys::ListenError;
 pub use topic::{Topic, TopicError, TopicPattern};
 pub use wire::{GoodbyeReason, Refusal, Versions};

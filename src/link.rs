@@ -2,17 +2,17 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use shm::Descriptor;
 use tokio::sync::mpsc;
 
 use crate::config::DESCRIPTORS_WAITING_MAX;
 use crate::sys::Stream;
 use crate::wire::codec::{Undecodable, decode, encode};
 use crate::wire::frames::{BadLength, Deframer, frame};
-use crate::wire::{Notice, Request};
+use crate::wire::{Handle, Notice, Request};
 
 /// Why no more messages can be had from a link.
 #[derive(Debug, thiserror::Error)]
@@ -36,19 +36,22 @@ pub(crate) trait Message: Serialize + DeserializeOwned {
 
 impl Message for Request {
     fn carries_descriptor(&self) -> bool {
-        matches!(self, Self::ProducerSegment { .. } | Self::ConsumerSegment { .. })
+        let (Self::ProducerSegment { handle, .. } | Self::ConsumerSegment { handle, .. }) = self else {
+            return false;
+        };
+        *handle == Handle::Descriptor
     }
 }
 
 impl Message for Notice {
     fn carries_descriptor(&self) -> bool {
-        matches!(
-            self,
-            Self::MakeProducerSegment { .. }
-                | Self::MakeConsumerSegment { .. }
-                | Self::AttachProducer { .. }
-                | Self::AttachConsumer { .. }
-        )
+        match self {
+            Self::MakeProducerSegment { .. } | Self::MakeConsumerSegment { .. } => true,
+            Self::AttachProducer { handle, .. } | Self::AttachConsumer { handle, .. } => {
+                *handle == Handle::Descriptor
+            }
+            _ => false,
+        }
     }
 }
 
@@ -56,7 +59,7 @@ impl Message for Notice {
 #[derive(Debug)]
 pub(crate) struct MessageReader {
     frames: Deframer,
-    descriptors: VecDeque<OwnedFd>,
+    descriptors: VecDeque<Descriptor>,
     buffer: Box<[u8]>,
 }
 
@@ -69,7 +72,7 @@ impl MessageReader {
     pub(crate) async fn next<M: Message>(
         &mut self,
         stream: &Stream,
-    ) -> Result<(M, Option<OwnedFd>), LinkError> {
+    ) -> Result<(M, Option<Descriptor>), LinkError> {
         loop {
             if let Some(bytes) = self.frames.next()? {
                 let message: M = decode(bytes)?;
@@ -101,16 +104,16 @@ impl MessageReader {
 pub(crate) async fn write<M: Message>(
     stream: &Stream,
     message: &M,
-    descriptor: Option<&OwnedFd>,
+    descriptor: Option<&Descriptor>,
 ) -> io::Result<()> {
     debug_assert_eq!(message.carries_descriptor(), descriptor.is_some(), "a message has what it carries");
-    stream.send(&frame(&encode(message)), descriptor.map(AsFd::as_fd)).await
+    stream.send(&frame(&encode(message)), descriptor).await
 }
 
 /// Requests on their way to a broker in the same process.
-pub(crate) type LocalRequests = mpsc::UnboundedSender<(Request, Option<OwnedFd>)>;
+pub(crate) type LocalRequests = mpsc::UnboundedSender<(Request, Option<Descriptor>)>;
 /// Notices on their way from it.
-pub(crate) type LocalNotices = mpsc::Receiver<(Notice, Option<OwnedFd>)>;
+pub(crate) type LocalNotices = mpsc::Receiver<(Notice, Option<Descriptor>)>;
 
 /// A client's session with its broker.
 #[derive(Debug)]
@@ -125,7 +128,7 @@ impl Link {
     }
 
     /// The next notice. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<(Notice, Option<OwnedFd>), LinkError> {
+    pub(crate) async fn next(&mut self) -> Result<(Notice, Option<Descriptor>), LinkError> {
         match self {
             Self::Socket { stream, reader } => reader.next(stream).await,
             Self::Local { notices, .. } => notices.recv().await.ok_or(LinkError::Closed),
@@ -136,7 +139,7 @@ impl Link {
     pub(crate) async fn send(
         &mut self,
         request: Request,
-        descriptor: Option<OwnedFd>,
+        descriptor: Option<Descriptor>,
     ) -> Result<(), LinkError> {
         match self {
             Self::Socket { stream, .. } => Ok(write(stream, &request, descriptor.as_ref()).await?),
@@ -151,7 +154,7 @@ impl Link {
 mod tests {
     use std::io::{IoSlice, Read as _};
     use std::mem::MaybeUninit;
-    use std::os::fd::BorrowedFd;
+    use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::os::unix::net::UnixStream;
 
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -181,7 +184,7 @@ mod tests {
     }
 
     fn segment(ring: u64) -> Request {
-        Request::ProducerSegment { ring: RingId(ring) }
+        Request::ProducerSegment { ring: RingId(ring), handle: Handle::Descriptor }
     }
 
     fn done(order: u64) -> Request {
@@ -372,15 +375,17 @@ mod tests {
         let ((), descriptor) = tokio::join!(writes, reads);
         assert_is(descriptor, &mut other_ends[0]);
     }
+
     #[tokio::test]
     async fn a_descriptor_is_sent_once_however_many_parts_its_bytes_are_sent_in() {
         let (sender, receiver) = UnixStream::pair().expect("a socket pair");
         let (sender, receiver) = (Stream::new(sender.into()), Stream::new(receiver.into()));
         let (sender, receiver) = (sender.expect("a runtime"), receiver.expect("a runtime"));
-        let (passed, _other_ends) = watched(1);
+        let (mut passed, _other_ends) = watched(1);
+        let passed: OwnedFd = passed.remove(0).into();
         let bytes = vec![7; 4 << 20];
         let sends = async {
-            sender.send(&bytes, Some(passed[0].as_fd())).await.expect("it is read");
+            sender.send(&bytes, Some(&passed)).await.expect("it is read");
         };
         let receives = async {
             let (mut buffer, mut left, mut descriptors) = (Stream::buffer(), bytes.len(), 0);

@@ -17,7 +17,11 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A demo whose temporary folder is made in `folder`.
 fn demo(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eventbus"));
-    command.arg("demo").args(arguments).env("TMPDIR", folder).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.arg("demo").args(arguments);
+    if let Ok(backing) = std::env::var("EVENTBUS_TEST_BACKING") {
+        command.args(["--backing", &backing]);
+    }
+    command.env("TMPDIR", folder).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

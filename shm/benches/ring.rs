@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bare::Bare;
 use criterion::{Criterion, Throughput};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use shm::{Doorbell, Producer};
+use shm::{Backing, Doorbell, Producer};
 use support::{consumer, hand_over, parent, producer, receive, role, sleep, spawn};
 
 const CAPACITY: usize = 1 << 20;
@@ -62,7 +62,8 @@ struct Ours {
 impl Ours {
     fn start() -> Self {
         let (child, socket) = spawn("ours", &[]).expect("a child can be started");
-        let (producer, doorbell) = producer(&socket, CAPACITY).expect("a ring can be made");
+        let (producer, doorbell) =
+            producer(&socket, CAPACITY, Backing::default()).expect("a ring can be made");
         Self { producer, doorbell, child }
     }
 
@@ -118,7 +119,7 @@ impl Rival {
     fn start() -> Self {
         let (child, socket) = spawn("bare", &[]).expect("a child can be started");
         let ring = Bare::create(CAPACITY).expect("a ring can be made");
-        hand_over(&socket, [ring.descriptor(); 2]).expect("the child waits for it");
+        hand_over(&socket, b"-", [ring.descriptor(); 2]).expect("the child waits for it");
         Self { ring, child }
     }
 }
@@ -154,7 +155,8 @@ fn sum(words: &[u64]) -> u64 {
 }
 
 fn consume_ours(socket: &UnixStream) {
-    let (mut consumer, doorbell) = consumer(socket, CAPACITY).expect("a ring can be made");
+    let (mut consumer, doorbell) =
+        consumer(socket, CAPACITY, Backing::default()).expect("a ring can be made");
     let mut payload = Vec::new();
     let mut yields = 0;
     loop {
@@ -190,7 +192,7 @@ fn consume_ours(socket: &UnixStream) {
 }
 
 fn consume_bare(socket: &UnixStream) {
-    let [descriptor, _again] = receive(socket).expect("the parent hands it over");
+    let (_, [descriptor, _again]) = receive(socket).expect("the parent hands it over");
     let mut ring = Bare::attach(descriptor, CAPACITY).expect("a ring can be mapped");
     let mut yields = 0;
     loop {

@@ -18,10 +18,12 @@
 //!  └─────────────────────┘   segment C: head, wake_at     └─────────────────────┘
 //! ```
 //!
-//! Each segment has one writer, and the kernel holds that: the writer creates it, maps it, and seals it so that nobody
+//! Each segment has one writer, and on Linux the kernel holds that: the writer creates it, maps it, and seals it so that nobody
 //! else can map it writable, write to it, or change its size ([`ProducerSegment`], [`ConsumerSegment`]). The other side
 //! checks those seals with the kernel before it maps ([`ProducerView`], [`ConsumerView`]). Nothing has a name; nothing is
 //! left when both processes are gone, however they went. The byte map stands in [`layout`].
+//!
+//! Other platforms have no such memory. [`Backing`] says what they have, and what is weaker about it; it can be had on Linux, too.
 //!
 //! # Invariants
 //!
@@ -31,20 +33,21 @@
 //! - **I4** A record lies within `[head, tail)` and does not cross the end of the data area.
 //! - **I5** Shared memory is seen as `AtomicU64` and as nothing else.
 //! - **I6** A mapping outlives each reference into it: references are derived from a borrow of its owner.
-//! - **I7** A mapped segment can neither shrink nor be sparse, so that touching it can't raise a signal.
+//! - **I7** A mapped segment can neither shrink nor be sparse, so that touching it can't raise a signal. The kernel holds that for
+//!   sealed memory; for named memory it is a promise of the peer, who is of the same user.
 //!
 //! A breach of I2 or I4 by the other side is a [`Violation`]: the end that saw it is *poisoned* and does nothing more.
 //!
 //! # Example
 //!
 //! ```
-//! use shm::{Consumer, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
+//! use shm::{Backing, Consumer, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
 //!
-//! // Each side creates what it writes, and hands the descriptor to the other (SCM_RIGHTS between processes).
-//! let data = ProducerSegment::create(1 << 16)?;
-//! let marks = ConsumerSegment::create()?;
-//! let seen_data = ProducerView::attach(data.descriptor().try_clone_to_owned()?, 1 << 16)?;
-//! let seen_marks = ConsumerView::attach(marks.descriptor().try_clone_to_owned()?)?;
+//! // Each side creates what it writes, and hands its handle to the other (SCM_RIGHTS between processes, or by name).
+//! let data = ProducerSegment::create(1 << 16, Backing::default())?;
+//! let marks = ConsumerSegment::create(Backing::default())?;
+//! let seen_data = ProducerView::attach(data.handle().try_clone()?, 1 << 16)?;
+//! let seen_marks = ConsumerView::attach(marks.handle().try_clone()?)?;
 //! let mut producer = Producer::new(data, seen_marks);
 //! let mut consumer = Consumer::new(seen_data, marks);
 //!
@@ -60,6 +63,7 @@
 //! ```
 
 mod consumer;
+mod descriptor;
 mod doorbell;
 pub mod layout;
 mod producer;
@@ -68,10 +72,11 @@ mod segment;
 mod sync;
 
 pub use consumer::{Consumer, Moment, Record};
+pub use descriptor::Descriptor;
 pub use doorbell::{Doorbell, Heard, PeerGone};
 pub use producer::{Producer, PushError};
 pub use ring::Violation;
 pub use segment::{
-    ConsumerSegment, ConsumerView, Pair, ProducerSegment, ProducerView, SegmentError, check_consumer_segment,
-    check_producer_segment,
+    Backing, BadName, ConsumerSegment, ConsumerView, Handle, Pair, ProducerSegment, ProducerView,
+    SegmentError, SegmentName, check_consumer_segment, check_producer_segment, collect_abandoned,
 };

@@ -3,11 +3,14 @@
 use std::collections::VecDeque;
 
 use proptest::prelude::*;
-use shm::{Consumer, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView, PushError};
+use shm::{
+    Backing, Consumer, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView, PushError,
+};
 
 const CAPACITY: usize = 1 << 16;
 const PAYLOAD_BYTES_MAX: usize = shm::layout::payload_bytes_max(CAPACITY);
 const SLOTS: usize = 3;
+const BACKINGS: [Backing; 2] = [Backing::Memfd, Backing::Named];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -67,12 +70,11 @@ struct Model {
 }
 
 impl Model {
-    fn new() -> Self {
-        let data = ProducerSegment::create(CAPACITY).unwrap();
-        let marks = ConsumerSegment::create().unwrap();
-        let seen_data =
-            ProducerView::attach(data.descriptor().try_clone_to_owned().unwrap(), CAPACITY).unwrap();
-        let seen_marks = ConsumerView::attach(marks.descriptor().try_clone_to_owned().unwrap()).unwrap();
+    fn new(backing: Backing) -> Self {
+        let data = ProducerSegment::create(CAPACITY, backing).unwrap();
+        let marks = ConsumerSegment::create(backing).unwrap();
+        let seen_data = ProducerView::attach(data.handle().try_clone().unwrap(), CAPACITY).unwrap();
+        let seen_marks = ConsumerView::attach(marks.handle().try_clone().unwrap()).unwrap();
         Self {
             producer: Producer::new(data, seen_marks),
             consumer: Consumer::new(seen_data, marks),
@@ -215,11 +217,14 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_ring_is_a_queue_that_counts_what_it_refuses(steps in prop::collection::vec(step(), 1..300)) {
-        let mut model = Model::new();
+    fn the_ring_is_a_queue_that_counts_what_it_refuses(
+        steps in prop::collection::vec(step(), 1..300),
+        backing in prop::sample::select(BACKINGS.as_slice()),
+    ) {
+        let mut model = Model::new(backing);
         for step in &steps {
             model.take(step);
         }
@@ -229,7 +234,7 @@ proptest! {
 
 #[test]
 fn a_record_above_the_limit_is_refused_and_not_counted() {
-    let mut model = Model::new();
+    let mut model = Model::new(Backing::default());
     let error = model.producer.push(0, 0, 1, &[&vec![0; PAYLOAD_BYTES_MAX + 1]]).unwrap_err();
     assert_eq!(error, PushError::TooLarge { bytes: PAYLOAD_BYTES_MAX + 1, limit: PAYLOAD_BYTES_MAX });
     let slot = shm::layout::SLOTS_MAX as u16;
@@ -240,7 +245,11 @@ fn a_record_above_the_limit_is_refused_and_not_counted() {
 
 #[test]
 fn a_ring_takes_records_to_its_last_byte() {
-    let mut model = Model::new();
+    BACKINGS.into_iter().for_each(takes_records_to_its_last_byte);
+}
+
+fn takes_records_to_its_last_byte(backing: Backing) {
+    let mut model = Model::new(backing);
     let bytes = 64 - 16;
     let records = (CAPACITY / 64) as u64;
     for _ in 0..records {

@@ -5,9 +5,11 @@ mod support;
 use std::process::Child;
 use std::time::Instant;
 
-use shm::{Consumer, Doorbell, Heard, Producer, PushError, Record};
+use shm::{Backing, Consumer, Doorbell, Heard, Producer, PushError, Record};
 use support::{DEADLINE, consumer, parent, producer, role, sleep, spawn};
 
+/// What the rings of each test are made of, one after the other.
+const BACKINGS: [Backing; 2] = [Backing::Memfd, Backing::Named];
 const CAPACITY: usize = 1 << 16;
 const EVENTS: u64 = 200_000;
 const BURST: u64 = 1_000;
@@ -22,10 +24,11 @@ impl Drop for Killed {
     }
 }
 
-fn start(role: &str) -> (Killed, Consumer, Doorbell) {
-    let (child, socket) = spawn(role, &["--exact", "the_child", "--nocapture"]).unwrap();
+fn start(role: &str, backing: Backing) -> (Killed, Consumer, Doorbell) {
+    let role = format!("{role} {backing:?}");
+    let (child, socket) = spawn(&role, &["--exact", "the_child", "--nocapture"]).unwrap();
     let child = Killed(child);
-    let (consumer, doorbell) = consumer(&socket, CAPACITY).unwrap();
+    let (consumer, doorbell) = consumer(&socket, CAPACITY, backing).unwrap();
     (child, consumer, doorbell)
 }
 
@@ -33,8 +36,10 @@ fn start(role: &str) -> (Killed, Consumer, Doorbell) {
 #[test]
 fn the_child() {
     let Some(role) = role() else { return };
-    let (producer, doorbell) = producer(&parent().unwrap(), CAPACITY).unwrap();
-    match role.as_str() {
+    let (role, backing) = role.split_once(' ').unwrap();
+    let backing = BACKINGS.into_iter().find(|known| format!("{known:?}") == backing).unwrap();
+    let (producer, doorbell) = producer(&parent().unwrap(), CAPACITY, backing).unwrap();
+    match role {
         "bursts" => bursts(producer, &doorbell),
         "endless" => endless(producer, &doorbell),
         "patient" => patient(producer, &doorbell),
@@ -155,20 +160,24 @@ impl Account {
 
 #[test]
 fn each_event_of_another_process_arrives_or_is_told_as_lost() {
-    let (account, sleeps) = read_to_the_end("bursts");
-    assert!(account.received >= EVENTS / BURST, "received {}", account.received);
-    assert!(sleeps > 0, "a consumer that is never waited for doesn't sleep");
+    for backing in BACKINGS {
+        let (account, sleeps) = read_to_the_end("bursts", backing);
+        assert!(account.received >= EVENTS / BURST, "received {}", account.received);
+        assert!(sleeps > 0, "a consumer that is never waited for doesn't sleep");
+    }
 }
 
 #[test]
 fn a_producer_that_waits_for_room_loses_nothing() {
-    let (account, _) = read_to_the_end("patient");
-    assert_eq!((account.received, account.lost), (EVENTS, 0));
+    for backing in BACKINGS {
+        let (account, _) = read_to_the_end("patient", backing);
+        assert_eq!((account.received, account.lost), (EVENTS, 0));
+    }
 }
 
 /// What came of a child that publishes all events and ends, and how often its reader slept.
-fn read_to_the_end(role: &str) -> (Account, u64) {
-    let (mut child, mut consumer, doorbell) = start(role);
+fn read_to_the_end(role: &str, backing: Backing) -> (Account, u64) {
+    let (mut child, mut consumer, doorbell) = start(role, backing);
     let (mut account, mut words, mut sleeps) = (Account::default(), Vec::new(), 0_u64);
     let since = Instant::now();
     loop {
@@ -192,7 +201,11 @@ fn read_to_the_end(role: &str) -> (Account, u64) {
 
 #[test]
 fn what_a_killed_process_published_can_be_read() {
-    let (mut child, mut consumer, doorbell) = start("endless");
+    BACKINGS.into_iter().for_each(can_be_read_when_it_is_killed);
+}
+
+fn can_be_read_when_it_is_killed(backing: Backing) {
+    let (mut child, mut consumer, doorbell) = start("endless", backing);
     let (mut account, mut words) = (Account::default(), Vec::new());
     let since = Instant::now();
     while account.received < 20_000 {
@@ -227,7 +240,11 @@ fn what_a_killed_process_published_can_be_read() {
 
 #[test]
 fn a_producer_learns_that_its_consumer_is_gone() {
-    let (mut child, consumer, doorbell) = start("endless");
+    BACKINGS.into_iter().for_each(learns_that_its_consumer_is_gone);
+}
+
+fn learns_that_its_consumer_is_gone(backing: Backing) {
+    let (mut child, consumer, doorbell) = start("endless", backing);
     drop((consumer, doorbell));
     let since = Instant::now();
     while child.0.try_wait().unwrap().is_none() {

@@ -4,12 +4,11 @@
 //! queued. The loop itself never waits for a client: a queue that is full ends the session.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shm::Doorbell;
+use shm::{Backing, Descriptor, Doorbell, SegmentError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -18,8 +17,8 @@ use crate::client::{Core, Disconnected, run_session};
 use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
 use crate::control::{Action, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
-use crate::sys::{Credentials, Listener, Stream};
-use crate::wire::{Epoch, GoodbyeReason, Hello, Notice, Request, RingId, Versions};
+use crate::sys::{self, Credentials, Listener, Socket, Stream};
+use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
 
 /// How long a client that is being sent away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -34,7 +33,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// What the tasks of connections tell the loop.
 #[derive(Debug)]
 enum Event {
-    Frame { session: SessionId, request: Request, descriptor: Option<OwnedFd> },
+    Frame { session: SessionId, request: Request, descriptor: Option<Descriptor> },
     Faulty { session: SessionId, reason: GoodbyeReason },
     Ended { session: SessionId },
 }
@@ -42,7 +41,7 @@ enum Event {
 /// One connection, as the loop knows it.
 #[derive(Debug)]
 struct Connection {
-    outgoing: mpsc::Sender<(Notice, Option<OwnedFd>)>,
+    outgoing: mpsc::Sender<(Notice, Option<Descriptor>)>,
     peer: Peer,
 }
 
@@ -63,7 +62,7 @@ struct Remote {
 
 struct Server {
     options: BrokerOptions,
-    machine: Machine<OwnedFd>,
+    machine: Machine<Descriptor>,
     listener: Option<Listener>,
     connections: HashMap<SessionId, Connection>,
     events: mpsc::Sender<Event>,
@@ -98,7 +97,7 @@ pub(super) async fn run(options: BrokerOptions, mut commands: mpsc::UnboundedRec
     }
 }
 
-async fn accept(listener: Option<&Listener>, from: Option<Instant>) -> std::io::Result<OwnedFd> {
+async fn accept(listener: Option<&Listener>, from: Option<Instant>) -> std::io::Result<Socket> {
     match listener {
         Some(listener) => {
             if let Some(from) = from {
@@ -124,6 +123,7 @@ impl Server {
             epoch: Epoch(epoch),
             policy: options.policy.clone(),
             ring_bytes: options.ring_bytes as u64,
+            backing: options.backing,
             route_deadline: options.route_deadline,
             hello_deadline: HELLO_DEADLINE,
         };
@@ -156,6 +156,10 @@ impl Server {
 
     fn start(&mut self) -> Result<(), StartError> {
         if self.listener.is_none() {
+            if self.options.backing == Backing::Named {
+                let abandoned = shm::collect_abandoned();
+                tracing::debug!(abandoned, "names of segments that nobody has any more");
+            }
             let listener = Listener::bind(&self.options.path, self.options.socket_mode)?;
             tracing::info!(path = %self.options.path.display(), "the broker listens");
             self.listener = Some(listener);
@@ -194,10 +198,10 @@ impl Server {
         tokio::task::spawn_local(run_session(ground, welcome, Link::Local { requests, notices }, channels));
     }
 
-    fn accepted(&mut self, accepted: std::io::Result<OwnedFd>) {
+    fn accepted(&mut self, accepted: std::io::Result<Socket>) {
         self.accept_from = accepted.is_err().then(|| Instant::now() + ACCEPT_PAUSE);
         let connected = accepted.and_then(|socket| {
-            let credentials = Credentials::of(socket.as_fd())?;
+            let credentials = Credentials::of(&socket)?;
             Ok((credentials, Stream::new(socket)?))
         });
         match connected {
@@ -223,13 +227,13 @@ impl Server {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Frame { session, request, descriptor } => {
+            Event::Frame { session, request, mut descriptor } => {
                 if let Request::Hello(hello) = &request {
                     self.bury_the_dead(&hello.client_id);
                 }
-                match self.vouch(session, &request, descriptor.as_ref()) {
+                match self.vouch(session, &request, &mut descriptor) {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
-                    Err(reason) => self.feed(Input::Faulty { session, reason }),
+                    Err((session, reason)) => self.feed(Input::Faulty { session, reason }),
                 }
             }
             Event::Faulty { session, reason } => self.feed(Input::Faulty { session, reason }),
@@ -253,28 +257,70 @@ impl Server {
         }
     }
 
-    /// Asks the kernel about a segment before it is handed on. About one that nobody has asked for it is not worth asking: that
-    /// has pages allocated, so it takes milliseconds of this loop.
+    /// Asks the kernel about a segment before it is handed on, and says who must go if that can't be. About one that nobody has
+    /// asked for it is not worth asking: that has pages allocated, so it takes milliseconds of this loop.
     fn vouch(
         &self,
         session: SessionId,
         request: &Request,
-        descriptor: Option<&OwnedFd>,
-    ) -> Result<(), GoodbyeReason> {
-        let checked = match (request, descriptor) {
-            (Request::ProducerSegment { ring }, Some(segment))
-                if self.machine.awaits_segment(session, *ring, true) =>
-            {
-                shm::check_producer_segment(segment.as_fd(), self.options.ring_bytes)
-            }
-            (Request::ConsumerSegment { ring }, Some(segment))
-                if self.machine.awaits_segment(session, *ring, false) =>
-            {
-                shm::check_consumer_segment(segment.as_fd())
-            }
-            _ => Ok(()),
+        descriptor: &mut Option<Descriptor>,
+    ) -> Result<(), (SessionId, GoodbyeReason)> {
+        let (ring, handle, of_producer) = match request {
+            Request::ProducerSegment { ring, handle } => (*ring, *handle, true),
+            Request::ConsumerSegment { ring, handle } => (*ring, *handle, false),
+            _ => return Ok(()),
         };
-        checked.map_err(|error| GoodbyeReason::Protocol { what: error.to_string() })
+        let Some(reader) = self.machine.awaits_segment(session, ring, of_producer) else {
+            return Ok(());
+        };
+        let backing = self.options.backing;
+        if handle.backing() != backing {
+            // The machine says what is wrong with it.
+            return Ok(());
+        }
+        if backing == Backing::Named {
+            self.of_one_user(session, reader)?;
+        }
+        let Some(handle) = handle.join(descriptor.take()) else {
+            return Ok(());
+        };
+        let owner = self.uid(session);
+        let checked = if of_producer {
+            shm::check_producer_segment(&handle, self.options.ring_bytes, owner)
+        } else {
+            shm::check_consumer_segment(&handle, owner)
+        };
+        (_, *descriptor) = Handle::split(handle);
+        checked.map_err(|error| {
+            let what = error.to_string();
+            let ours = matches!(error, SegmentError::Host { .. });
+            let reason =
+                if ours { GoodbyeReason::NoRing { cause: what } } else { GoodbyeReason::Protocol { what } };
+            (session, reason)
+        })
+    }
+
+    /// Memory with a name is for one user. Of two who differ the one goes that is not of the broker's: a stranger must not end
+    /// the agent's session.
+    fn of_one_user(&self, session: SessionId, reader: SessionId) -> Result<(), (SessionId, GoodbyeReason)> {
+        let (owner_uid, reader_uid) = (self.uid(session), self.uid(reader));
+        if owner_uid == reader_uid {
+            return Ok(());
+        }
+        let (stranger, uid, other) = if owner_uid == sys::own_uid() {
+            (reader, reader_uid, owner_uid)
+        } else {
+            (session, owner_uid, reader_uid)
+        };
+        let cause = format!("memory with a name is one user's: uid {uid} can't share it with uid {other}");
+        Err((stranger, GoodbyeReason::NoRing { cause }))
+    }
+
+    fn uid(&self, session: SessionId) -> u32 {
+        match self.connections.get(&session).map(|connection| &connection.peer) {
+            Some(Peer::Remote(remote)) => remote.credentials.uid,
+            Some(Peer::Embedded(_)) | None => sys::own_uid(),
+        }
     }
 
     /// Sends away who is late. What has come by now was in time, though this loop may have been held up.
@@ -291,7 +337,7 @@ impl Server {
     }
 
     /// Gives the machine an input, and does what it says.
-    fn feed(&mut self, input: Input<OwnedFd>) {
+    fn feed(&mut self, input: Input<Descriptor>) {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             for action in self.machine.handle(Instant::now(), input) {
@@ -301,7 +347,7 @@ impl Server {
     }
 
     /// Does one thing; what comes of it goes back into the machine.
-    fn perform(&mut self, action: Action<OwnedFd>) -> Option<Input<OwnedFd>> {
+    fn perform(&mut self, action: Action<Descriptor>) -> Option<Input<Descriptor>> {
         match action {
             Action::Send { session, notice, descriptor } => {
                 let connection = self.connections.get(&session)?;
@@ -412,7 +458,7 @@ async fn read_all(
 }
 
 /// Writes what is queued for one client.
-async fn write_all(stream: Rc<Stream>, mut queued: mpsc::Receiver<(Notice, Option<OwnedFd>)>) {
+async fn write_all(stream: Rc<Stream>, mut queued: mpsc::Receiver<(Notice, Option<Descriptor>)>) {
     while let Some((notice, descriptor)) = queued.recv().await {
         if write(&stream, &notice, descriptor.as_ref()).await.is_err() {
             // The reader sees the end of the connection, and says so.
@@ -422,7 +468,7 @@ async fn write_all(stream: Rc<Stream>, mut queued: mpsc::Receiver<(Notice, Optio
 }
 
 /// Both ends of a ring's doorbell; `None` when descriptors are short.
-fn doorbell(ring: RingId) -> Option<(OwnedFd, OwnedFd)> {
+fn doorbell(ring: RingId) -> Option<(Descriptor, Descriptor)> {
     match Doorbell::pair() {
         Ok((producer_end, consumer_end)) => Some((producer_end.into(), consumer_end.into())),
         Err(error) => {
@@ -482,7 +528,7 @@ mod tests {
         let before = Instant::now();
         server.accepted(Err(std::io::Error::other("no descriptors")));
         assert!(before.elapsed() < ACCEPT_PAUSE, "the loop did not wait");
-        let _client = crate::sys::connect(&path).expect("it listens");
+        let _client = sys::connect(&path).expect("it listens");
         let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
         accepted.expect("the pause ends").expect("the client was waiting");
         assert!(before.elapsed() >= ACCEPT_PAUSE);

@@ -1,7 +1,6 @@
 //! From a path to a session.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +162,9 @@ pub(super) async fn connect(options: ConnectOptions) -> Result<Arc<Core>, Connec
 async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, ConnectError>>) {
     match introduce(&options).await {
         Ok((link, welcome)) => {
+            if welcome.backing == shm::Backing::Named {
+                shm::collect_abandoned();
+            }
             let (core, ground, channels) = Core::new(&welcome, options.queue_bytes, options.deadline);
             // Who has stopped waiting drops the core, which ends the session below.
             let _ = reply.send(Ok(core));
@@ -177,7 +179,7 @@ async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectE
     let path = &options.path;
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
     let socket = sys::connect(path).map_err(no_broker)?;
-    check_broker(options, Credentials::of(socket.as_fd()).map_err(no_broker)?.uid)?;
+    check_broker(options, Credentials::of(&socket).map_err(no_broker)?.uid)?;
     let mut link = Link::over(Stream::new(socket).map_err(no_broker)?);
     let hello = Hello { versions: Versions::OURS, features: 0, client_id: options.client_id.clone() };
     let answer = tokio::time::timeout(options.deadline, greet(&mut link, hello)).await;
@@ -209,7 +211,7 @@ fn checked(welcome: Welcome) -> Result<Welcome, String> {
 }
 
 fn check_broker(options: &ConnectOptions, uid: u32) -> Result<(), ConnectError> {
-    let own = Credentials::own().uid;
+    let own = sys::own_uid();
     let (trusted, expected) = match options.broker_uid {
         Some(expected) => (uid == expected, expected.to_string()),
         None => (uid == 0 || uid == own, format!("0 or {own}")),

@@ -4,10 +4,10 @@
 //! application is. It owns the inbox, and tells outboxes what is wanted of them.
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shm::Descriptor;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
@@ -93,7 +93,7 @@ pub(crate) struct Session {
     joining: HashMap<u32, (Vec<TopicPattern>, Reply<Subscribed, SubscribeError>)>,
     asked: HashMap<u32, Asked>,
     last_request: u32,
-    outgoing: VecDeque<(Request, Option<OwnedFd>)>,
+    outgoing: VecDeque<(Request, Option<Descriptor>)>,
 }
 
 /// Runs a session that has been welcomed, until nobody holds a handle of its client any more.
@@ -262,7 +262,7 @@ impl Session {
         }
     }
 
-    fn notice(&mut self, notice: Notice, descriptor: Option<OwnedFd>) {
+    fn notice(&mut self, notice: Notice, descriptor: Option<Descriptor>) {
         match notice {
             Notice::Refused { request, refusal } => match self.asked.remove(&request) {
                 Some(Asked::Declare { publisher }) => self.declared(publisher, Err(refusal.into())),
@@ -287,12 +287,12 @@ impl Session {
                 let made = self.make_consumer_segment(ring, publisher, &component, descriptor);
                 self.or_no_ring(ring, made);
             }
-            Notice::AttachProducer { ring } => {
-                let attached = self.attach_producer(ring, descriptor);
+            Notice::AttachProducer { ring, handle } => {
+                let attached = self.attach_producer(ring, handle.join(descriptor));
                 self.or_poisoned(ring, attached);
             }
-            Notice::AttachConsumer { ring } => {
-                let attached = self.attach_consumer(ring, descriptor);
+            Notice::AttachConsumer { ring, handle } => {
+                let attached = self.attach_consumer(ring, handle.join(descriptor));
                 self.or_poisoned(ring, attached);
             }
             Notice::Grant { order, ring, slot, generation, topic } => match &self.inbox {
@@ -437,7 +437,6 @@ fn answer<T>(reply: oneshot::Sender<T>, result: T) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::task::{Context, Waker};
 
     use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
@@ -446,19 +445,20 @@ mod tests {
     use super::super::Core;
     use super::*;
     use crate::dataplane::Queue;
-    use crate::wire::Epoch;
+    use crate::wire::{Epoch, Handle};
 
     const RING_BYTES: usize = 64 << 10;
 
     fn session() -> (Arc<Core>, Session) {
         let component = "agent".into();
-        let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes: RING_BYTES as u64 };
+        let (ring_bytes, backing) = (RING_BYTES as u64, shm::Backing::Memfd);
+        let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes, backing };
         let (core, ground, _) = Core::new(&welcome, 1 << 20, Duration::from_secs(5));
         (core, Session::new(ground, welcome))
     }
 
     /// A segment as the kernel wants it, that does not start as one.
-    fn unformatted(bytes: usize) -> OwnedFd {
+    fn unformatted(bytes: usize) -> Descriptor {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let descriptor = rustix::fs::memfd_create("unformatted", flags).expect("memory");
         rustix::fs::ftruncate(&descriptor, bytes as u64).expect("a size");
@@ -478,11 +478,28 @@ mod tests {
         session.notice(make, Some(bell.into()));
         assert!(matches!(session.outgoing.pop_front(), Some((Request::ConsumerSegment { .. }, Some(_)))));
         let spoiled = unformatted(shm::layout::PRODUCER_HEADER_BYTES + RING_BYTES);
-        shm::check_producer_segment(spoiled.as_fd(), RING_BYTES).expect("the broker would hand it on");
-        session.notice(Notice::AttachConsumer { ring }, Some(spoiled));
+        let handle = shm::Handle::from(spoiled);
+        shm::check_producer_segment(&handle, RING_BYTES, 0).expect("the broker would hand it on");
+        let (handle, spoiled) = Handle::split(handle);
+        session.notice(Notice::AttachConsumer { ring, handle }, spoiled);
         let said = session.outgoing.pop_front();
         assert!(matches!(said, Some((Request::Poisoned { ring: RingId(5), .. }, None))), "{said:?}");
         assert!(session.rings.is_empty() && session.outgoing.is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_took_its_name_along_costs_the_ring_and_nobody_a_session() {
+        let (_core, mut session) = session();
+        let ring = RingId(5);
+        let (bell, other_end) = Doorbell::pair().expect("descriptors");
+        let component = "procmond".into();
+        let make = Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component };
+        session.notice(make, Some(bell.into()));
+        session.outgoing.clear();
+        let handle = Handle::Name("/deebp000010000000000000000000".parse().expect("a name that nobody has"));
+        session.notice(Notice::AttachConsumer { ring, handle }, None);
+        assert!(session.rings.is_empty() && session.outgoing.is_empty(), "{:?}", session.outgoing);
+        assert_eq!(other_end.hear(), shm::Heard::PeerGone, "our end of the doorbell is closed");
     }
 
     #[test]

@@ -46,7 +46,7 @@ use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
 use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Request, RingId};
 use requests::Wait;
-use routes::{Order, Ring, Route, RouteKey};
+use routes::{Order, Ring, Route, RouteKey, Segment};
 use sessions::{Interest, Publisher, Session};
 
 pub(crate) use sessions::AGENT;
@@ -144,6 +144,7 @@ pub(crate) struct Settings {
     pub(crate) epoch: Epoch,
     pub(crate) policy: AccessPolicy,
     pub(crate) ring_bytes: u64,
+    pub(crate) backing: shm::Backing,
     pub(crate) route_deadline: Duration,
     pub(crate) hello_deadline: Duration,
 }
@@ -248,12 +249,11 @@ impl<F> Machine<F> {
                 self.subscribe(session, request, subscription, &patterns);
             }
             Request::Unsubscribe { subscription } => self.unsubscribe(session, subscription),
-            Request::ProducerSegment { ring } | Request::ConsumerSegment { ring } => {
-                let side = matches!(request, Request::ProducerSegment { .. });
-                match descriptor {
-                    Some(segment) => self.segment(session, ring, side, segment),
-                    None => self.fault(session, "a segment without its descriptor"),
-                }
+            Request::ProducerSegment { ring, handle } => {
+                self.segment(session, ring, true, Segment { handle, descriptor });
+            }
+            Request::ConsumerSegment { ring, handle } => {
+                self.segment(session, ring, false, Segment { handle, descriptor });
             }
             Request::Done { order } => self.done(session, order),
             Request::NoRing { ring, cause } => self.no_ring(session, ring, cause),

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Action, Machine, Report, SessionId};
 use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
-use crate::wire::{GoodbyeReason, Notice, OrderId, PublisherId, RingId, SlotTarget};
+use crate::wire::{GoodbyeReason, Handle, Notice, OrderId, PublisherId, RingId, SlotTarget};
 
 /// One topic of one publisher to one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,13 +46,20 @@ pub(super) struct Ring<F> {
 pub(super) enum Stage<F> {
     NeedsDoorbell,
     NeedsSegments {
-        producer: Option<F>,
-        consumer: Option<F>,
+        producer: Option<Segment<F>>,
+        consumer: Option<Segment<F>>,
         due: Instant,
     },
     Ready,
     /// One side said that the other broke its laws: this pair gets no other ring.
     Poisoned,
+}
+
+/// One side's segment, on its way to the other.
+#[derive(Debug)]
+pub(super) struct Segment<F> {
+    pub(super) handle: Handle,
+    pub(super) descriptor: Option<F>,
 }
 
 /// A slot serves one topic for the ring's life; each new grant of it is a new generation.
@@ -168,7 +175,13 @@ impl<F> Machine<F> {
     }
 
     /// A side's segment has come, and the kernel vouches for it.
-    pub(super) fn segment(&mut self, session: SessionId, id: RingId, of_producer: bool, segment: F) {
+    pub(super) fn segment(&mut self, session: SessionId, id: RingId, of_producer: bool, segment: Segment<F>) {
+        if segment.handle.backing() != self.settings.backing {
+            return self.fault(session, "a segment that is not what rings are made of here");
+        }
+        if segment.descriptor.is_some() != (segment.handle == Handle::Descriptor) {
+            return self.fault(session, "a segment with a descriptor too few or too many");
+        }
         let Some((producer_session, consumer_session)) = self.ends_of(id) else {
             return;
         };
@@ -187,15 +200,18 @@ impl<F> Machine<F> {
         self.join(id, producer_session, consumer_session);
     }
 
-    /// Whether a session has been asked for its segment of a ring, and has not handed it over.
-    pub(crate) fn awaits_segment(&self, session: SessionId, id: RingId, of_producer: bool) -> bool {
-        let Some((producer_session, consumer_session)) = self.ends_of(id) else {
-            return false;
-        };
+    /// The session that waits for this one's segment of a ring; `None` if it was not asked for one, or has handed it over.
+    pub(crate) fn awaits_segment(
+        &self,
+        session: SessionId,
+        id: RingId,
+        of_producer: bool,
+    ) -> Option<SessionId> {
+        let (producer, consumer) = self.ends_of(id)?;
         match (&self.rings[&id].stage, of_producer) {
-            (Stage::NeedsSegments { producer: None, .. }, true) => session == producer_session,
-            (Stage::NeedsSegments { consumer: None, .. }, false) => session == consumer_session,
-            _ => false,
+            (Stage::NeedsSegments { producer: None, .. }, true) if session == producer => Some(consumer),
+            (Stage::NeedsSegments { consumer: None, .. }, false) if session == consumer => Some(producer),
+            _ => None,
         }
     }
 
@@ -207,8 +223,10 @@ impl<F> Machine<F> {
             Stage::NeedsSegments { producer: Some(p), consumer: Some(c), .. } => (p, c),
             incomplete => return ring.stage = incomplete,
         };
-        self.send_with(consumer_session, Notice::AttachConsumer { ring: id }, Some(p));
-        self.send_with(producer_session, Notice::AttachProducer { ring: id }, Some(c));
+        let notice = Notice::AttachConsumer { ring: id, handle: p.handle };
+        self.send_with(consumer_session, notice, p.descriptor);
+        let notice = Notice::AttachProducer { ring: id, handle: c.handle };
+        self.send_with(producer_session, notice, c.descriptor);
         let waiting: Vec<RouteKey> = self
             .routes
             .keys()

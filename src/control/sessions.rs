@@ -96,6 +96,7 @@ impl<F> Machine<F> {
                     epoch: self.settings.epoch,
                     component: component.to_string(),
                     ring_bytes: self.settings.ring_bytes,
+                    backing: self.settings.backing,
                 };
                 self.send(session, Notice::Welcome(welcome));
                 self.report(Report::Joined { component });

@@ -343,10 +343,8 @@ impl DataThread {
             ring.arm()
         });
         if calm {
-            let bells: Vec<_> = std::iter::once(&self.woken)
-                .chain(self.rings.iter().map(|ring| &ring.doorbell))
-                .map(std::os::fd::AsFd::as_fd)
-                .collect();
+            let bells: Vec<_> =
+                std::iter::once(&self.woken).chain(self.rings.iter().map(|ring| &ring.doorbell)).collect();
             let rung = sys::wait(&bells);
             self.shared.counters.wakeups.fetch_add(1, Ordering::Relaxed);
             if rung[0] {

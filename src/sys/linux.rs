@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags};
 use rustix::time::{ClockId, clock_gettime};
+use shm::{Descriptor, Doorbell};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -25,6 +26,9 @@ const READ_BYTES: usize = 16 << 10;
 /// cut off unseen, and each surplus one is ours to close.
 const DESCRIPTORS_MAX: usize = 253;
 
+/// A connection that no runtime has taken in yet.
+pub(crate) type Socket = OwnedFd;
+
 /// A connected control socket.
 #[derive(Debug)]
 pub(crate) struct Stream(UnixStream);
@@ -35,12 +39,12 @@ pub(crate) struct Received {
     /// Bytes, in the buffer that was handed in; 0: the peer has closed.
     pub(crate) bytes: usize,
     /// Descriptors that came with them, in order.
-    pub(crate) descriptors: Vec<OwnedFd>,
+    pub(crate) descriptors: Vec<Descriptor>,
 }
 
 impl Stream {
     /// Takes a connected socket into the current runtime.
-    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(socket: Socket) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         UnixStream::from_std(socket.into()).map(Self)
     }
@@ -56,9 +60,9 @@ impl Stream {
     }
 
     /// Sends all of `bytes`, the descriptor with the first of them. Not cancel-safe: a part may have been sent.
-    pub(crate) async fn send(&self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub(crate) async fn send(&self, bytes: &[u8], descriptor: Option<&Descriptor>) -> io::Result<()> {
         let mut sent = 0;
-        let mut descriptor = descriptor;
+        let mut descriptor = descriptor.map(AsFd::as_fd);
         while sent < bytes.len() {
             let count = self
                 .0
@@ -97,7 +101,7 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>
 }
 
 /// Connects to the broker's socket at `path`.
-pub(crate) fn connect(path: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn connect(path: &Path) -> io::Result<Socket> {
     let stream = ConnectOptions::new().name(path.to_fs_name::<GenericFilePath>()?).connect_sync()?;
     let interprocess::local_socket::Stream::UdSocket(stream) = stream;
     Ok(stream.into())
@@ -113,14 +117,9 @@ pub(crate) struct Credentials {
 
 impl Credentials {
     /// Asks the kernel.
-    pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn of(socket: &Socket) -> io::Result<Self> {
         let peer = rustix::net::sockopt::socket_peercred(socket)?;
         Ok(Self::new(peer.pid, peer.uid.as_raw()))
-    }
-
-    /// This process.
-    pub(crate) fn own() -> Self {
-        Self::new(rustix::process::getpid(), rustix::process::getuid().as_raw())
     }
 
     fn new(pid: Pid, uid: u32) -> Self {
@@ -150,15 +149,20 @@ impl Credentials {
     }
 }
 
-/// Sleeps until one of the descriptors is readable or closed at the other end, and says which.
-pub(crate) fn wait(descriptors: &[BorrowedFd<'_>]) -> Vec<bool> {
+/// The user that this process acts as.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Sleeps until one of the doorbells rings or is closed at the other end, and says which.
+pub(crate) fn wait(doorbells: &[&Doorbell]) -> Vec<bool> {
     let mut polled: Vec<PollFd<'_>> =
-        descriptors.iter().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN)).collect();
+        doorbells.iter().map(|doorbell| PollFd::new(*doorbell, PollFlags::IN)).collect();
     match rustix::event::poll(&mut polled, None) {
         Ok(_) => polled.iter().map(|descriptor| !descriptor.revents().is_empty()).collect(),
-        Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => vec![false; descriptors.len()],
+        Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => vec![false; doorbells.len()],
         // More descriptors than the process may have by now: all may have something, and looking is never wrong.
-        Err(Errno::INVAL) => vec![true; descriptors.len()],
+        Err(Errno::INVAL) => vec![true; doorbells.len()],
         Err(errno) => unreachable!("poll refuses nothing but bad arguments: {errno}"),
     }
 }

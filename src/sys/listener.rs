@@ -20,52 +20,10 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 
+use super::{ListenError, Socket};
+
 /// Longest path of a socket: `sun_path` less its terminating zero.
 const PATH_BYTES_MAX: usize = 107;
-
-/// Why the broker can't listen at its path.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ListenError {
-    /// Another broker serves this path, or is about to.
-    #[error("a broker is live at {path}")]
-    Live {
-        /// The path of its socket.
-        path: PathBuf,
-    },
-    /// Something that is not a socket stands at the path.
-    #[error("{path} exists and is not a socket")]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
-    /// The path does not fit into a socket address.
-    #[error("the socket path has {bytes} bytes, at most {PATH_BYTES_MAX} are possible: {path}")]
-    PathTooLong {
-        /// The path.
-        path: PathBuf,
-        /// Its length.
-        bytes: usize,
-    },
-    /// Anybody could put another socket in place of the broker's.
-    #[error("the folder {folder} is not safe for a socket: {why}")]
-    Folder {
-        /// The folder.
-        folder: PathBuf,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// The operating system refuses.
-    #[error("can't {step} at {path}: {source}")]
-    Host {
-        /// What was tried.
-        step: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
 
 /// A listening socket with its file and its lock. Dropped in this order, so that the file goes while the lock is held.
 #[derive(Debug)]
@@ -81,7 +39,7 @@ impl Listener {
     pub(crate) fn bind(path: &Path, mode: u32) -> Result<Self, ListenError> {
         let bytes = path.as_os_str().len();
         if bytes > PATH_BYTES_MAX {
-            return Err(ListenError::PathTooLong { path: path.to_owned(), bytes });
+            return Err(ListenError::PathTooLong { path: path.to_owned(), bytes, limit: PATH_BYTES_MAX });
         }
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         prepare(folder.unwrap_or(Path::new(".")))?;
@@ -92,7 +50,7 @@ impl Listener {
     }
 
     /// Waits for a client. Cancel-safe.
-    pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
+    pub(crate) async fn accept(&self) -> io::Result<Socket> {
         let (stream, _) = self.socket.accept().await?;
         Ok(stream.into_std()?.into())
     }

@@ -1,25 +1,85 @@
 //! The wall between the bus and the operating system: sockets, descriptors that travel over them, who is at the other end,
-//! clocks, and sleeping on doorbells. No other module of this crate has a `cfg` on the platform.
+//! clocks, and sleeping on doorbells. No other module of this crate has a `cfg` on the platform. (Memory has a wall of its own:
+//! the `shm` crate.)
 //!
 //! A platform supplies:
 //! - [`Listener`]: binds a path so that nobody but the owner can connect from the first moment on, never takes over a
 //!   live broker's path, replaces a dead one's, and removes its own (and only its own) when dropped;
-//! - [`connect`] and [`Stream`]: bytes and descriptors in both directions, surplus descriptors closed at once;
-//! - [`Credentials`]: who the kernel says is at the other end, and whether that process still lives;
+//! - [`connect`], which yields a [`Socket`], and [`Stream`]: bytes and descriptors in both directions, surplus descriptors
+//!   closed at once;
+//! - [`Credentials`]: who the kernel says is at the other end, and whether that process still lives; [`own_uid`], to compare;
 //! - [`wait`]: sleep until one of several doorbells rings;
 //! - [`monotonic_nanos`]: the clock that all processes of the host share.
+//!
+//! Linux does. Elsewhere `unsupported` stands in: it says so to whoever listens or connects, and the rest of it has no values.
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("daemoneye-eventbus runs on Linux only so far: other platforms have no transport yet");
+use std::io;
+use std::path::PathBuf;
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 mod listener;
+#[cfg(not(target_os = "linux"))]
+mod unsupported;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Credentials, Stream, connect, monotonic_nanos, wait};
-#[cfg(target_os = "linux")]
-pub use listener::ListenError;
+pub(crate) use linux::{Credentials, Socket, Stream, connect, monotonic_nanos, own_uid, wait};
 #[cfg(target_os = "linux")]
 pub(crate) use listener::Listener;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use unsupported::{
+    Credentials, Listener, Socket, Stream, connect, monotonic_nanos, own_uid, wait,
+};
+
+/// Why the broker can't listen at its path.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Another broker serves this path, or is about to.
+    #[error("a broker is live at {path}")]
+    Live {
+        /// The path of its socket.
+        path: PathBuf,
+    },
+    /// Something that is not a socket stands at the path.
+    #[error("{path} exists and is not a socket")]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The path does not fit into a socket address.
+    #[error("the socket path has {bytes} bytes, at most {limit} are possible: {path}")]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// The longest that is possible.
+        limit: usize,
+    },
+    /// Anybody could put another socket in place of the broker's.
+    #[error("the folder {folder} is not safe for a socket: {why}")]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The operating system refuses.
+    #[error("can't {step} at {path}: {source}")]
+    Host {
+        /// What was tried.
+        step: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// This platform has no transport for the control plane yet.
+    #[error("nobody can listen at {path}: this platform is not supported yet")]
+    Unsupported {
+        /// The path.
+        path: PathBuf,
+    },
+}

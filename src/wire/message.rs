@@ -5,6 +5,7 @@
 //! [`Request::Done`] with that number, once it is done; notices are carried out in the order in which they come.
 
 use serde::{Deserialize, Serialize};
+use shm::{Descriptor, SegmentName};
 
 use crate::access::{Denial, Withheld};
 use crate::topic::{Topic, TopicPattern};
@@ -24,6 +25,61 @@ pub(crate) struct PublisherId(pub(crate) u64);
 /// A step that the broker waits for, within one epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct OrderId(pub(crate) u64);
+
+/// What opens a segment: a descriptor that comes with the frame, or a name in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Handle {
+    Descriptor,
+    Name(#[serde(with = "name")] SegmentName),
+}
+
+impl Handle {
+    /// A handle of ours, as it is sent.
+    pub(crate) fn split(handle: shm::Handle) -> (Self, Option<Descriptor>) {
+        match handle {
+            shm::Handle::Descriptor(descriptor) => (Self::Descriptor, Some(descriptor)),
+            shm::Handle::Name(name) => (Self::Name(name), None),
+        }
+    }
+
+    /// A handle as it was sent. `None`: its descriptor is missing.
+    pub(crate) fn join(self, descriptor: Option<Descriptor>) -> Option<shm::Handle> {
+        match self {
+            Self::Descriptor => descriptor.map(shm::Handle::Descriptor),
+            Self::Name(name) => Some(shm::Handle::Name(name)),
+        }
+    }
+
+    /// Where a segment comes from that is opened so.
+    pub(crate) fn backing(self) -> shm::Backing {
+        match self {
+            Self::Descriptor => shm::Backing::Memfd,
+            Self::Name(_) => shm::Backing::Named,
+        }
+    }
+}
+
+/// A name as text; what is not well-formed is no message.
+mod name {
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+    use shm::SegmentName;
+
+    pub(super) fn serialize<S: Serializer>(name: &SegmentName, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(name.as_str())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SegmentName, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// The numbers of [`shm::Backing`] on the wire.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "shm::Backing")]
+enum Backing {
+    Memfd,
+    Named,
+}
 
 /// The versions of the protocol that one side speaks, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,13 +140,15 @@ pub(crate) enum Request {
     Unsubscribe {
         subscription: u32,
     },
-    /// Our segment of a ring, as a publisher. With its descriptor.
+    /// Our segment of a ring, as a publisher.
     ProducerSegment {
         ring: RingId,
+        handle: Handle,
     },
-    /// Our segment of a ring, as a subscriber. With its descriptor.
+    /// Our segment of a ring, as a subscriber.
     ConsumerSegment {
         ring: RingId,
+        handle: Handle,
     },
     /// The order was carried out.
     Done {
@@ -124,6 +182,9 @@ pub(crate) struct Welcome {
     /// The name that the session is known by.
     pub(crate) component: String,
     pub(crate) ring_bytes: u64,
+    /// What rings are made of.
+    #[serde(with = "Backing")]
+    pub(crate) backing: shm::Backing,
 }
 
 /// Broker to client.
@@ -157,13 +218,15 @@ pub(crate) enum Notice {
         publisher: PublisherId,
         component: String,
     },
-    /// The consumer's segment: the ring is complete. With its descriptor.
+    /// The consumer's segment: the ring is complete.
     AttachProducer {
         ring: RingId,
+        handle: Handle,
     },
-    /// The producer's segment: the ring is complete. With its descriptor.
+    /// The producer's segment: the ring is complete.
     AttachConsumer {
         ring: RingId,
+        handle: Handle,
     },
     /// The slot of this ring carries this topic from now on.
     Grant {

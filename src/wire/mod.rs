@@ -8,5 +8,7 @@ pub(crate) mod codec;
 pub(crate) mod frames;
 mod message;
 
-pub(crate) use message::{Epoch, Hello, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome};
+pub(crate) use message::{
+    Epoch, Handle, Hello, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome,
+};
 pub use message::{GoodbyeReason, Refusal, Versions};

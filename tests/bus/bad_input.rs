@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{DEADLINE, Folder, Role};
 
 /// Sends bytes as a client of its own making, and yields what comes back before the broker hangs up.
-fn provoke(folder: &Folder, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn provoke(folder: &Folder, bytes: &[u8]) -> Vec<u8> {
     let mut socket = UnixStream::connect(folder.socket()).expect("the broker listens");
     socket.set_read_timeout(Some(DEADLINE)).expect("a deadline is set");
     socket.write_all(bytes).expect("the broker reads");
@@ -19,13 +19,13 @@ fn provoke(folder: &Folder, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
-fn frame(message: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
     let length = u32::try_from(message.len()).expect("a small message");
     [&length.to_le_bytes(), message].concat()
 }
 
 /// A hello as version 1 has it: variant 0, oldest and newest version, features, client id.
-fn hello(oldest: u8, newest: u8, id: &str) -> Vec<u8> {
+pub(crate) fn hello(oldest: u8, newest: u8, id: &str) -> Vec<u8> {
     let length = u8::try_from(id.len()).expect("a short id");
     frame(&[&[0, oldest, newest, 0, length], id.as_bytes()].concat())
 }
@@ -46,7 +46,8 @@ fn malformed_frames_end_their_own_session_only() {
     let mut procmond = Role::client(&folder, "procmond").up();
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     let welcomed = |rest: &[u8]| [hello(1, 1, "detector"), rest.to_vec()].concat();
-    let cases: [(&str, Vec<u8>); 11] = [
+    let named = |name: &str| welcomed(&frame(&[&[5, 1, 1, 30], name.as_bytes()].concat()));
+    let cases: [(&str, Vec<u8>); 13] = [
         ("zero length", vec![0, 0, 0, 0]),
         ("the largest length", vec![0xFF; 4]),
         ("one above the limit", (65_537_u32).to_le_bytes().to_vec()),
@@ -60,7 +61,9 @@ fn malformed_frames_end_their_own_session_only() {
         ("a name that is not UTF-8", frame(&[0, 1, 1, 0, 2, 0xFF, 0xFE])),
         ("a request before the hello", frame(&[4, 0])),
         ("a second hello", welcomed(&hello(1, 1, "detector"))),
-        ("a segment without a descriptor", welcomed(&frame(&[5, 1]))),
+        ("a segment without a descriptor", welcomed(&frame(&[5, 1, 0]))),
+        ("a segment's name that leads elsewhere", named("/deebp/../../../etc/passwd0000")),
+        ("a segment's name of another alphabet", named("/deebp0001000000000000000000AB")),
         ("a topic number out of turn", welcomed(&frame(&[1, 1, 0, 7, 1, b'a']))),
     ];
     for (what, bytes) in cases {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Folder, Role, wait_until};
+use crate::support::{Folder, Role, is_named, wait_until};
 
 #[test]
 fn another_user_can_not_even_connect() {
@@ -20,6 +20,9 @@ fn a_user_who_is_let_in_has_the_rights_of_its_component_and_no_more() {
     let mut agent = Role::agent(&folder, json!({"socket_mode": 0o666})).up();
     agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
     let mut procmond = Role::strange_client(&folder, "procmond", json!({})).up();
+    if is_named() {
+        return super::backing::is_sent_away_as_a_stranger(&mut agent, &mut procmond);
+    }
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     procmond.must(&json!({"do": "batch", "from": 0, "count": 1000}));
     assert_eq!(agent.must(&json!({"do": "await", "total": 1000}))["received"], 1000);
@@ -122,7 +125,8 @@ fn forged(forgery: &serde_json::Value, strange: bool) -> (Folder, Role, Role, Ro
 
 #[test]
 fn a_record_of_a_slot_that_was_never_granted_poisons_the_ring() {
-    for strange in [false, true] {
+    // With names a stranger has no ring to break.
+    for strange in if is_named() { vec![false] } else { vec![false, true] } {
         let forgery = json!({"do": "forge", "slot": 1});
         let (_folder, mut agent, mut netmond, _procmond) = forged(&forgery, strange);
         wait_until("the agent's application hears of it", || {

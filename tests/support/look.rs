@@ -19,10 +19,11 @@ pub(crate) fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count()
 }
 
-/// Mapped segments, by name: `eventbus-p` for producers' and `eventbus-c` for consumers'.
+/// Mapped segments, by name: `eventbus-p` for producers' and `eventbus-c` for consumers', or `deebp` and `deebc` where they have
+/// names of their own.
 pub(crate) fn segments(pid: u32) -> usize {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process lives");
-    maps.lines().filter(|line| line.contains("memfd:eventbus-")).count()
+    maps.lines().filter(|line| line.contains("memfd:eventbus-") || line.contains("/dev/shm/deeb")).count()
 }
 
 /// Voluntary context switches of all threads: how often any of them went to sleep.
@@ -37,10 +38,17 @@ pub(crate) fn sleeps(pid: u32) -> u64 {
         .sum()
 }
 
-/// What of ours lies in the shared memory that has names. Nothing ever should.
-pub(crate) fn named_segments() -> Vec<String> {
+/// What of ours lies in the shared memory that has names, and was made by one of these processes. Nothing should, once they have
+/// their rings.
+pub(crate) fn named_segments(pids: &[u32]) -> Vec<String> {
+    let made_here = |name: &str| {
+        let Some(digits) = name.strip_prefix("deeb").and_then(|rest| rest.get(1..6)) else {
+            return name.contains("eventbus") || name.contains("daemoneye");
+        };
+        u32::from_str_radix(digits, 36).is_ok_and(|pid| pids.contains(&pid))
+    };
     let entries =
         fs::read_dir("/dev/shm").map(|entries| entries.flatten().collect()).unwrap_or_else(|_| Vec::new());
     let names = entries.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.contains("eventbus") || name.contains("daemoneye")).collect()
+    names.filter(|name| made_here(name)).collect()
 }

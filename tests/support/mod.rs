@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+/// Says what rings are made of.
+const BACKING: &str = "EVENTBUS_TEST_BACKING";
 /// What a role process is to be: a JSON object.
 pub(crate) const ROLE: &str = "EVENTBUS_TEST_ROLE";
 /// Begins each line that a role answers, to tell it from what the test runner prints.
@@ -25,6 +27,18 @@ const ANSWER: &str = "@role ";
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 /// A uid that owns nothing here.
 pub(crate) const STRANGER: u32 = 65534;
+
+/// What rings are made of in these tests: `memfd`, or `named` if the environment says so.
+pub(crate) fn backing() -> String {
+    let backing = std::env::var(BACKING).unwrap_or_else(|_| "memfd".into());
+    assert!(["memfd", "named"].contains(&backing.as_str()), "{BACKING} is {backing:?}");
+    backing
+}
+
+/// Whether rings are made of memory that has a name, which is one user's.
+pub(crate) fn is_named() -> bool {
+    backing() == "named"
+}
 
 /// A folder of one test, removed with it.
 #[derive(Debug)]
@@ -57,6 +71,17 @@ impl Folder {
     }
 }
 
+/// Where a role process lives.
+#[derive(Debug, Clone, Copy)]
+enum Surroundings {
+    /// As this process does.
+    Ours,
+    /// As another user.
+    Stranger,
+    /// With a `/dev/shm` of its own.
+    LittleMemory,
+}
+
 /// A role process.
 #[derive(Debug)]
 pub(crate) struct Role {
@@ -69,38 +94,52 @@ pub(crate) struct Role {
 impl Role {
     /// The agent: a broker that listens at the folder's socket. Further options as [`roles::BusRole`] has them.
     pub(crate) fn agent(folder: &Folder, options: Value) -> Self {
-        Self::bus(folder, "agent", "agent", options, None)
+        Self::bus(folder, "agent", "agent", options, Surroundings::Ours)
     }
 
     /// A client in a process of its own.
     pub(crate) fn client(folder: &Folder, id: &str) -> Self {
-        Self::bus(folder, "client", id, json!({}), None)
+        Self::bus(folder, "client", id, json!({}), Surroundings::Ours)
     }
 
     pub(crate) fn client_with(folder: &Folder, id: &str, options: Value) -> Self {
-        Self::bus(folder, "client", id, options, None)
+        Self::bus(folder, "client", id, options, Surroundings::Ours)
+    }
+
+    /// A client whose memory with names, 1 MiB, is its own.
+    pub(crate) fn poor_client(folder: &Folder, id: &str) -> Self {
+        Self::bus(folder, "client", id, json!({}), Surroundings::LittleMemory)
     }
 
     /// A client of another user.
     pub(crate) fn strange_client(folder: &Folder, id: &str, options: Value) -> Self {
-        Self::bus(folder, "client", id, options, Some(STRANGER))
+        Self::bus(folder, "client", id, options, Surroundings::Stranger)
     }
 
-    fn bus(folder: &Folder, role: &str, id: &str, mut options: Value, uid: Option<u32>) -> Self {
+    fn bus(folder: &Folder, role: &str, id: &str, mut options: Value, within: Surroundings) -> Self {
+        if options["backing"].is_null() {
+            options["backing"] = backing().into();
+        }
         options["role"] = role.into();
         options["id"] = id.into();
         options["path"] = folder.socket().to_str().expect("a path of UTF-8").into();
-        Self::spawn(folder, &options, uid)
+        Self::spawn(folder, &options, within)
     }
 
-    fn spawn(folder: &Folder, role: &Value, uid: Option<u32>) -> Self {
+    fn spawn(folder: &Folder, role: &Value, within: Surroundings) -> Self {
         let binary = std::env::current_exe().expect("this binary has a path");
-        let mut command = match uid {
-            None => Command::new(binary),
-            Some(uid) => {
+        let mut command = match within {
+            Surroundings::Ours => Command::new(binary),
+            Surroundings::Stranger => {
                 let mut command = Command::new("setpriv");
-                command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
-                command.arg(reachable(&binary, folder));
+                let ids = [format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")];
+                command.args(ids).arg("--clear-groups").arg(reachable(&binary, folder));
+                command
+            }
+            Surroundings::LittleMemory => {
+                let mut command = Command::new("unshare");
+                let prepare = "mount -t tmpfs -o size=1M tmpfs /dev/shm && exec \"$0\" \"$@\"";
+                command.args(["--mount", "sh", "-c", prepare]).arg(binary);
                 command
             }
         };

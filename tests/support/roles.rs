@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
+    Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
     EventRef, ProcessEvent, Publisher, RecvError, SubscribeError, Subscription,
 };
 use serde_json::{Value, json};
@@ -101,13 +101,14 @@ struct Tally {
 }
 
 impl BusRole {
-    /// Options: `role`, `path`, `id`; agent: `ring_bytes`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client:
+    /// Options: `role`, `path`, `id`; agent: `backing`, `ring_bytes`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client:
     /// `queue_bytes`, `broker_uid`.
     async fn start(role: &Value) -> Result<Self, Value> {
         let path = PathBuf::from(role["path"].as_str().expect("the harness names the path"));
         let queue = role["queue_bytes"].as_u64().map(size);
         let bus = if role["role"] == "agent" {
-            let mut options = BrokerOptions::new(path);
+            let backing = if role["backing"] == "named" { Backing::Named } else { Backing::Memfd };
+            let mut options = BrokerOptions::new(path).backing(backing);
             if let Some(bytes) = role["ring_bytes"].as_u64() {
                 options = options.ring_bytes(size(bytes));
             }

@@ -17,7 +17,8 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use shm::{
-    Consumer, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment, ProducerView, SegmentError,
+    Backing, Consumer, ConsumerSegment, ConsumerView, Doorbell, Handle, Producer, ProducerSegment,
+    ProducerView, SegmentError, SegmentName,
 };
 
 /// Nothing here takes a hundredth of it; what takes longer will never happen.
@@ -50,45 +51,75 @@ pub(crate) fn parent() -> io::Result<UnixStream> {
     Ok(parent)
 }
 
-/// Hands over two descriptors.
-pub(crate) fn hand_over(socket: &UnixStream, descriptors: [BorrowedFd<'_>; 2]) -> io::Result<()> {
+/// Hands over a segment, and an end of a doorbell.
+fn hand_over_segment(socket: &UnixStream, handle: &Handle, doorbell: BorrowedFd<'_>) -> io::Result<()> {
+    match handle {
+        Handle::Descriptor(descriptor) => hand_over(socket, b"-", [descriptor.as_fd(), doorbell]),
+        Handle::Name(name) => hand_over(socket, name.as_str().as_bytes(), [doorbell, doorbell]),
+    }
+}
+
+/// Waits for a segment, and an end of a doorbell.
+fn receive_segment(socket: &UnixStream) -> io::Result<(Handle, OwnedFd)> {
+    let (text, [segment, doorbell]) = receive(socket)?;
+    let handle = text.parse::<SegmentName>().map_or_else(|_| Handle::from(segment), Handle::Name);
+    Ok((handle, doorbell))
+}
+
+/// Hands over two descriptors, and at least one byte.
+pub(crate) fn hand_over(
+    socket: &UnixStream,
+    bytes: &[u8],
+    descriptors: [BorrowedFd<'_>; 2],
+) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is space for two");
-    sendmsg(socket, &[IoSlice::new(&[1])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Waits for two descriptors.
-pub(crate) fn receive(socket: &UnixStream) -> io::Result<[OwnedFd; 2]> {
+/// Waits for two descriptors, and the bytes that came with them: descriptors keep later bytes from being read with these.
+pub(crate) fn receive(socket: &UnixStream) -> io::Result<(String, [OwnedFd; 2])> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let mut bytes = [0; 64];
+    let message =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
     let rights = ancillary.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
         _ => None,
     });
     let descriptors: Vec<OwnedFd> = rights.flatten().collect();
-    descriptors.try_into().map_err(|_| io::ErrorKind::UnexpectedEof.into())
+    let text = String::from_utf8_lossy(&bytes[..message.bytes]).into_owned();
+    Ok((text, descriptors.try_into().map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?))
 }
 
 /// The producing end of a ring whose consuming end is made at the other end of `socket`.
-pub(crate) fn producer(socket: &UnixStream, capacity: usize) -> Result<(Producer, Doorbell), SegmentError> {
+pub(crate) fn producer(
+    socket: &UnixStream,
+    capacity: usize,
+    backing: Backing,
+) -> Result<(Producer, Doorbell), SegmentError> {
     let failed = |source| SegmentError::Host { step: "exchange", source };
-    let own = ProducerSegment::create(capacity)?;
+    let own = ProducerSegment::create(capacity, backing)?;
     let (doorbell, other) = Doorbell::pair().map_err(failed)?;
-    hand_over(socket, [own.descriptor(), other.as_fd()]).map_err(failed)?;
+    hand_over_segment(socket, own.handle(), other.as_fd()).map_err(failed)?;
     drop(other);
-    let [marks, _again] = receive(socket).map_err(failed)?;
+    let (marks, _again) = receive_segment(socket).map_err(failed)?;
     Ok((Producer::new(own, ConsumerView::attach(marks)?), doorbell))
 }
 
 /// The consuming end of a ring whose producing end is made at the other end of `socket`.
-pub(crate) fn consumer(socket: &UnixStream, capacity: usize) -> Result<(Consumer, Doorbell), SegmentError> {
+pub(crate) fn consumer(
+    socket: &UnixStream,
+    capacity: usize,
+    backing: Backing,
+) -> Result<(Consumer, Doorbell), SegmentError> {
     let failed = |source| SegmentError::Host { step: "exchange", source };
-    let own = ConsumerSegment::create()?;
-    let [data, doorbell] = receive(socket).map_err(failed)?;
-    hand_over(socket, [own.descriptor(), own.descriptor()]).map_err(failed)?;
+    let own = ConsumerSegment::create(backing)?;
+    let (data, doorbell) = receive_segment(socket).map_err(failed)?;
+    hand_over_segment(socket, own.handle(), doorbell.as_fd()).map_err(failed)?;
     Ok((Consumer::new(ProducerView::attach(data, capacity)?, own), Doorbell::from(doorbell)))
 }
 

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use shm::layout::{CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER, MAGIC_PRODUCER, PRODUCER_HEADER_BYTES};
 use shm::{
-    ConsumerSegment, ConsumerView, ProducerSegment, ProducerView, SegmentError, check_consumer_segment,
-    check_producer_segment,
+    Backing, ConsumerSegment, ConsumerView, Handle, ProducerSegment, ProducerView, SegmentError,
+    check_consumer_segment, check_producer_segment,
 };
 
 use crate::hand_made::{HandMade, SEALS};
@@ -53,34 +53,44 @@ fn nobody_can_change(descriptor: OwnedFd, bytes: usize) {
     assert_eq!(rustix::io::pwrite(&again, &[1; 8], 0), Err(Errno::PERM));
 }
 
+fn descriptor(handle: &Handle) -> OwnedFd {
+    match handle.try_clone().unwrap() {
+        Handle::Descriptor(descriptor) => descriptor,
+        Handle::Name(name) => panic!("a memfd has no name: {name}"),
+    }
+}
+
 #[test]
 fn nobody_but_the_writer_can_change_a_segment() {
-    let data = ProducerSegment::create(CAPACITY).unwrap();
-    nobody_can_change(data.descriptor().try_clone_to_owned().unwrap(), BYTES);
-    let marks = ConsumerSegment::create().unwrap();
-    nobody_can_change(marks.descriptor().try_clone_to_owned().unwrap(), CONSUMER_SEGMENT_BYTES);
+    let data = ProducerSegment::create(CAPACITY, Backing::Memfd).unwrap();
+    nobody_can_change(descriptor(data.handle()), BYTES);
+    let marks = ConsumerSegment::create(Backing::Memfd).unwrap();
+    nobody_can_change(descriptor(marks.handle()), CONSUMER_SEGMENT_BYTES);
 }
 
 #[test]
 fn a_capacity_out_of_bounds_is_the_callers_error() {
     for capacity in [0, 1, CAPACITY / 2, CAPACITY + 8, 3 * CAPACITY, 1 << 31, usize::MAX] {
-        assert!(matches!(ProducerSegment::create(capacity), Err(SegmentError::Capacity(_))), "{capacity}");
+        assert!(
+            matches!(ProducerSegment::create(capacity, Backing::Memfd), Err(SegmentError::Capacity(_))),
+            "{capacity}"
+        );
     }
 }
 
 #[test]
 fn a_segment_as_agreed_is_accepted_also_if_it_was_sparse() {
-    let honest = ProducerSegment::create(CAPACITY).unwrap();
-    check_producer_segment(honest.descriptor(), CAPACITY).unwrap();
-    let marks = ConsumerSegment::create().unwrap();
-    check_consumer_segment(marks.descriptor()).unwrap();
+    let honest = ProducerSegment::create(CAPACITY, Backing::Memfd).unwrap();
+    check_producer_segment(honest.handle(), CAPACITY, 0).unwrap();
+    let marks = ConsumerSegment::create(Backing::Memfd).unwrap();
+    check_consumer_segment(marks.handle(), 0).unwrap();
 
     let sparse = HandMade::new(BYTES);
     sparse.word(0).store(MAGIC_PRODUCER, Ordering::Relaxed);
     sparse.seal(&SEALS);
     let blocks = || rustix::fs::fstat(&sparse).unwrap().st_blocks;
     assert!(blocks() < (BYTES / 512) as _);
-    check_producer_segment(sparse.as_fd(), CAPACITY).unwrap();
+    check_producer_segment(&sparse.hand_over(), CAPACITY, 0).unwrap();
     assert_eq!(blocks(), (BYTES / 512) as _, "each hole is filled before anything is mapped");
     let _view = ProducerView::attach(sparse.hand_over(), CAPACITY).unwrap();
 }
@@ -90,9 +100,9 @@ fn a_sparse_segment_that_cannot_be_filled_is_refused() {
     let sparse = HandMade::new(BYTES);
     sparse.word(0).store(MAGIC_PRODUCER, Ordering::Relaxed);
     sparse.seal(&SEALS);
-    let path = format!("/proc/self/fd/{}", sparse.as_fd().as_raw_fd());
+    let path = format!("/proc/self/fd/{}", AsFd::as_fd(&sparse).as_raw_fd());
     let unwritable = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();
-    assert!(matches!(ProducerView::attach(unwritable, CAPACITY), Err(SegmentError::Sparse(_))));
+    assert!(matches!(ProducerView::attach(unwritable.into(), CAPACITY), Err(SegmentError::Sparse(_))));
 }
 
 #[test]
@@ -105,18 +115,18 @@ fn a_segment_without_one_of_the_seals_is_refused() {
         sealed.seal(&rest);
         let refused = ProducerView::attach(sealed.hand_over(), CAPACITY).unwrap_err();
         assert!(matches!(refused, SegmentError::NotSealed { .. }), "{missing:?}: {refused}");
-        let refused = check_producer_segment(sealed.as_fd(), CAPACITY).unwrap_err();
+        let refused = check_producer_segment(&sealed.hand_over(), CAPACITY, 0).unwrap_err();
         assert!(matches!(refused, SegmentError::NotSealed { .. }), "{missing:?}: {refused}");
     }
     let bare = HandMade::new(CONSUMER_SEGMENT_BYTES);
     let refused = ConsumerView::attach(bare.hand_over()).unwrap_err();
-    assert!(matches!(refused, SegmentError::NotSealed { found: 0 }), "{refused}");
+    assert!(matches!(refused, SegmentError::NotSealed { found: 0, .. }), "{refused}");
 }
 
 #[test]
 fn a_segment_of_another_size_is_refused() {
     for bytes in [8, BYTES - 4096, BYTES - 8, BYTES + 8, 2 * BYTES] {
-        let made = HandMade::filled_and_sealed(bytes, MAGIC_PRODUCER);
+        let made = HandMade::as_agreed(bytes, MAGIC_PRODUCER, Backing::Memfd);
         let refused = ProducerView::attach(made.hand_over(), CAPACITY).unwrap_err();
         assert!(
             matches!(refused, SegmentError::Size { found, expected: BYTES } if found == bytes as u64),
@@ -128,20 +138,23 @@ fn a_segment_of_another_size_is_refused() {
 #[test]
 fn a_segment_with_another_magic_is_refused() {
     for magic in [0, MAGIC_CONSUMER, MAGIC_PRODUCER + 1, u64::MAX] {
-        let made = HandMade::filled_and_sealed(BYTES, magic);
+        let made = HandMade::as_agreed(BYTES, magic, Backing::Memfd);
         let refused = ProducerView::attach(made.hand_over(), CAPACITY).unwrap_err();
         assert!(matches!(refused, SegmentError::Magic { found, .. } if found == magic), "{refused}");
     }
-    let swapped = HandMade::filled_and_sealed(CONSUMER_SEGMENT_BYTES, MAGIC_PRODUCER);
+    let swapped = HandMade::as_agreed(CONSUMER_SEGMENT_BYTES, MAGIC_PRODUCER, Backing::Memfd);
     assert!(matches!(ConsumerView::attach(swapped.hand_over()), Err(SegmentError::Magic { .. })));
 }
 
 #[test]
 fn a_descriptor_that_is_no_memory_is_refused() {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).unwrap();
-    assert!(matches!(ProducerView::attach(null, CAPACITY), Err(SegmentError::NotMemory)));
+    assert!(matches!(ProducerView::attach(null.into(), CAPACITY), Err(SegmentError::NotMemory)));
     let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-    assert!(matches!(ProducerView::attach(socket.into(), CAPACITY), Err(SegmentError::NotMemory)));
+    assert!(matches!(
+        ProducerView::attach(OwnedFd::from(socket).into(), CAPACITY),
+        Err(SegmentError::NotMemory)
+    ));
 }
 
 #[test]
@@ -156,7 +169,7 @@ fn a_file_on_tmpfs_is_refused() {
         Err(errno) => return eprintln!("skipped: no tmpfs at /dev/shm: {errno}"),
     };
     rustix::fs::ftruncate(&file, BYTES as u64).unwrap();
-    let refused = ProducerView::attach(file, CAPACITY).unwrap_err();
+    let refused = ProducerView::attach(file.into(), CAPACITY).unwrap_err();
     assert!(matches!(refused, SegmentError::NotMemory | SegmentError::NotSealed { .. }), "{refused}");
 }
 
@@ -173,7 +186,7 @@ fn a_memfd_on_huge_pages_is_refused() {
             let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
             let Ok(huge) = rustix::fs::memfd_create(c"huge", flags) else { return };
             rustix::fs::fcntl_add_seals(&huge, SEALS.into_iter().collect()).unwrap();
-            assert!(matches!(ProducerView::attach(huge, capacity), Err(SegmentError::NotMemory)));
+            assert!(matches!(ProducerView::attach(huge.into(), capacity), Err(SegmentError::NotMemory)));
         }
     }
 }

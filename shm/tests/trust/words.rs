@@ -11,6 +11,7 @@ use shm::{
     Consumer, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView, PushError, Violation,
 };
 
+use super::BACKING;
 use crate::hand_made::HandMade;
 
 const CAPACITY: u64 = 1 << 16;
@@ -29,9 +30,9 @@ struct HostileProducer(HandMade);
 impl HostileProducer {
     fn new() -> (Self, Consumer) {
         let bytes = PRODUCER_HEADER_BYTES + CAPACITY as usize;
-        let data = HandMade::filled_and_sealed(bytes, MAGIC_PRODUCER);
+        let data = HandMade::as_agreed(bytes, MAGIC_PRODUCER, BACKING);
         let view = ProducerView::attach(data.hand_over(), CAPACITY as usize).unwrap();
-        (Self(data), Consumer::new(view, ConsumerSegment::create().unwrap()))
+        (Self(data), Consumer::new(view, ConsumerSegment::create(BACKING).unwrap()))
     }
 
     fn set(&self, offset: usize, value: u64) {
@@ -300,9 +301,9 @@ struct HostileConsumer(HandMade);
 
 impl HostileConsumer {
     fn new() -> (Self, Producer) {
-        let marks = HandMade::filled_and_sealed(CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER);
+        let marks = HandMade::as_agreed(CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER, BACKING);
         let view = ConsumerView::attach(marks.hand_over()).unwrap();
-        (Self(marks), Producer::new(ProducerSegment::create(CAPACITY as usize).unwrap(), view))
+        (Self(marks), Producer::new(ProducerSegment::create(CAPACITY as usize, BACKING).unwrap(), view))
     }
 
     fn set(&self, offset: usize, value: u64) {

@@ -33,7 +33,9 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemoneye_eventbus::{ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBusClient};
+use daemoneye_eventbus::{
+    Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBusClient,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
@@ -59,6 +61,7 @@ pub(crate) struct Options {
     pub(crate) rate: Option<u64>,
     pub(crate) json: bool,
     pub(crate) socket: Option<PathBuf>,
+    pub(crate) backing: Backing,
 }
 
 /// Runs a demo; whether all events are accounted for.
@@ -67,7 +70,7 @@ pub(crate) fn run(options: Options) -> Result<bool, Failure> {
         let mut interrupt = Interrupt::listen()?;
         let place = Place::new(options.socket)?;
         let mut demo = tokio::select! {
-            demo = Demo::begin(&place, options.rate) => demo?,
+            demo = Demo::begin(&place, options.rate, options.backing) => demo?,
             () = interrupt.heard() => return Err(Failure::Interrupted),
         };
         let mut screen = Screen { quiet: options.json };
@@ -208,9 +211,9 @@ impl Heard {
 
 impl Demo {
     /// Starts the broker, then both subscribers, then the collector.
-    async fn begin(place: &Place, rate: Option<u64>) -> Result<Self, Failure> {
-        let socket = place.socket.to_str().ok_or_else(|| Failure::SocketPath(place.socket.clone()))?;
-        let bus = Arc::new(DaemoneyeEventBus::from_broker(DaemoneyeBroker::new(socket).await?).await?);
+    async fn begin(place: &Place, rate: Option<u64>, backing: Backing) -> Result<Self, Failure> {
+        let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&place.socket).backing(backing))?;
+        let bus = Arc::new(DaemoneyeEventBus::from_broker(broker).await?);
         let (voice, mut news) = mpsc::unbounded_channel();
         let mut heard = Heard::default();
 

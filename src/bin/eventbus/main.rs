@@ -7,7 +7,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use daemoneye_eventbus::Backing;
 
 /// The local event bus of the DaemonEye security monitor.
 #[derive(Debug, Parser)]
@@ -70,6 +71,26 @@ struct DemoArguments {
     /// Where the broker listens; at first in a temporary folder of its own
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// What rings are made of; at first the better one that this platform has
+    #[arg(long, value_name = "KIND")]
+    backing: Option<BackingArgument>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum BackingArgument {
+    /// Sealed memory without a name (Linux)
+    Memfd,
+    /// Memory with a name, for processes of one user
+    Named,
+}
+
+impl From<BackingArgument> for Backing {
+    fn from(argument: BackingArgument) -> Self {
+        match argument {
+            BackingArgument::Memfd => Self::Memfd,
+            BackingArgument::Named => Self::Named,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -88,8 +109,9 @@ struct PeerArguments {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Demo(DemoArguments { seconds, rate, json, socket }) => {
-            let accounted = demo::run(demo::Options { seconds, rate, json, socket });
+        Command::Demo(DemoArguments { seconds, rate, json, socket, backing }) => {
+            let backing = backing.map(Backing::from).unwrap_or_default();
+            let accounted = demo::run(demo::Options { seconds, rate, json, socket, backing });
             accounted.map(|accounted| if accounted { ExitCode::SUCCESS } else { ExitCode::from(3) })
         }
         Command::DemoCollector(CollectorArguments { peer, rate }) => {

@@ -1,16 +1,16 @@
 //! A client's side of its rings: segments made and attached as the broker asks, and what becomes of it when that fails.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use shm::{
-    Consumer, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment, ProducerView, SegmentError,
+    Consumer, ConsumerSegment, ConsumerView, Descriptor, Doorbell, Producer, ProducerSegment, ProducerView,
+    SegmentError,
 };
 
 use super::{Ground, Session};
 use crate::access::Component;
 use crate::dataplane::{Inbox, Origin};
-use crate::wire::{PublisherId, Request, RingId};
+use crate::wire::{Handle, PublisherId, Request, RingId};
 
 /// A ring between the broker's first and second word about it.
 #[derive(Debug)]
@@ -24,15 +24,15 @@ impl Session {
         &mut self,
         ring: RingId,
         publisher: u32,
-        doorbell: Option<OwnedFd>,
+        doorbell: Option<Descriptor>,
     ) -> Result<(), SegmentError> {
         let Some(doorbell) = doorbell.map(Doorbell::from) else {
             return Ok(());
         };
         let capacity = usize::try_from(self.welcome.ring_bytes).unwrap_or(usize::MAX);
-        let segment = ProducerSegment::create(capacity)?;
-        let descriptor = duplicate(segment.descriptor())?;
-        self.outgoing.push_back((Request::ProducerSegment { ring }, Some(descriptor)));
+        let segment = ProducerSegment::create(capacity, self.welcome.backing)?;
+        let (handle, descriptor) = Handle::split(segment.handle().try_clone()?);
+        self.outgoing.push_back((Request::ProducerSegment { ring, handle }, descriptor));
         self.rings.insert(ring, RingState::Producer { publisher, half: Some((segment, doorbell)) });
         Ok(())
     }
@@ -42,16 +42,16 @@ impl Session {
         ring: RingId,
         publisher: PublisherId,
         component: &str,
-        doorbell: Option<OwnedFd>,
+        doorbell: Option<Descriptor>,
     ) -> Result<(), SegmentError> {
         let (Some(doorbell), Ok(component)) =
             (doorbell.map(Doorbell::from), Component::from_client_id(component))
         else {
             return Ok(());
         };
-        let segment = ConsumerSegment::create()?;
-        let descriptor = duplicate(segment.descriptor())?;
-        self.outgoing.push_back((Request::ConsumerSegment { ring }, Some(descriptor)));
+        let segment = ConsumerSegment::create(self.welcome.backing)?;
+        let (handle, descriptor) = Handle::split(segment.handle().try_clone()?);
+        self.outgoing.push_back((Request::ConsumerSegment { ring, handle }, descriptor));
         let origin = Arc::new(Origin { component, publisher, epoch: self.welcome.epoch });
         self.rings.insert(ring, RingState::Consumer { origin, half: Some((segment, doorbell)) });
         Ok(())
@@ -60,7 +60,7 @@ impl Session {
     pub(super) fn attach_producer(
         &mut self,
         ring: RingId,
-        peer: Option<OwnedFd>,
+        peer: Option<shm::Handle>,
     ) -> Result<(), SegmentError> {
         let (Some(peer), Some(RingState::Producer { publisher, half })) = (peer, self.rings.get_mut(&ring))
         else {
@@ -77,7 +77,7 @@ impl Session {
     pub(super) fn attach_consumer(
         &mut self,
         ring: RingId,
-        peer: Option<OwnedFd>,
+        peer: Option<shm::Handle>,
     ) -> Result<(), SegmentError> {
         let (Some(peer), Some(RingState::Consumer { origin, half })) = (peer, self.rings.get_mut(&ring))
         else {
@@ -116,9 +116,12 @@ impl Session {
             Err(
                 error @ (SegmentError::NotMemory
                 | SegmentError::NotSealed { .. }
+                | SegmentError::NotPrivate { .. }
                 | SegmentError::Size { .. }
                 | SegmentError::Magic { .. }),
             ) => self.poisoned(ring, error.to_string()),
+            // It ended, or let go of the ring, while its name was on its way here.
+            Err(SegmentError::Gone) => self.close_ring(ring, None),
             result => self.or_no_ring(ring, result),
         }
     }
@@ -152,8 +155,4 @@ impl Session {
             self.close_ring(ring, None);
         }
     }
-}
-
-fn duplicate(descriptor: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, SegmentError> {
-    descriptor.try_clone_to_owned().map_err(|source| SegmentError::Host { step: "hand over", source })
 }

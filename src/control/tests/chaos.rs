@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::{Input, Origin, SessionId};
-use super::world::{HELLO_DEADLINE, ROUTE_DEADLINE, World};
+use super::world::{HELLO_DEADLINE, ROUTE_DEADLINE, World, consumer_segment, producer_segment};
 use crate::wire::{GoodbyeReason, OrderId, Request, RingId};
 
 const TOPICS: [&str; 6] = [
@@ -66,8 +66,8 @@ fn some_request(world: &World, dice: &mut Dice, session: SessionId) -> Request {
         }
         12..16 => Request::Unsubscribe { subscription: dice.number(4) },
         16 => Request::ClosePublisher { publisher: dice.number(3) },
-        17 => Request::ProducerSegment { ring: ring(dice) },
-        18 => Request::ConsumerSegment { ring: ring(dice) },
+        17 => producer_segment(ring(dice)),
+        18 => consumer_segment(ring(dice)),
         19 => Request::NoRing { ring: ring(dice), cause: "so".into() },
         20 => Request::Poisoned { ring: ring(dice), violation: "so".into() },
         _ => Request::Done { order: OrderId(some_id(dice, world.machine.orders.keys().map(|id| id.0))) },

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::super::{Input, Report, SessionId};
-use super::world::{ROUTE_DEADLINE, World, answers, fault, goodbye, missed, names};
-use crate::wire::{GoodbyeReason, Notice, Request, RingId};
+use super::world::{
+    ROUTE_DEADLINE, World, answers, consumer_segment, fault, goodbye, missed, names, producer_segment,
+};
+use crate::wire::{GoodbyeReason, Handle, Notice, Request, RingId};
 
 const BATCH: &str = "events.process.batch";
 const JUST_LESS: Duration = ROUTE_DEADLINE.saturating_sub(Duration::from_nanos(1));
@@ -326,14 +328,17 @@ fn an_accusation_or_a_segment_for_a_ring_that_is_gone_is_nobodys_fault() {
     world.say(procmond, Request::ClosePublisher { publisher: 0 });
     world.say(agent, poisoned(ring));
     world.say(agent, Request::NoRing { ring, cause: String::new() });
-    world.say_with(agent, Request::ConsumerSegment { ring }, 1);
+    world.say_with(agent, consumer_segment(ring), 1);
     world.feed(Input::Doorbell { ring, ends: Some((1, 2)) });
     assert!(world.is_connected(procmond) && world.is_connected(agent));
 }
 
 /// procmond and the agent have been asked for their segments.
 fn forming() -> (World, SessionId, SessionId, RingId) {
-    let mut world = World::new();
+    forming_over(World::new())
+}
+
+fn forming_over(mut world: World) -> (World, SessionId, SessionId, RingId) {
     let (procmond, agent) = (world.join("procmond"), world.join("agent"));
     world.declare(procmond, 0, 0, BATCH);
     world.subscribe(agent, 0, &[BATCH]);
@@ -343,7 +348,7 @@ fn forming() -> (World, SessionId, SessionId, RingId) {
 
 #[test]
 fn a_segment_of_the_wrong_session_or_side_is_a_fault_of_its_sender() {
-    let (p, c) = (|ring| Request::ProducerSegment { ring }, |ring| Request::ConsumerSegment { ring });
+    let (p, c) = (producer_segment, consumer_segment);
     for of_producer in [true, false] {
         let (mut world, procmond, agent, ring) = forming();
         let tool = world.join("tool");
@@ -360,22 +365,53 @@ fn a_segment_of_the_wrong_session_or_side_is_a_fault_of_its_sender() {
 #[test]
 fn a_second_segment_or_one_that_was_not_asked_for_is_a_fault() {
     let (mut world, procmond, agent, ring) = forming();
-    world.say_with(procmond, Request::ProducerSegment { ring }, 1);
-    world.say_with(procmond, Request::ProducerSegment { ring }, 2);
+    world.say_with(procmond, producer_segment(ring), 1);
+    world.say_with(procmond, producer_segment(ring), 2);
     assert_eq!(fault(&world.heard(procmond)), "a second segment for the same ring");
     assert!(world.is_connected(agent));
 
     let (mut world, procmond, agent, ring) = routed();
-    world.say_with(agent, Request::ConsumerSegment { ring }, 1);
+    world.say_with(agent, consumer_segment(ring), 1);
     assert_eq!(fault(&world.heard(agent)), "a segment that was not asked for");
     assert!(world.is_connected(procmond));
 }
 
 #[test]
+fn a_segment_that_is_not_what_rings_are_made_of_is_a_fault() {
+    let name: shm::SegmentName = "/deebp000010000000000000000001".parse().expect("a name");
+    let (mut world, procmond, agent, ring) = forming();
+    world.say(procmond, Request::ProducerSegment { ring, handle: Handle::Name(name) });
+    assert_eq!(fault(&world.heard(procmond)), "a segment that is not what rings are made of here");
+    assert!(world.is_connected(agent));
+
+    let (mut world, procmond, agent, ring) = forming_over(World::over(shm::Backing::Named));
+    world.say_with(procmond, producer_segment(ring), 1);
+    assert_eq!(fault(&world.heard(procmond)), "a segment that is not what rings are made of here");
+    assert!(world.is_connected(agent));
+}
+
+#[test]
+fn a_name_goes_to_the_other_side_and_needs_no_descriptor() {
+    let (p, c) = ("/deebp000010000000000000000001", "/deebc000010000000000000000002");
+    let handle = |text: &str| Handle::Name(text.parse().expect("a name"));
+    let (mut world, procmond, agent, ring) = forming_over(World::over(shm::Backing::Named));
+    assert_eq!(world.carried(procmond).len(), 1, "the doorbell");
+    assert_eq!(world.carried(agent).len(), 1, "and its other end");
+    world.say(procmond, Request::ProducerSegment { ring, handle: handle(p) });
+    world.say(agent, Request::ConsumerSegment { ring, handle: handle(c) });
+    assert_eq!(world.heard(procmond), [Notice::AttachProducer { ring, handle: handle(c) }]);
+    assert_eq!(world.heard(agent)[0], Notice::AttachConsumer { ring, handle: handle(p) });
+
+    let (mut world, procmond, _, ring) = forming_over(World::over(shm::Backing::Named));
+    world.say_with(procmond, Request::ProducerSegment { ring, handle: handle(p) }, 1);
+    assert_eq!(fault(&world.heard(procmond)), "a segment with a descriptor too few or too many");
+}
+
+#[test]
 fn a_segment_without_its_descriptor_is_a_fault() {
     let (mut world, procmond, agent, ring) = forming();
-    world.say(procmond, Request::ProducerSegment { ring });
-    assert_eq!(fault(&world.heard(procmond)), "a segment without its descriptor");
+    world.say(procmond, producer_segment(ring));
+    assert_eq!(fault(&world.heard(procmond)), "a segment with a descriptor too few or too many");
     world.settle();
     assert!(world.is_connected(agent));
     world.assert_no_paths();
@@ -421,10 +457,10 @@ fn only_a_segment_that_was_asked_for_and_is_not_there_is_awaited() {
         [(procmond, true), (procmond, false), (agent, true), (agent, false)]
             .map(|(session, of_producer)| world.machine.awaits_segment(session, ring, of_producer))
     };
-    assert_eq!(awaited(&world), [true, false, false, true]);
-    assert!(!world.machine.awaits_segment(procmond, RingId(u64::MAX), true));
-    world.say_with(procmond, Request::ProducerSegment { ring }, 1);
-    assert_eq!(awaited(&world), [false, false, false, true]);
+    assert_eq!(awaited(&world), [Some(agent), None, None, Some(procmond)], "and who waits for it");
+    assert_eq!(world.machine.awaits_segment(procmond, RingId(u64::MAX), true), None);
+    world.say_with(procmond, producer_segment(ring), 1);
+    assert_eq!(awaited(&world), [None, None, None, Some(procmond)]);
     world.settle();
-    assert_eq!(awaited(&world), [false; 4]);
+    assert_eq!(awaited(&world), [None; 4]);
 }

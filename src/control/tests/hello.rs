@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::super::{Input, Origin, Report};
-use super::world::{HELLO_DEADLINE, World, fault, goodbye, names, refusal};
+use super::world::{
+    HELLO_DEADLINE, World, consumer_segment, fault, goodbye, names, producer_segment, refusal,
+};
 use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions};
 
 #[test]
@@ -91,8 +93,8 @@ fn anything_before_the_hello_is_a_fault() {
         Request::ClosePublisher { publisher: 0 },
         Request::Subscribe { request: 1, subscription: 0, patterns: vec!["#".into()] },
         Request::Unsubscribe { subscription: 0 },
-        Request::ProducerSegment { ring },
-        Request::ConsumerSegment { ring },
+        producer_segment(ring),
+        consumer_segment(ring),
         Request::Done { order: crate::wire::OrderId(1) },
         Request::NoRing { ring, cause: String::new() },
         Request::Poisoned { ring, violation: String::new() },

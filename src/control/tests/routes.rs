@@ -2,7 +2,7 @@
 
 use super::super::SessionId;
 use super::super::routes::Phase;
-use super::world::{World, answers, names};
+use super::world::{World, answers, consumer_segment, names, producer_segment};
 use crate::wire::{Notice, Request, SlotTarget};
 
 const BATCH: &str = "events.process.batch";
@@ -73,9 +73,9 @@ fn each_side_gets_the_others_segment_and_its_own_end_of_the_doorbell() {
     let (producer_end, consumer_end) = (before + 2, before + 3);
     assert_eq!(world.carried(procmond), [("make producer", producer_end)]);
     assert_eq!(world.carried(agent), [("make consumer", consumer_end)]);
-    world.say_with(procmond, Request::ProducerSegment { ring }, 1001);
+    world.say_with(procmond, producer_segment(ring), 1001);
     assert_eq!(world.carried(agent), []);
-    world.say_with(agent, Request::ConsumerSegment { ring }, 1002);
+    world.say_with(agent, consumer_segment(ring), 1002);
     assert_eq!(world.carried(agent), [("attach consumer", 1001)]);
     assert_eq!(world.carried(procmond), [("attach producer", 1002)]);
 }

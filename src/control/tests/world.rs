@@ -10,7 +10,7 @@ use super::super::{Action, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::access::AccessPolicy;
 use crate::config::FRAME_BYTES_MAX;
 use crate::wire::codec::{decode, encode};
-use crate::wire::{Epoch, GoodbyeReason, Hello, Notice, Refusal, Request, RingId, Versions};
+use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Refusal, Request, RingId, Versions};
 
 pub(super) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -32,10 +32,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
+        Self::over(shm::Backing::Memfd)
+    }
+
+    pub(super) fn over(backing: shm::Backing) -> Self {
         let settings = Settings {
             epoch: Epoch(7),
             policy: AccessPolicy::default(),
             ring_bytes: 1 << 20,
+            backing,
             route_deadline: ROUTE_DEADLINE,
             hello_deadline: HELLO_DEADLINE,
         };
@@ -229,11 +234,19 @@ impl World {
     }
 }
 
+pub(super) fn producer_segment(ring: RingId) -> Request {
+    Request::ProducerSegment { ring, handle: Handle::Descriptor }
+}
+
+pub(super) fn consumer_segment(ring: RingId) -> Request {
+    Request::ConsumerSegment { ring, handle: Handle::Descriptor }
+}
+
 /// What an honest client answers.
 pub(super) fn answer_of(notice: &Notice) -> Option<Request> {
     match notice {
-        Notice::MakeProducerSegment { ring, .. } => Some(Request::ProducerSegment { ring: *ring }),
-        Notice::MakeConsumerSegment { ring, .. } => Some(Request::ConsumerSegment { ring: *ring }),
+        Notice::MakeProducerSegment { ring, .. } => Some(producer_segment(*ring)),
+        Notice::MakeConsumerSegment { ring, .. } => Some(consumer_segment(*ring)),
         Notice::Grant { order, .. } | Notice::Route { order, .. } | Notice::Unroute { order, .. } => {
             Some(Request::Done { order: *order })
         }

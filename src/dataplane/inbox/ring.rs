@@ -225,7 +225,7 @@ impl InRing {
 
 #[cfg(test)]
 mod tests {
-    use shm::{ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
+    use shm::{Backing, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
 
     use super::*;
     use crate::access::Component;
@@ -237,13 +237,12 @@ mod tests {
 
     fn ring() -> (Producer, InRing) {
         let (data, marks) = (
-            ProducerSegment::create(RING_BYTES).expect("memory"),
-            ConsumerSegment::create().expect("memory"),
+            ProducerSegment::create(RING_BYTES, Backing::default()).expect("memory"),
+            ConsumerSegment::create(Backing::default()).expect("memory"),
         );
-        let share =
-            |descriptor: std::os::fd::BorrowedFd<'_>| descriptor.try_clone_to_owned().expect("a descriptor");
-        let seen_data = ProducerView::attach(share(data.descriptor()), RING_BYTES).expect("it is sealed");
-        let seen_marks = ConsumerView::attach(share(marks.descriptor())).expect("it is sealed");
+        let share = |handle: &shm::Handle| handle.try_clone().expect("a descriptor");
+        let seen_data = ProducerView::attach(share(data.handle()), RING_BYTES).expect("it is as agreed");
+        let seen_marks = ConsumerView::attach(share(marks.handle())).expect("it is as agreed");
         let component = Component::from_client_id("procmond").expect("a legal id");
         let origin = Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) });
         let (doorbell, _) = Doorbell::pair().expect("descriptors");

@@ -1,7 +1,6 @@
 //! Why a demo does not run to its end.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
@@ -17,8 +16,6 @@ pub(crate) enum Failure {
     Host { what: &'static str, source: io::Error },
     #[error("which process this is can't be told: {0}")]
     OwnPid(&'static str),
-    #[error("{path} is no place for the broker: its name is not UTF-8", path = .0.display())]
-    SocketPath(PathBuf),
     #[error("the broker does not run: {0}")]
     Start(#[from] StartError),
     #[error("no connection to the broker: {0}")]

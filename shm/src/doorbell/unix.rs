@@ -1,14 +1,20 @@
-//! The doorbell: how a producer wakes a consumer that sleeps, and how each learns that the other is gone.
-//!
-//! A socket pair, one end each. Not an eventfd: its flags and its counter would be shared with the peer, who can make our
-//! calls block. Not a pipe: writing to one without a reader raises SIGPIPE. Every call here says for itself that it neither
-//! waits nor raises a signal, whatever the peer did to its end. A full socket is as good as a rung bell.
+//! The socket pair behind a doorbell. Linux says with each call what it must not do; Apple's systems are told once, for the
+//! socket: what is said of the socket holds for whoever it is handed to.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+
+use super::{Heard, PeerGone};
+
+/// Sends neither wait, nor raise a signal when nobody is there any more.
+#[cfg(not(target_vendor = "apple"))]
+const QUIETLY: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+/// The socket itself raises no signal here; see [`sockets`].
+#[cfg(target_vendor = "apple")]
+const QUIETLY: SendFlags = SendFlags::DONTWAIT;
 
 /// Rings that one [`Doorbell::hear`] takes in. A peer that rings without end costs us no more than this per turn.
 const RINGS_PER_TURN: usize = 256;
@@ -17,28 +23,13 @@ const RINGS_PER_TURN: usize = 256;
 #[derive(Debug)]
 pub struct Doorbell(OwnedFd);
 
-/// The other end of a doorbell has been closed: the peer is done, or dead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the other side of the ring is gone")]
-pub struct PeerGone;
-
-/// What a doorbell had to say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
-    /// It was rung, or nobody rang; the peer is there.
-    PeerThere,
-    /// The peer's end is closed, and its rings are all taken in.
-    PeerGone,
-}
-
 impl Doorbell {
     /// Makes both ends of a doorbell. Neither is inherited over `exec`.
     ///
     /// # Errors
     /// What the kernel says when descriptors are short.
     pub fn pair() -> io::Result<(Self, Self)> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (one, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let (one, other) = sockets()?;
         Ok((Self(one), Self(other)))
     }
 
@@ -48,7 +39,7 @@ impl Doorbell {
     /// # Errors
     /// [`PeerGone`] if nobody is there to wake.
     pub fn ring(&self) -> Result<bool, PeerGone> {
-        match rustix::net::send(&self.0, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match rustix::net::send(&self.0, &[1], QUIETLY) {
             Ok(_) | Err(Errno::AGAIN) => Ok(true),
             Err(Errno::NOBUFS | Errno::NOMEM) => Ok(false),
             Err(_) => Err(PeerGone),
@@ -63,6 +54,24 @@ impl Doorbell {
             Ok(_) | Err(_) => Heard::PeerGone,
         }
     }
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?)
+}
+
+/// A child that is forked in between inherits them, which no flag of this system prevents.
+#[cfg(target_vendor = "apple")]
+fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None)?;
+    for socket in [&pair.0, &pair.1] {
+        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(socket, true)?;
+        rustix::net::sockopt::set_socket_nosigpipe(socket, true)?;
+    }
+    Ok(pair)
 }
 
 impl From<OwnedFd> for Doorbell {

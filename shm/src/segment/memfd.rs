@@ -1,0 +1,91 @@
+//! Segments without a name, and the kernel as the witness.
+//!
+//! The writer maps its memfd and then seals it, after which nobody can map it writable any more, write to it, punch holes into
+//! it or change its size; the mapping that is there stays as it is. The reader asks the kernel for seals, size and kind, and maps
+//! it read-only.
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use super::{Handle, Kind, Mapping, SegmentError, host};
+
+/// What keeps a segment's memory and its writer as they are.
+const SEALS: SealFlags =
+    SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::FUTURE_WRITE).union(SealFlags::SEAL);
+
+/// `f_type` of the file system that memfds live on (`TMPFS_MAGIC`); huge pages have another.
+const TMPFS: u64 = 0x0102_1994;
+
+pub(super) fn create(kind: Kind, bytes: usize) -> Result<(Handle, Mapping), SegmentError> {
+    let label = match kind {
+        Kind::Producer => c"eventbus-p",
+        Kind::Consumer => c"eventbus-c",
+    };
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels before 6.3 don't know the flag, and hosts may demand it (`vm.memfd_noexec`).
+    let descriptor = rustix::fs::memfd_create(label, flags | MemfdFlags::NOEXEC_SEAL)
+        .or_else(|_| rustix::fs::memfd_create(label, flags))
+        .map_err(host("create"))?;
+    rustix::fs::ftruncate(&descriptor, bytes as u64).map_err(host("size"))?;
+    rustix::fs::fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as u64).map_err(host("allocate"))?;
+    let mapping = map(descriptor.as_fd(), bytes, ProtFlags::READ | ProtFlags::WRITE)?;
+    mapping.format(kind);
+    rustix::fs::fcntl_add_seals(&descriptor, SEALS).map_err(host("seal"))?;
+    Ok((Handle::Descriptor(descriptor), mapping))
+}
+
+/// Checked and mapped; the magic is the caller's to look at.
+pub(super) fn attach(descriptor: &OwnedFd, bytes: usize) -> Result<Mapping, SegmentError> {
+    check(descriptor, bytes)?;
+    map(descriptor.as_fd(), bytes, ProtFlags::READ)
+}
+
+pub(super) fn check(descriptor: &OwnedFd, bytes: usize) -> Result<(), SegmentError> {
+    let seals = rustix::fs::fcntl_get_seals(descriptor).map_err(|_| SegmentError::NotMemory)?;
+    let filesystem = rustix::fs::fstatfs(descriptor).map_err(host("inspect"))?;
+    if filesystem.f_type as u64 != TMPFS {
+        return Err(SegmentError::NotMemory);
+    }
+    if !seals.contains(SEALS) {
+        return Err(SegmentError::NotSealed { found: seals.bits(), needed: SEALS.bits() });
+    }
+    let status = rustix::fs::fstat(descriptor).map_err(host("inspect"))?;
+    let found = status.st_size as u64;
+    if found != bytes as u64 {
+        return Err(SegmentError::Size { found, expected: bytes });
+    }
+    rustix::fs::fallocate(descriptor, FallocateFlags::empty(), 0, found)
+        .map_err(|errno| SegmentError::Sparse(errno.into()))
+}
+
+/// Pages of a memfd, which are unmapped with this value.
+#[derive(Debug)]
+pub(super) struct Pages {
+    address: *mut c_void,
+    bytes: usize,
+}
+
+/// Maps the whole of a segment that can't shrink and has all its memory (I7).
+fn map(descriptor: BorrowedFd<'_>, bytes: usize, access: ProtFlags) -> Result<Mapping, SegmentError> {
+    let flags = MapFlags::SHARED | MapFlags::POPULATE;
+    // SAFETY: no address is asked for, so the kernel picks free pages; nothing that exists is replaced.
+    let address = unsafe { rustix::mm::mmap(core::ptr::null_mut(), bytes, access, flags, descriptor, 0) }
+        .map_err(host("map"))?;
+    let pages = Pages { address, bytes };
+    // SAFETY: the range is the mapping just made; the advice changes what a forked child inherits, not our pages.
+    unsafe { rustix::mm::madvise(address, bytes, Advice::LinuxDontFork) }.map_err(host("keep to itself"))?;
+    let start = NonNull::new(address.cast()).expect("mmap without MAP_FIXED doesn't return page 0");
+    Ok(Mapping { start, bytes, _pages: super::Pages::Memfd { _pages: pages } })
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: I6: the range was mapped by `map`, and no reference into it outlives the `Mapping` around this value.
+        let unmapped = unsafe { rustix::mm::munmap(self.address, self.bytes) };
+        debug_assert!(unmapped.is_ok(), "I6: the range was mapped as a whole");
+    }
+}

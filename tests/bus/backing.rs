@@ -1,0 +1,173 @@
+//! Rings of memory that has a name: what holds for them whatever the other tests' rings are made of.
+
+use std::fs;
+use std::os::unix::fs::{OpenOptionsExt as _, chown};
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::bad_input::{frame, hello, provoke};
+use crate::support::{Folder, Role, STRANGER, look, wait_until};
+
+const TOPIC: &str = "events.process.batch";
+
+fn named_agent(folder: &Folder) -> Role {
+    Role::agent(folder, json!({"backing": "named", "socket_mode": 0o666, "ring_bytes": 1 << 21})).up()
+}
+
+/// A file as a process leaves it that was killed between making a segment and its peer's attaching.
+struct Left(PathBuf);
+
+impl Left {
+    /// By process `pid`, `bytes` long. The last digits tell those of one test from each other.
+    fn new(pid: u32, bytes: u64, last: u32) -> Self {
+        let digit = |place: u32| char::from_digit(pid / 36_u32.pow(place) % 36, 36).expect("a digit");
+        let pid: String = (0..5).rev().map(digit).collect();
+        let made_by = std::process::id();
+        let path = PathBuf::from(format!("/dev/shm/deebp{pid}{made_by:010}{last:09}"));
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        file.and_then(|file| file.set_len(bytes)).expect("there is room");
+        Self(path)
+    }
+
+    fn name(&self) -> String {
+        format!("/{}", self.0.file_name().expect("a file").to_str().expect("ASCII"))
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        // It may have been collected.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A process that needs a ring with one of another user, and what becomes of both.
+pub(crate) fn is_sent_away_as_a_stranger(agent: &mut Role, stranger: &mut Role) {
+    let refusal = stranger.call(&json!({"do": "declare", "topic": TOPIC}));
+    assert!(refusal["kind"].as_str().is_some_and(|kind| kind.contains("NoRing")), "{refusal}");
+    let cause = format!("memory with a name is one user's: uid {STRANGER} can't share it with uid 0");
+    assert!(refusal["error"].as_str().is_some_and(|text| text.contains(&cause)), "{refusal}");
+    assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent"]}));
+    assert_eq!(look::named_segments(&[agent.pid()]), Vec::<String>::new());
+}
+
+#[test]
+fn rings_with_names_carry_events_and_leave_no_name_however_their_processes_end() {
+    let folder = Folder::new();
+    let mut agent = named_agent(&folder);
+    let mut detector = Role::client(&folder, "detector").up();
+    for subscriber in [&mut agent, &mut detector] {
+        subscriber.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    }
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": TOPIC}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 1000}));
+    for subscriber in [&mut agent, &mut detector] {
+        let report = subscriber.must(&json!({"do": "await", "total": 1000}));
+        assert_eq!((&report["received"], &report["lost"]), (&json!(1000), &json!(0)), "{report}");
+    }
+    assert_eq!(look::segments(procmond.pid()), 4, "two rings of two segments");
+    let maps = fs::read_to_string(format!("/proc/{}/maps", procmond.pid())).expect("it lives");
+    assert!(!maps.contains("memfd:eventbus"), "the client does what the broker says: {maps}");
+    let pids = [agent.pid(), detector.pid(), procmond.pid()];
+    assert_eq!(look::named_segments(&pids), Vec::<String>::new(), "both sides have attached");
+    for role in [&mut procmond, &mut detector, &mut agent] {
+        role.kill();
+    }
+    assert_eq!(look::named_segments(&pids), Vec::<String>::new());
+}
+
+#[test]
+fn with_names_a_publisher_of_another_user_is_sent_away_and_told_why() {
+    let folder = Folder::new();
+    let mut agent = named_agent(&folder);
+    agent.must(&json!({"do": "subscribe", "patterns": [TOPIC]}));
+    let mut stranger = Role::strange_client(&folder, "procmond", json!({})).up();
+    is_sent_away_as_a_stranger(&mut agent, &mut stranger);
+}
+
+#[test]
+fn with_names_a_subscriber_of_another_user_is_sent_away_and_told_why() {
+    let folder = Folder::new();
+    let mut agent = named_agent(&folder);
+    agent.must(&json!({"do": "declare", "topic": "control.collector.task"}));
+    let mut stranger = Role::strange_client(&folder, "procmond", json!({})).up();
+    let refusal = stranger.call(&json!({"do": "subscribe", "patterns": ["control.collector.task"]}));
+    assert!(refusal["kind"].as_str().is_some_and(|kind| kind.contains("NoRing")), "{refusal}");
+    wait_until("the broker has let go of it", || {
+        agent.must(&json!({"do": "components"})) == json!({"components": ["agent"]})
+    });
+}
+
+#[test]
+fn two_processes_of_another_user_share_rings_with_each_other() {
+    let folder = Folder::new();
+    let _agent = named_agent(&folder);
+    let mut detector = Role::strange_client(&folder, "detector", json!({})).up();
+    detector.must(&json!({"do": "subscribe", "patterns": [TOPIC]}));
+    let mut procmond = Role::strange_client(&folder, "procmond", json!({})).up();
+    procmond.must(&json!({"do": "declare", "topic": TOPIC}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 100}));
+    let report = detector.must(&json!({"do": "await", "total": 100}));
+    assert_eq!(report["received"], 100, "{report}");
+}
+
+#[test]
+fn a_client_without_room_for_its_segment_is_sent_away_and_told_why() {
+    let folder = Folder::new();
+    let mut agent = named_agent(&folder);
+    agent.must(&json!({"do": "subscribe", "patterns": [TOPIC]}));
+    let mut procmond = Role::poor_client(&folder, "procmond").up();
+    let refusal = procmond.call(&json!({"do": "declare", "topic": TOPIC}));
+    let cause = "no shared memory: this host can't allocate a segment: No space left on device";
+    assert!(refusal["error"].as_str().is_some_and(|text| text.contains(cause)), "{refusal}");
+    assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent"]}));
+}
+
+#[test]
+fn what_a_killed_process_left_is_collected_when_a_broker_or_a_client_starts() {
+    let mut child = Command::new("true").spawn().expect("a process");
+    let dead = child.id();
+    child.wait().expect("it ends");
+    let folder = Folder::new();
+    let (first, living) = (Left::new(dead, 4096, 1), Left::new(std::process::id(), 4096, 2));
+    let _agent = named_agent(&folder);
+    assert!(!first.0.exists(), "the broker collects");
+    let second = Left::new(dead, 4096, 3);
+    let _procmond = Role::client(&folder, "procmond").up();
+    assert!(!second.0.exists(), "so does a client, where rings have names");
+    assert!(living.0.exists());
+}
+
+#[test]
+fn a_named_segment_that_is_not_as_agreed_ends_its_own_session_only() {
+    let folder = Folder::new();
+    let mut agent = named_agent(&folder);
+    agent.must(&json!({"do": "subscribe", "patterns": [TOPIC]}));
+    let own = std::process::id();
+    let (small, foreign, gone) = (Left::new(own, 4096, 4), Left::new(own, 4096, 5), Left::new(own, 0, 6));
+    chown(&foreign.0, Some(STRANGER), None).expect("we are root");
+    fs::remove_file(&gone.0).expect("it was just made");
+    let memory = small.name().replacen("/deebp", "/deebc", 1);
+    for (name, what) in [
+        (small.name(), "has 4096 bytes where 2101248 were agreed"),
+        (foreign.name(), "belongs to uid 65534"),
+        (gone.name(), "is gone"),
+        (memory, "nor the name of such a segment"),
+    ] {
+        let declare = [&[1, 1, 0, 0, 20], TOPIC.as_bytes()].concat();
+        let mut bytes = [hello(1, 1, "procmond"), frame(&declare)].concat();
+        // Whichever ring it is asked for; of others it is not heard.
+        for ring in 1..60 {
+            bytes.extend(frame(&[&[5, ring, 1, 30], name.as_bytes()].concat()));
+        }
+        let answer = provoke(&folder, &bytes);
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.contains(what), "{name}: {text:?}");
+        wait_until("the broker has let go of it", || {
+            agent.must(&json!({"do": "components"})) == json!({"components": ["agent"]})
+        });
+    }
+}

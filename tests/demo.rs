@@ -18,7 +18,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 fn demo(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_eventbus"));
     command.arg("demo").args(arguments);
-    if let Ok(backing) = std::env::var("EVENTBUS_TEST_BACKING") {
+    if let Ok(backing) = std::env::var("EVENTBUS_TEST_BACKING")
+        && !arguments.contains(&"--backing")
+    {
         command.args(["--backing", &backing]);
     }
     command.env("TMPDIR", folder).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -199,6 +201,24 @@ fn ctrl_c_ends_it_with_a_summary_and_leaves_nothing() {
         assert!(lines.iter().any(|line| line.contains("every event is accounted for")), "{lines:#?}");
         assert!(children.iter().all(ends));
         assert_empty(folder.path());
+    }
+}
+
+#[test]
+fn rings_are_made_of_what_was_asked_for() {
+    for (backing, mark) in [("memfd", "/memfd:eventbus-p"), ("named", "/dev/shm/deebp")] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut child, output, line) = started(folder.path(), &["--backing", backing, "--seconds", "600"]);
+        for process in pids(&line) {
+            let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).expect("it runs");
+            let segments = maps.lines().filter(|line| line.contains(mark)).count();
+            // The collector has a ring to each of the others.
+            let expected = if process == pids(&line)[0] { 2 } else { 1 };
+            assert_eq!(segments, expected, "{backing} {process}: {maps}");
+        }
+        kill_process(pid(pids(&line)[1]), Signal::INT).expect("it runs");
+        assert!(output.lines().count() > 0);
+        assert!(child.wait().expect("it ends").success());
     }
 }
 

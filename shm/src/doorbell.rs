@@ -3,17 +3,23 @@
 //! A socket pair, one end each. Not an eventfd: its flags and its counter would be shared with the peer, who can make our
 //! calls block. Not a pipe: writing to one without a reader raises SIGPIPE. Every call here says for itself that it neither
 //! waits nor raises a signal, whatever the peer did to its end. A full socket is as good as a rung bell.
+//!
+//! It goes one way. A socket carries descriptors, too, and those can make whoever closes them wait ([`crate::discard`]): the
+//! ringing end can be sent nothing, and a hearing end to which one is sent takes its peer for gone.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType};
+
+use crate::stray::{self, Received};
 
 /// Rings that one [`Doorbell::hear`] takes in. A peer that rings without end costs us no more than this per turn.
 const RINGS_PER_TURN: usize = 256;
 
-/// One end of a doorbell.
+/// One end of a doorbell. Dropped, it is shut down: for each copy of its descriptor, wherever that is.
 #[derive(Debug)]
 pub struct Doorbell(OwnedFd);
 
@@ -27,19 +33,31 @@ pub struct PeerGone;
 pub enum Heard {
     /// It was rung, or nobody rang; the peer is there.
     PeerThere,
-    /// The peer's end is closed, and its rings are all taken in.
+    /// The peer's end is closed, and its rings are all taken in; or it sent what is no ring.
     PeerGone,
 }
 
 impl Doorbell {
-    /// Makes both ends of a doorbell. Neither is inherited over `exec`.
+    /// Makes a doorbell: the end that rings, and the end that hears.
+    ///
+    /// # Errors
+    /// As [`ends`](Self::ends).
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (ringing, hearing) = Self::ends()?;
+        Ok((Self(ringing), Self(hearing)))
+    }
+
+    /// Both ends of a doorbell, for two other processes: the one that rings, and the one that hears. Neither is inherited over
+    /// `exec`.
     ///
     /// # Errors
     /// What the kernel says when descriptors are short.
-    pub fn pair() -> io::Result<(Self, Self)> {
+    pub fn ends() -> io::Result<(OwnedFd, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (one, other) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        Ok((Self(one), Self(other)))
+        let (ringing, hearing) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::shutdown(&hearing, Shutdown::Write)?;
+        Ok((ringing, hearing))
     }
 
     /// Wakes the peer. Never waits. `false`: the kernel had no memory for it, and the peer may still sleep; ring again
@@ -48,32 +66,48 @@ impl Doorbell {
     /// # Errors
     /// [`PeerGone`] if nobody is there to wake.
     pub fn ring(&self) -> Result<bool, PeerGone> {
-        match rustix::net::send(&self.0, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        // A call that a signal cut short has woken nobody.
+        match retry_on_intr(|| rustix::net::send(&self.0, &[1], flags)) {
             Ok(_) | Err(Errno::AGAIN) => Ok(true),
             Err(Errno::NOBUFS | Errno::NOMEM) => Ok(false),
             Err(_) => Err(PeerGone),
         }
     }
 
-    /// Takes in what the peer rang. Never waits.
+    /// Takes in what the peer rang; at the ringing end there is nothing but its absence to hear. Never waits.
     pub fn hear(&self) -> Heard {
         let mut rings = [0; RINGS_PER_TURN];
-        match rustix::net::recv(&self.0, &mut rings, RecvFlags::DONTWAIT) {
-            Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM) => Heard::PeerThere,
+        match stray::receive(self.0.as_fd(), &mut rings) {
+            Ok(Received { strays: true, .. }) => Heard::PeerGone,
+            Ok(Received { bytes: 1.., .. }) | Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM) => {
+                Heard::PeerThere
+            }
+            // The ringing end has nothing to read from the start.
+            Ok(_) if !self.is_hung_up() => Heard::PeerThere,
             Ok(_) | Err(_) => Heard::PeerGone,
         }
+    }
+
+    /// Whether both directions are closed.
+    fn is_hung_up(&self) -> bool {
+        let mut polled = [PollFd::new(&self.0, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Where the kernel can't say, the next look will.
+        let looked = rustix::event::poll(&mut polled, Some(&now));
+        looked.is_ok() && polled[0].revents().contains(PollFlags::HUP)
+    }
+}
+
+impl Drop for Doorbell {
+    fn drop(&mut self) {
+        stray::empty(self.0.as_fd());
     }
 }
 
 impl From<OwnedFd> for Doorbell {
     fn from(descriptor: OwnedFd) -> Self {
         Self(descriptor)
-    }
-}
-
-impl From<Doorbell> for OwnedFd {
-    fn from(doorbell: Doorbell) -> Self {
-        doorbell.0
     }
 }
 

@@ -65,6 +65,7 @@ pub mod layout;
 mod producer;
 mod ring;
 mod segment;
+mod stray;
 mod sync;
 
 pub use consumer::{Consumer, Moment, Record};
@@ -73,5 +74,6 @@ pub use producer::{Producer, PushError};
 pub use ring::Violation;
 pub use segment::{
     ConsumerSegment, ConsumerView, Pair, ProducerSegment, ProducerView, SegmentError, check_consumer_segment,
-    check_producer_segment,
+    check_producer_segment, is_memory,
 };
+pub use stray::{discard, empty};

@@ -206,6 +206,12 @@ pub fn check_consumer_segment(descriptor: BorrowedFd<'_>) -> Result<(), SegmentE
     check(descriptor, CONSUMER_SEGMENT_BYTES)
 }
 
+/// Whether `descriptor` is memory of any kind that can be sealed, before anything else is known of it.
+#[must_use]
+pub fn is_memory(descriptor: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_get_seals(descriptor).is_ok()
+}
+
 impl Memory for Pair {
     #[inline]
     fn tail(&self) -> &AtomicU64 {

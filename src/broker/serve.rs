@@ -395,6 +395,11 @@ async fn read_all(
     loop {
         let event = tokio::select! {
             message = reader.next::<Request>(&stream) => match message {
+                Ok((_, Some(stray))) if !shm::is_memory(stray.as_fd()) => {
+                    shm::discard(vec![stray]);
+                    let what = shm::SegmentError::NotMemory.to_string();
+                    Event::Faulty { session, reason: GoodbyeReason::Protocol { what } }
+                }
                 Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
                 Err(LinkError::Closed | LinkError::Host(_)) => Event::Ended { session },
                 Err(error) => {
@@ -423,8 +428,8 @@ async fn write_all(stream: Rc<Stream>, mut queued: mpsc::Receiver<(Notice, Optio
 
 /// Both ends of a ring's doorbell; `None` when descriptors are short.
 fn doorbell(ring: RingId) -> Option<(OwnedFd, OwnedFd)> {
-    match Doorbell::pair() {
-        Ok((producer_end, consumer_end)) => Some((producer_end.into(), consumer_end.into())),
+    match Doorbell::ends() {
+        Ok(ends) => Some(ends),
         Err(error) => {
             tracing::error!(ring = ring.0, %error, "no doorbell");
             None

@@ -76,11 +76,11 @@ pub(crate) fn receive(socket: &UnixStream) -> io::Result<[OwnedFd; 2]> {
 pub(crate) fn producer(socket: &UnixStream, capacity: usize) -> Result<(Producer, Doorbell), SegmentError> {
     let failed = |source| SegmentError::Host { step: "exchange", source };
     let own = ProducerSegment::create(capacity)?;
-    let (doorbell, other) = Doorbell::pair().map_err(failed)?;
-    hand_over(socket, [own.descriptor(), other.as_fd()]).map_err(failed)?;
-    drop(other);
+    let (ringing, hearing) = Doorbell::ends().map_err(failed)?;
+    hand_over(socket, [own.descriptor(), hearing.as_fd()]).map_err(failed)?;
+    drop(hearing);
     let [marks, _again] = receive(socket).map_err(failed)?;
-    Ok((Producer::new(own, ConsumerView::attach(marks)?), doorbell))
+    Ok((Producer::new(own, ConsumerView::attach(marks)?), Doorbell::from(ringing)))
 }
 
 /// The consuming end of a ring whose producing end is made at the other end of `socket`.

@@ -13,6 +13,7 @@ use shm::Doorbell;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, StartError};
 use crate::client::{Core, Disconnected, run_session};
 use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
@@ -70,6 +71,7 @@ struct Server {
     last_session: u64,
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
+    poisonings: Ledger,
 }
 
 /// Runs a broker until it is shut down.
@@ -136,6 +138,7 @@ impl Server {
             events,
             last_session: 0,
             accept_from: None,
+            poisonings: Ledger::default(),
         }
     }
 
@@ -149,6 +152,9 @@ impl Server {
             Command::Embed { client_id, reply } => self.embed(&client_id, reply),
             Command::Components { reply } => {
                 let _ = reply.send(self.machine.components().cloned().collect());
+            }
+            Command::Poisonings { reply } => {
+                let _ = reply.send(self.poisonings.list());
             }
             Command::Shutdown { .. } => unreachable!("the loop takes it itself"),
         }
@@ -320,6 +326,9 @@ impl Server {
             Action::MakeDoorbell { ring } => Some(Input::Doorbell { ring, ends: doorbell(ring) }),
             Action::Report(report) => {
                 log(&report);
+                if let Report::Poisoned { culprit, by, violation } = report {
+                    self.poisonings.count(culprit, by, violation);
+                }
                 None
             }
         }

@@ -6,6 +6,7 @@ mod support;
 mod bad_input;
 mod death;
 mod delivery;
+mod hostile;
 mod overload;
 mod rights;
 

@@ -86,6 +86,11 @@ impl Role {
         Self::bus(folder, "client", id, options, Some(STRANGER))
     }
 
+    /// A process that speaks the protocol by hand.
+    pub(crate) fn intruder(folder: &Folder, uid: Option<u32>) -> Self {
+        Self::bus(folder, "intruder", "intruder", json!({}), uid).up()
+    }
+
     fn bus(folder: &Folder, role: &str, id: &str, mut options: Value, uid: Option<u32>) -> Self {
         options["role"] = role.into();
         options["id"] = id.into();

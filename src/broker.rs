@@ -1,5 +1,6 @@
 //! The embedded broker: a handle, and a thread with the one loop that owns all state.
 
+mod poisonings;
 mod serve;
 
 use std::io;
@@ -16,6 +17,8 @@ use crate::access::{AccessPolicy, Component};
 use crate::client::Core;
 use crate::config;
 use crate::sys::ListenError;
+
+pub use poisonings::Poisoning;
 
 /// How a broker is run.
 ///
@@ -130,6 +133,9 @@ pub(crate) enum Command {
     Components {
         reply: oneshot::Sender<Vec<Component>>,
     },
+    Poisonings {
+        reply: oneshot::Sender<Vec<Poisoning>>,
+    },
     /// Ends the loop, and answers when all is put away.
     Shutdown {
         reply: Option<oneshot::Sender<()>>,
@@ -219,6 +225,14 @@ impl DaemoneyeBroker {
     pub async fn components(&self) -> Vec<Component> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Components { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Which components were said to have broken a ring, and how often; none once the broker was shut down. Cancel-safe: it only
+    /// asks.
+    pub async fn poisonings(&self) -> Vec<Poisoning> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Poisonings { reply });
         answer.await.unwrap_or_default()
     }
 

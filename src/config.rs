@@ -60,6 +60,9 @@ pub(crate) const DESERTED_CHECK: Duration = Duration::from_millis(100);
 /// Interruptions that wait for one subscription. Above it: the newest are not told, only logged.
 pub(crate) const INTERRUPTIONS_MAX: usize = 64;
 
+/// Pairs of components whose broken rings the broker counts. Above it: the pair whose last breach is the oldest is forgotten.
+pub(crate) const POISONINGS_MAX: usize = 1024;
+
 /// Frames that wait for a client that does not read. Above it: its session ends.
 pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
 

@@ -100,6 +100,12 @@ impl MessageReader {
     }
 }
 
+impl Drop for MessageReader {
+    fn drop(&mut self) {
+        shm::discard(self.descriptors.drain(..).collect());
+    }
+}
+
 /// Writes one message to a stream, with its descriptor. Not cancel-safe.
 pub(crate) async fn write<M: Message>(
     stream: &Stream,
@@ -152,8 +158,9 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{IoSlice, Read as _};
+    use std::io::{IoSlice, Read as _, Write as _};
     use std::mem::MaybeUninit;
+    use std::net::{TcpListener, TcpStream};
     use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
     use std::os::unix::net::UnixStream;
 
@@ -205,7 +212,7 @@ mod tests {
     fn assert_closed(passed: Vec<UnixStream>, other_ends: Vec<UnixStream>) {
         drop(passed);
         for mut end in other_ends {
-            end.set_nonblocking(true).expect("a socket");
+            end.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a socket");
             assert_eq!(end.read(&mut [0]).ok(), Some(0), "a passed descriptor is still open");
         }
     }
@@ -221,7 +228,6 @@ mod tests {
 
     /// Which of the watched descriptors this is.
     fn assert_is(descriptor: OwnedFd, other_end: &mut UnixStream) {
-        use std::io::Write as _;
         UnixStream::from(descriptor).write_all(b"!").expect("the other end is open");
         let mut byte = [0];
         other_end.set_nonblocking(true).expect("a socket");
@@ -312,6 +318,34 @@ mod tests {
             assert_is(descriptor.expect("it carries one"), &mut other_ends[other_end]);
         }
         assert_eq!(next(&stream, &mut reader).await.expect("a frame").0, done(3));
+    }
+
+    /// A connection whose last copy can't be closed without waiting, and its other end, which never reads.
+    fn lingering(linger: std::time::Duration) -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback");
+        let mut connection =
+            TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+        let (unread, _) = listener.accept().expect("it is connected");
+        connection.set_nonblocking(true).expect("a socket");
+        while connection.write(&[0; 1 << 16]).is_ok() {}
+        rustix::net::sockopt::set_socket_linger(&connection, Some(linger)).expect("a socket");
+        (connection, unread)
+    }
+
+    #[tokio::test]
+    async fn a_descriptor_that_lingers_keeps_nobody_who_closes_it() {
+        let since = std::time::Instant::now();
+        let linger = std::time::Duration::from_secs(20);
+        let (peer, stream, mut reader) = pair();
+        let (first, _unread) = lingering(linger);
+        send(&peer, &bytes_of(&done(1)), &[first.as_fd()]);
+        drop(first);
+        assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Descriptor)));
+        // One is with the reader now, and one still waits in the socket.
+        let (second, _unread_too) = lingering(linger);
+        send(&peer, &bytes_of(&done(2)), &[second.as_fd()]);
+        drop((second, reader, stream));
+        assert!(since.elapsed() < linger / 2, "it waited for {:?}", since.elapsed());
     }
 
     #[tokio::test]

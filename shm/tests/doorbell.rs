@@ -1,39 +1,116 @@
 //! The doorbell: never waits, and tells who is gone.
 
+use std::io::{IoSlice, Write};
+use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, sendmsg};
 use shm::{Doorbell, Heard, PeerGone};
+
+/// How long the last copy of a descriptor keeps whoever closes it, where nothing is done about it.
+const LINGER: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_doorbell_that_nobody_hears_never_makes_the_ringer_wait() {
-    let (ours, theirs) = Doorbell::pair().unwrap();
+    let (ringing, hearing) = Doorbell::pair().unwrap();
     for _ in 0..100_000 {
-        assert_eq!(ours.ring(), Ok(true));
+        assert_eq!(ringing.ring(), Ok(true));
     }
-    assert_eq!(theirs.hear(), Heard::PeerThere);
-    assert_eq!(ours.hear(), Heard::PeerThere, "silence is not death");
+    assert_eq!(hearing.hear(), Heard::PeerThere);
+    assert_eq!(ringing.hear(), Heard::PeerThere, "silence is not death");
 }
 
 #[test]
 fn either_side_learns_that_the_other_is_gone() {
-    let (ours, theirs) = Doorbell::pair().unwrap();
-    drop(theirs);
-    assert_eq!(ours.ring(), Err(PeerGone));
-    assert_eq!(ours.hear(), Heard::PeerGone);
+    let (ringing, hearing) = Doorbell::pair().unwrap();
+    drop(hearing);
+    assert_eq!(ringing.ring(), Err(PeerGone));
+    assert_eq!(ringing.hear(), Heard::PeerGone);
+    let (ringing, hearing) = Doorbell::pair().unwrap();
+    assert_eq!(hearing.hear(), Heard::PeerThere);
+    drop(ringing);
+    assert_eq!(hearing.hear(), Heard::PeerGone);
 }
 
 #[test]
 fn what_was_rung_before_the_death_is_heard_before_it() {
-    let (ours, theirs) = Doorbell::pair().unwrap();
-    assert_eq!(theirs.ring(), Ok(true));
-    drop(theirs);
-    assert_eq!(ours.hear(), Heard::PeerThere);
-    assert_eq!(ours.hear(), Heard::PeerGone);
+    let (ringing, hearing) = Doorbell::pair().unwrap();
+    assert_eq!(ringing.ring(), Ok(true));
+    drop(ringing);
+    assert_eq!(hearing.hear(), Heard::PeerThere);
+    assert_eq!(hearing.hear(), Heard::PeerGone);
 }
 
 #[test]
 fn a_peer_that_died_with_rings_unheard_is_gone_all_the_same() {
-    let (ours, theirs) = Doorbell::pair().unwrap();
-    assert_eq!(ours.ring(), Ok(true));
-    drop(theirs);
-    assert_eq!(ours.ring(), Err(PeerGone));
-    assert_eq!(ours.hear(), Heard::PeerGone);
+    let (ringing, hearing) = Doorbell::pair().unwrap();
+    assert_eq!(ringing.ring(), Ok(true));
+    drop(hearing);
+    assert_eq!(ringing.ring(), Err(PeerGone));
+    assert_eq!(ringing.hear(), Heard::PeerGone);
+}
+
+#[test]
+fn it_rings_both_ways() {
+    let (one, other) = Doorbell::pair().unwrap();
+    for (ringing, hearing) in [(&one, &other), (&other, &one)] {
+        assert_eq!(ringing.ring(), Ok(true));
+        let mut heard = [PollFd::new(hearing, PollFlags::IN)];
+        assert_eq!(poll(&mut heard, Some(&Timespec::default())), Ok(1));
+        assert_eq!(hearing.hear(), Heard::PeerThere);
+    }
+}
+
+#[test]
+fn a_peer_that_shuts_its_end_down_is_gone() {
+    for how in [Shutdown::Read, Shutdown::Both] {
+        let (ringing, hearing) = Doorbell::pair().unwrap();
+        rustix::net::shutdown(&hearing, how).unwrap();
+        assert_eq!(ringing.ring(), Err(PeerGone));
+    }
+    for how in [Shutdown::Write, Shutdown::Both] {
+        let (ringing, hearing) = Doorbell::pair().unwrap();
+        rustix::net::shutdown(&ringing, how).unwrap();
+        assert_eq!(hearing.hear(), Heard::PeerGone);
+    }
+}
+
+/// A connection whose last copy can't be closed without waiting, and its other end, which never reads.
+fn lingering() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut connection = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (unread, _) = listener.accept().unwrap();
+    connection.set_nonblocking(true).unwrap();
+    while connection.write(&[0; 1 << 16]).is_ok() {}
+    connection.set_nonblocking(false).unwrap();
+    set_socket_linger(&connection, Some(LINGER)).unwrap();
+    (connection, unread)
+}
+
+fn ring_with(doorbell: &Doorbell, passed: TcpStream) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [passed.as_fd()];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    sendmsg(doorbell, &[IoSlice::new(&[1])], &mut ancillary, SendFlags::empty()).unwrap();
+}
+
+#[test]
+fn a_descriptor_that_lingers_keeps_neither_the_hearer_nor_who_closes_the_bell() {
+    let since = Instant::now();
+    let (connection, _unread) = lingering();
+    let (ringing, hearing) = Doorbell::pair().unwrap();
+    ring_with(&ringing, connection);
+    assert_eq!(hearing.hear(), Heard::PeerGone, "an honest peer passes none");
+
+    let (connection, _unread_too) = lingering();
+    let (ringing, hearing) = Doorbell::pair().unwrap();
+    assert_eq!(ringing.ring(), Ok(true));
+    ring_with(&ringing, connection);
+    drop(hearing);
+    assert!(since.elapsed() < LINGER / 2, "it waited for {:?}", since.elapsed());
 }

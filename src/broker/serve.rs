@@ -12,6 +12,7 @@ use shm::{Backing, Descriptor, Doorbell, SegmentError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, StartError};
 use crate::client::{Core, Disconnected, run_session};
 use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
@@ -69,6 +70,7 @@ struct Server {
     last_session: u64,
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
+    poisonings: Ledger,
 }
 
 /// Runs a broker until it is shut down.
@@ -136,6 +138,7 @@ impl Server {
             events,
             last_session: 0,
             accept_from: None,
+            poisonings: Ledger::default(),
         }
     }
 
@@ -149,6 +152,9 @@ impl Server {
             Command::Embed { client_id, reply } => self.embed(&client_id, reply),
             Command::Components { reply } => {
                 let _ = reply.send(self.machine.components().cloned().collect());
+            }
+            Command::Poisonings { reply } => {
+                let _ = reply.send(self.poisonings.list());
             }
             Command::Shutdown { .. } => unreachable!("the loop takes it itself"),
         }
@@ -366,6 +372,9 @@ impl Server {
             Action::MakeDoorbell { ring } => Some(Input::Doorbell { ring, ends: doorbell(ring) }),
             Action::Report(report) => {
                 log(&report);
+                if let Report::Poisoned { culprit, by, violation } = report {
+                    self.poisonings.count(culprit, by, violation);
+                }
                 None
             }
         }
@@ -441,6 +450,11 @@ async fn read_all(
     loop {
         let event = tokio::select! {
             message = reader.next::<Request>(&stream) => match message {
+                Ok((_, Some(stray))) if !shm::is_memory(&stray) => {
+                    shm::discard(vec![stray]);
+                    let what = shm::SegmentError::NotMemory.to_string();
+                    Event::Faulty { session, reason: GoodbyeReason::Protocol { what } }
+                }
                 Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
                 Err(LinkError::Closed | LinkError::Host(_)) => Event::Ended { session },
                 Err(error) => {
@@ -469,8 +483,8 @@ async fn write_all(stream: Rc<Stream>, mut queued: mpsc::Receiver<(Notice, Optio
 
 /// Both ends of a ring's doorbell; `None` when descriptors are short.
 fn doorbell(ring: RingId) -> Option<(Descriptor, Descriptor)> {
-    match Doorbell::pair() {
-        Ok((producer_end, consumer_end)) => Some((producer_end.into(), consumer_end.into())),
+    match Doorbell::ends() {
+        Ok(ends) => Some(ends),
         Err(error) => {
             tracing::error!(ring = ring.0, %error, "no doorbell");
             None

@@ -472,10 +472,10 @@ mod tests {
     fn a_publisher_that_spoils_its_segment_is_accused_and_does_not_cost_us_our_session() {
         let (_core, mut session) = session();
         let ring = RingId(5);
-        let (bell, _other_end) = Doorbell::pair().expect("descriptors");
+        let (_other_end, bell) = Doorbell::ends().expect("descriptors");
         let component = "procmond".into();
         let make = Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component };
-        session.notice(make, Some(bell.into()));
+        session.notice(make, Some(bell));
         assert!(matches!(session.outgoing.pop_front(), Some((Request::ConsumerSegment { .. }, Some(_)))));
         let spoiled = unformatted(shm::layout::PRODUCER_HEADER_BYTES + RING_BYTES);
         let handle = shm::Handle::from(spoiled);
@@ -491,10 +491,11 @@ mod tests {
     fn a_peer_that_took_its_name_along_costs_the_ring_and_nobody_a_session() {
         let (_core, mut session) = session();
         let ring = RingId(5);
-        let (bell, other_end) = Doorbell::pair().expect("descriptors");
+        let (other_end, bell) = Doorbell::ends().expect("descriptors");
+        let other_end = Doorbell::from(other_end);
         let component = "procmond".into();
         let make = Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component };
-        session.notice(make, Some(bell.into()));
+        session.notice(make, Some(bell));
         session.outgoing.clear();
         let handle = Handle::Name("/deebp000010000000000000000000".parse().expect("a name that nobody has"));
         session.notice(Notice::AttachConsumer { ring, handle }, None);

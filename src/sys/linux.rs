@@ -75,6 +75,13 @@ impl Stream {
     }
 }
 
+impl Drop for Stream {
+    /// Closes it without waiting for what a peer may have left in it.
+    fn drop(&mut self) {
+        shm::empty(self.0.as_fd());
+    }
+}
+
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

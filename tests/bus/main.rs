@@ -7,6 +7,7 @@ mod backing;
 mod bad_input;
 mod death;
 mod delivery;
+mod hostile;
 mod overload;
 mod rights;
 

@@ -116,6 +116,12 @@ impl Role {
         Self::bus(folder, "client", id, options, Surroundings::Stranger)
     }
 
+    /// A process that speaks the protocol by hand.
+    pub(crate) fn intruder(folder: &Folder, uid: Option<u32>) -> Self {
+        let within = if uid.is_some() { Surroundings::Stranger } else { Surroundings::Ours };
+        Self::bus(folder, "intruder", "intruder", json!({}), within).up()
+    }
+
     fn bus(folder: &Folder, role: &str, id: &str, mut options: Value, within: Surroundings) -> Self {
         if options["backing"].is_null() {
             options["backing"] = backing().into();

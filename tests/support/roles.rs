@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{ANSWER, DEADLINE, ROLE};
 
 mod hostile;
+mod signals;
 
 /// Runs the role that the environment names, if it names one.
 pub(crate) fn run_if_asked() {
@@ -23,6 +24,11 @@ pub(crate) fn run_if_asked() {
         return;
     };
     let role: Value = serde_json::from_str(&role).expect("the harness writes JSON");
+    match role["role"].as_str() {
+        Some("intruder") => return hostile::live(&role),
+        Some("third") => return hostile::third(),
+        _ => {}
+    }
     let runtime = match role["runtime"].as_str() {
         Some("multi") => tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build(),
         _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
@@ -102,8 +108,11 @@ struct Tally {
 
 impl BusRole {
     /// Options: `role`, `path`, `id`; agent: `backing`, `ring_bytes`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client:
-    /// `queue_bytes`, `broker_uid`.
+    /// `queue_bytes`, `broker_uid`; both: `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
+        if role["sigpipe"] == true {
+            signals::sigpipe_kills();
+        }
         let path = PathBuf::from(role["path"].as_str().expect("the harness names the path"));
         let queue = role["queue_bytes"].as_u64().map(size);
         let bus = if role["role"] == "agent" {
@@ -197,10 +206,25 @@ impl BusRole {
                 std::thread::spawn(move || drop((publishers, subscriptions))).join().expect("nothing panics");
                 Ok(json!({}))
             }
+            "tags" => Ok(self.subscriptions[&text("name")].tags()),
+            "poisonings" => Ok(self.poisonings().await),
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
             other => panic!("no command {other}"),
         }
+    }
+
+    async fn poisonings(&mut self) -> Value {
+        let list = self.agent().broker().poisonings().await;
+        let list = list.into_iter().map(|poisoning| {
+            json!({
+                "component": poisoning.component.as_str(),
+                "by": poisoning.by.as_str(),
+                "count": poisoning.count,
+                "last": poisoning.last_violation,
+            })
+        });
+        json!({ "poisonings": list.collect::<Vec<_>>() })
     }
 
     fn client(&self) -> &Arc<EventBusClient> {
@@ -390,7 +414,7 @@ impl Reader {
                             tally.count(&event);
                         }
                     }
-                    Err(RecvError::Lagged(events)) => tally.lost += events,
+                    Err(RecvError::Lagged(events)) => tally.lost = tally.lost.saturating_add(events),
                     Err(other) => tally.errors.push(other.to_string()),
                 }
                 drop(tally);
@@ -404,8 +428,14 @@ impl Reader {
 
     /// Waits until so many events are received or lost, or the stream has ended.
     async fn settle(&self, total: u64) -> Value {
-        self.wait(|tally| tally.received + tally.lost >= total).await;
+        self.wait(|tally| tally.received.saturating_add(tally.lost) >= total).await;
         self.report()
+    }
+
+    /// The names of those who number what was received.
+    fn tags(&self) -> Value {
+        let tally = self.tally.lock().expect("nobody panics with it");
+        json!({ "tags": tally.due.keys().collect::<Vec<_>>() })
     }
 
     /// Waits until `next` is the number that is due next of those that `tag` counts.

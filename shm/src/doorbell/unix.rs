@@ -1,11 +1,16 @@
 //! The socket pair behind a doorbell. Linux says with each call what it must not do; Apple's systems are told once, for the
 //! socket: what is said of the socket holds for whoever it is handed to.
+//!
+//! A socket carries descriptors, too, and those can make whoever closes them wait ([`crate::discard`]). So each look takes them in and
+//! discards them, and so does the drop; who sent one is taken for gone.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+
+use crate::stray::{self, Received};
 
 use super::{Heard, PeerGone};
 
@@ -19,18 +24,26 @@ const QUIETLY: SendFlags = SendFlags::DONTWAIT;
 /// Rings that one [`Doorbell::hear`] takes in. A peer that rings without end costs us no more than this per turn.
 const RINGS_PER_TURN: usize = 256;
 
-/// One end of a doorbell.
+/// One end of a doorbell. Dropped, it is shut down: for each copy of its descriptor, wherever that is.
 #[derive(Debug)]
 pub struct Doorbell(OwnedFd);
 
 impl Doorbell {
-    /// Makes both ends of a doorbell. Neither is inherited over `exec`.
+    /// Makes both ends of a doorbell.
+    ///
+    /// # Errors
+    /// As [`ends`](Self::ends).
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = Self::ends()?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// Both ends of a doorbell, to be handed to other processes. Neither is inherited over `exec`.
     ///
     /// # Errors
     /// What the kernel says when descriptors are short.
-    pub fn pair() -> io::Result<(Self, Self)> {
-        let (one, other) = sockets()?;
-        Ok((Self(one), Self(other)))
+    pub fn ends() -> io::Result<(OwnedFd, OwnedFd)> {
+        sockets()
     }
 
     /// Wakes the peer. Never waits. `false`: the kernel had no memory for it, and the peer may still sleep; ring again
@@ -39,7 +52,8 @@ impl Doorbell {
     /// # Errors
     /// [`PeerGone`] if nobody is there to wake.
     pub fn ring(&self) -> Result<bool, PeerGone> {
-        match rustix::net::send(&self.0, &[1], QUIETLY) {
+        // A call that a signal cut short has woken nobody.
+        match retry_on_intr(|| rustix::net::send(&self.0, &[1], QUIETLY)) {
             Ok(_) | Err(Errno::AGAIN) => Ok(true),
             Err(Errno::NOBUFS | Errno::NOMEM) => Ok(false),
             Err(_) => Err(PeerGone),
@@ -49,10 +63,18 @@ impl Doorbell {
     /// Takes in what the peer rang. Never waits.
     pub fn hear(&self) -> Heard {
         let mut rings = [0; RINGS_PER_TURN];
-        match rustix::net::recv(&self.0, &mut rings, RecvFlags::DONTWAIT) {
-            Ok((_, 1..)) | Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM) => Heard::PeerThere,
+        match stray::receive(self.0.as_fd(), &mut rings) {
+            Ok(Received { bytes: 1.., strays: false }) | Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM) => {
+                Heard::PeerThere
+            }
             Ok(_) | Err(_) => Heard::PeerGone,
         }
+    }
+}
+
+impl Drop for Doorbell {
+    fn drop(&mut self) {
+        stray::empty(self.0.as_fd());
     }
 }
 
@@ -77,12 +99,6 @@ fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
 impl From<OwnedFd> for Doorbell {
     fn from(descriptor: OwnedFd) -> Self {
         Self(descriptor)
-    }
-}
-
-impl From<Doorbell> for OwnedFd {
-    fn from(doorbell: Doorbell) -> Self {
-        doorbell.0
     }
 }
 

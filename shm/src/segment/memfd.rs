@@ -62,6 +62,10 @@ pub(super) fn check(descriptor: &OwnedFd, bytes: usize) -> Result<(), SegmentErr
         .map_err(|errno| SegmentError::Sparse(errno.into()))
 }
 
+pub(super) fn is_memory(descriptor: &OwnedFd) -> bool {
+    rustix::fs::fcntl_get_seals(descriptor).is_ok()
+}
+
 /// Pages of a memfd, which are unmapped with this value.
 #[derive(Debug)]
 pub(super) struct Pages {

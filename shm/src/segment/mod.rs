@@ -302,6 +302,12 @@ pub fn check_consumer_segment(handle: &Handle, owner: u32) -> Result<(), Segment
     check(handle, Kind::Consumer, CONSUMER_SEGMENT_BYTES, owner)
 }
 
+/// Whether `descriptor` is memory of any kind that can be sealed, before anything else is known of it.
+#[must_use]
+pub fn is_memory(descriptor: &Descriptor) -> bool {
+    memfd::is_memory(descriptor)
+}
+
 impl Memory for Pair {
     #[inline]
     fn tail(&self) -> &AtomicU64 {

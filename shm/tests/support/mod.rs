@@ -103,11 +103,11 @@ pub(crate) fn producer(
 ) -> Result<(Producer, Doorbell), SegmentError> {
     let failed = |source| SegmentError::Host { step: "exchange", source };
     let own = ProducerSegment::create(capacity, backing)?;
-    let (doorbell, other) = Doorbell::pair().map_err(failed)?;
-    hand_over_segment(socket, own.handle(), other.as_fd()).map_err(failed)?;
-    drop(other);
+    let (ours, theirs) = Doorbell::ends().map_err(failed)?;
+    hand_over_segment(socket, own.handle(), theirs.as_fd()).map_err(failed)?;
+    drop(theirs);
     let (marks, _again) = receive_segment(socket).map_err(failed)?;
-    Ok((Producer::new(own, ConsumerView::attach(marks)?), doorbell))
+    Ok((Producer::new(own, ConsumerView::attach(marks)?), Doorbell::from(ours)))
 }
 
 /// The consuming end of a ring whose producing end is made at the other end of `socket`.

@@ -69,6 +69,23 @@ fn nobody_but_the_writer_can_change_a_segment() {
 }
 
 #[test]
+fn no_mapping_of_a_segment_is_inherited_by_a_forked_child() {
+    let data = ProducerSegment::create(CAPACITY, Backing::Memfd).unwrap();
+    let _view = ProducerView::attach(data.handle().try_clone().unwrap(), CAPACITY).unwrap();
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut ours = 0;
+    let mut within = false;
+    for line in maps.lines() {
+        within |= line.contains("memfd:eventbus-p");
+        if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| within) {
+            assert!(flags.split(' ').any(|flag| flag == "dc"), "not kept to itself: {flags}");
+            (ours, within) = (ours + 1, false);
+        }
+    }
+    assert!(ours >= 2, "both mappings were looked at");
+}
+
+#[test]
 fn a_capacity_out_of_bounds_is_the_callers_error() {
     for capacity in [0, 1, CAPACITY / 2, CAPACITY + 8, 3 * CAPACITY, 1 << 31, usize::MAX] {
         assert!(

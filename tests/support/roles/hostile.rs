@@ -1,20 +1,54 @@
-//! What a collector does whose owner has changed: it writes into its own segment what the bus never would.
+//! What a process does whose owner has changed: it writes into its own segment what the bus never would.
+//!
+//! There are two kinds. A client of the bus that forges words in its own memory, and an intruder that speaks the protocol by hand,
+//! and so holds each descriptor that it makes or is handed.
 
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
+use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketAddrAny};
 use serde_json::{Value, json};
-use shm::layout::{PRODUCER_HEADER_BYTES, RECORD_HEADER_BYTES};
+use shm::layout::{
+    CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER, MAGIC_PRODUCER, PRODUCER_HEADER_BYTES, RECORD_HEADER_BYTES,
+};
 
-const TAIL: usize = 128 / 8;
-const HEAD: usize = 128 / 8;
+use crate::support::DEADLINE;
+use ring::Ring;
+use segment::Segment;
+use wire::{DESCRIPTOR, Frame, Notice, Reader, request};
+
+mod attacks;
+mod bells;
+mod descriptors;
+mod record;
+mod ring;
+mod segment;
+mod wire;
+
+pub(crate) use descriptors::third;
+
+// The map of shm's `layout.rs`, written down once more: an attacker knows it too.
+const TAIL: usize = 128;
+const ATTEMPTED: usize = 136;
+const LOST: usize = 256;
+const CLOSED: usize = 384;
+const ROOM_AT: usize = 392;
+const SLOTS: usize = 512;
+const HEAD: usize = 128;
+const WAKE_AT: usize = 256;
+/// A word that the bus does not use: over it a third process is told what to do.
+const GO: usize = 64;
 
 /// Copies the first record of this process's one ring behind the last, with another slot and generation, and rings all
 /// doorbells. Needs a ring with at least one record that has not wrapped.
 pub(crate) fn forge(command: &Value) -> Value {
     let words = own_segment('p');
     let records = &words[PRODUCER_HEADER_BYTES / 8..];
-    let tail = words[TAIL].load(Ordering::Acquire);
+    let tail = words[TAIL / 8].load(Ordering::Acquire);
     let at = usize::try_from(tail / 8).expect("it has not wrapped");
     let length = records[0].load(Ordering::Relaxed) & 0xFFFF_FFFF;
     let size = RECORD_HEADER_BYTES + length.next_multiple_of(8);
@@ -25,13 +59,13 @@ pub(crate) fn forge(command: &Value) -> Value {
     for word in 2..usize::try_from(size / 8).expect("a small record") {
         records[at + word].store(records[word].load(Ordering::Relaxed), Ordering::Relaxed);
     }
-    words[TAIL].store(tail + size, Ordering::Release);
+    words[TAIL / 8].store(tail + size, Ordering::Release);
     json!({ "rung": ring_all_doorbells() })
 }
 
 /// Says of this process's one ring that all of it, and far more, was read.
 pub(crate) fn forge_head() -> Value {
-    own_segment('c')[HEAD].store(u64::MAX - 7, Ordering::Release);
+    own_segment('c')[HEAD / 8].store(u64::MAX - 7, Ordering::Release);
     json!({})
 }
 
@@ -77,4 +111,290 @@ fn names_a_path(descriptor: std::os::fd::BorrowedFd<'_>) -> bool {
     let peer = rustix::net::getpeername(descriptor).ok().flatten();
     let peer = peer.and_then(|address| rustix::net::SocketAddrUnix::try_from(address).ok());
     peer.is_some_and(|address| address.path().is_some_and(|path| !path.is_empty()))
+}
+
+/// Runs a process that speaks the protocol by hand: one command per line, as the others.
+pub(crate) fn live(role: &Value) {
+    let path = role["path"].as_str().expect("the harness names the path").to_owned();
+    let mut intruder = Intruder::new(&path);
+    super::answer(&json!({}));
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let command: Value = serde_json::from_str(&line).expect("the harness writes JSON");
+        let answer = intruder.carry_out(&path, &command);
+        super::answer(&answer);
+    }
+}
+
+/// A process that speaks the protocol by hand, and owns what it was granted.
+struct Intruder {
+    stream: UnixStream,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What has come of it so far.
+#[derive(Default)]
+struct State {
+    ring_bytes: Option<usize>,
+    refused: bool,
+    /// The last request was granted.
+    granted: bool,
+    /// What is offered where a segment is due.
+    offer: String,
+    rings: BTreeMap<u64, Ring>,
+    accused: Vec<String>,
+    goodbye: Option<String>,
+    over: bool,
+    /// Events published as an honest publisher would.
+    events: u32,
+}
+
+impl Intruder {
+    fn new(path: &str) -> Self {
+        let stream = UnixStream::connect(path).expect("the broker listens");
+        let shared = Arc::new(Shared::default());
+        let reader = Reader::new(stream.try_clone().expect("a descriptor"));
+        let (writer, theirs) = (stream.try_clone().expect("a descriptor"), Arc::clone(&shared));
+        std::thread::spawn(move || follow(reader, &writer, &theirs));
+        Self { stream, shared }
+    }
+
+    fn carry_out(&mut self, path: &str, command: &Value) -> Value {
+        let text = |key: &str| command[key].as_str().unwrap_or_default();
+        let number = |key: &str| command[key].as_u64().unwrap_or(0);
+        match text("do") {
+            "hello" => self.hello(path, text("id")),
+            "declare" => {
+                self.begin(text("offer"));
+                let publisher = number("publisher");
+                let frame = Frame::new(request::DECLARE).number(publisher + 100).number(publisher);
+                self.send(frame.number(0).text(text("topic")));
+                self.await_ring()
+            }
+            "close_publisher" => {
+                self.send(Frame::new(request::CLOSE_PUBLISHER).number(number("publisher")));
+                json!({})
+            }
+            "subscribe" => {
+                self.begin(text("offer"));
+                let frame = Frame::new(request::SUBSCRIBE).number(1).number(1);
+                self.send(frame.number(1).text(text("pattern")));
+                self.await_ring()
+            }
+            "publish" => self.publish(number("count"), number("left")),
+            "attack" => self.with_ring(|ring| {
+                let act = if ring.of_producer { attacks::on_consumer } else { attacks::on_producer };
+                act(ring, text("name"));
+                json!({})
+            }),
+            "flip" => self.with_ring(|ring| {
+                let rounds = number("rounds");
+                if ring.of_producer {
+                    attacks::flip_records(ring, text("name"), rounds);
+                } else {
+                    attacks::flip_marks(ring, text("name"), rounds);
+                }
+                json!({})
+            }),
+            "bell" => self.with_ring(|ring| bells::attack(ring, text("name"))),
+            "read" => self.with_ring(|ring| json!({ "published": ring.read_all() })),
+            "kernel" => self.with_ring(|ring| {
+                let theirs = ring.theirs.as_ref().expect("it is complete");
+                json!({
+                    "own": segment::attack(ring.own.descriptor.as_fd()),
+                    "theirs": segment::attack(theirs.descriptor.as_fd()),
+                })
+            }),
+            "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
+            "leave_child" => self.leave_child(),
+            other => panic!("no command {other}"),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().expect("nobody panics with it")
+    }
+
+    /// Forgets earlier rings.
+    fn begin(&self, offer: &str) {
+        let mut state = self.state();
+        offer.clone_into(&mut state.offer);
+        state.rings.clear();
+        state.accused.clear();
+        state.granted = false;
+    }
+
+    fn send(&self, frame: Frame) {
+        // A broker that has hung up says so to the reader.
+        let _ = frame.send(&self.stream, &[]);
+    }
+
+    /// Begins a new session under this name; one that is just ending may still hold it.
+    fn hello(&mut self, path: &str, id: &str) -> Value {
+        let start = std::time::Instant::now();
+        loop {
+            // What the old session left behind goes with it.
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+            *self = Self::new(path);
+            self.send(Frame::new(request::HELLO).number(1).number(1).number(0).text(id));
+            let answer = self.wait(|state| state.ring_bytes.is_some() || state.refused || state.over);
+            if answer["ring_bytes"].is_u64() || start.elapsed() > DEADLINE {
+                return answer;
+            }
+        }
+    }
+
+    /// Waits for a condition, and says how things are.
+    fn wait(&self, condition: impl Fn(&State) -> bool) -> Value {
+        let waited =
+            self.shared.changed.wait_timeout_while(self.state(), DEADLINE, |state| !condition(state));
+        let (state, _) = waited.expect("nobody panics with it");
+        json!({
+            "ring_bytes": state.ring_bytes,
+            "goodbye": state.goodbye,
+            "accused": state.accused,
+            "ready": state.rings.values().any(Ring::is_ready),
+            "over": state.over,
+        })
+    }
+
+    fn await_ring(&self) -> Value {
+        self.wait(|state| {
+            state.over || state.rings.values().any(|ring| ring.closed || (state.granted && ring.is_ready()))
+        })
+    }
+
+    /// Does something with the one ring that is in use.
+    fn with_ring(&self, act: impl FnOnce(&mut Ring) -> Value) -> Value {
+        let mut state = self.state();
+        let ring = state.rings.values_mut().rfind(|ring| ring.theirs.is_some());
+        act(ring.expect("the harness waits until it is ready"))
+    }
+
+    /// Publishes `count` events, and then so many that `left` bytes are left to the end of the ring.
+    fn publish(&self, count: u64, left: u64) -> Value {
+        let mut state = self.state();
+        let state = &mut *state;
+        let ring = state.rings.values_mut().rfind(|ring| ring.is_ready()).expect("it is ready");
+        let before = state.events;
+        for _ in 0..count {
+            ring.publish(state.events);
+            state.events += 1;
+        }
+        while left > 0 && ring.to_end() > left {
+            ring.publish(state.events);
+            state.events += 1;
+        }
+        json!({ "count": state.events - before })
+    }
+
+    /// Leaves a child behind that holds everything open that this process has.
+    fn leave_child(&self) -> Value {
+        for entry in std::fs::read_dir("/proc/self/fd").expect("it is readable").flatten() {
+            let Ok(number) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            if number > 2 {
+                // SAFETY: the descriptor was just listed, and no thread of this role closes any meanwhile.
+                let descriptor = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+                // The listing's own is closed by now.
+                let _ = rustix::io::fcntl_setfd(descriptor, rustix::io::FdFlags::empty());
+            }
+        }
+        let quiet = std::process::Stdio::null;
+        let child = std::process::Command::new("sleep").arg("600").stdin(quiet()).stdout(quiet()).spawn();
+        json!({ "child": child.expect("it starts").id() })
+    }
+}
+
+/// What the kernel calls an error.
+fn name(errno: Errno) -> String {
+    let known = [
+        (Errno::PERM, "PERM"),
+        (Errno::ACCESS, "ACCESS"),
+        (Errno::OPNOTSUPP, "OPNOTSUPP"),
+        (Errno::PIPE, "PIPE"),
+    ];
+    let name = known.iter().find(|(known, _)| *known == errno);
+    name.map_or_else(|| errno.to_string(), |(_, name)| (*name).to_owned())
+}
+
+/// Follows the protocol, but for what is offered as a segment.
+fn follow(mut reader: Reader, writer: &UnixStream, shared: &Shared) {
+    while let Some((notice, descriptor)) = reader.next() {
+        let mut state = shared.state.lock().expect("nobody panics with it");
+        state.heed(notice, descriptor, writer);
+        drop(state);
+        shared.changed.notify_all();
+    }
+    shared.state.lock().expect("nobody panics with it").over = true;
+    shared.changed.notify_all();
+}
+
+impl State {
+    fn heed(&mut self, notice: Notice, descriptor: Option<OwnedFd>, writer: &UnixStream) {
+        // A broker that has hung up says so to the reader.
+        let done = |order| drop(Frame::new(request::DONE).number(order).send(writer, &[]));
+        match notice {
+            Notice::Welcome { ring_bytes } => {
+                self.ring_bytes = Some(usize::try_from(ring_bytes).expect("a size"));
+            }
+            Notice::Refused => self.refused = true,
+            Notice::Granted => self.granted = true,
+            Notice::MakeSegment { ring, of_producer } => {
+                let (bytes, magic, variant) = if of_producer {
+                    let data = self.ring_bytes.expect("it was welcome");
+                    (PRODUCER_HEADER_BYTES + data, MAGIC_PRODUCER, request::PRODUCER_SEGMENT)
+                } else {
+                    (CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER, request::CONSUMER_SEGMENT)
+                };
+                let (own, sent) = descriptors::offer(&self.offer, bytes, magic);
+                let sent: Vec<_> = sent.iter().map(AsFd::as_fd).collect();
+                let _ = Frame::new(variant).number(ring).number(DESCRIPTOR).send(writer, &sent);
+                let bell = descriptor.expect("a bell comes with it");
+                let made = Ring {
+                    of_producer,
+                    own,
+                    theirs: None,
+                    bell,
+                    target: None,
+                    tail: 0,
+                    sequence: 0,
+                    closed: false,
+                };
+                self.rings.insert(ring, made);
+            }
+            Notice::Attach { ring } => {
+                if let (Some(ring), Some(descriptor)) = (self.rings.get_mut(&ring), descriptor) {
+                    ring.theirs = Some(Segment::received(descriptor));
+                }
+            }
+            Notice::Grant { order, ring, slot, generation } => {
+                if let Some(ring) = self.rings.get_mut(&ring) {
+                    ring.target = Some((slot, generation));
+                }
+                done(order);
+            }
+            Notice::Route { order, target } => {
+                if let Some((ring, slot, generation)) = target
+                    && let Some(ring) = self.rings.get_mut(&ring)
+                {
+                    ring.target = Some((slot, generation));
+                }
+                done(order);
+            }
+            Notice::Unroute { order } => done(order),
+            Notice::CloseRing { ring, accused } => {
+                if let Some(ring) = self.rings.get_mut(&ring) {
+                    ring.closed = true;
+                }
+                self.accused.extend(accused);
+            }
+            Notice::Goodbye { reason } => self.goodbye = Some(reason),
+            Notice::Other => {}
+        }
+    }
 }

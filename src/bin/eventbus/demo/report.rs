@@ -30,7 +30,7 @@ pub(crate) struct Subscriber {
 
 impl Subscriber {
     fn accounts_for(&self, published: u64) -> bool {
-        self.received.events + self.received.lost == published
+        self.received.events.saturating_add(self.received.lost) == published
     }
 }
 

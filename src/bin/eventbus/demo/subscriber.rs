@@ -62,7 +62,7 @@ pub(crate) async fn run(
             }
             item = subscription.recv() => match item {
                 Some(Ok(batch)) => meter.take(&batch),
-                Some(Err(RecvError::Lagged(events))) => meter.lost += events,
+                Some(Err(RecvError::Lagged(events))) => meter.lost = meter.lost.saturating_add(events),
                 Some(Err(error)) => return Err(error.into()),
                 None => return Err(Failure::StreamEnded),
             },
@@ -110,7 +110,7 @@ impl<F: Fn() -> ClientStatistics> Meter<F> {
     }
 
     fn accounted(&self) -> u64 {
-        self.events + self.lost
+        self.events.saturating_add(self.lost)
     }
 
     fn take(&mut self, batch: &ReceivedBatch) {

@@ -1,0 +1,71 @@
+//! A process owns the other side of a real granted ring, and does its worst.
+//!
+//! The attacks stand in [`table`], by the names that `docs/threats.md` has for them; what an intruder does under each name is in
+//! `tests/support/roles/hostile`. Each is made beside an honest pair that shares a process with the victim, and must feel nothing.
+
+mod descriptors;
+mod document;
+mod publisher;
+mod subscriber;
+mod table;
+
+use serde_json::{Value, json};
+
+use crate::support::{Folder, Role, wait_until};
+use table::Then;
+
+const TOPIC: &str = "events.process.batch";
+
+/// A broker, and two honest processes that talk to each other beside what is attacked.
+struct Scene {
+    folder: Folder,
+    agent: Role,
+    /// Subscribes to what netmond publishes, as `beside`.
+    detector: Role,
+    netmond: Role,
+    beside: u64,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let folder = Folder::new();
+        let agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16, "socket_mode": 0o666})).up();
+        let mut detector = Role::client(&folder, "detector").up();
+        detector.must(&json!({"do": "subscribe", "name": "beside", "patterns": ["events.network.#"]}));
+        let mut netmond = Role::client(&folder, "netmond").up();
+        netmond.must(&json!({"do": "declare", "topic": "events.network.event"}));
+        Self { folder, agent, detector, netmond, beside: 0 }
+    }
+
+    /// The honest pair goes on, and so does the control plane.
+    fn is_undisturbed(&mut self, after: &str) {
+        self.netmond.must(&json!({"do": "batch", "from": self.beside, "count": 20}));
+        self.beside += 20;
+        let report = self.detector.must(&json!({"do": "await", "name": "beside", "total": self.beside}));
+        let facts = ["received", "lost", "disorder", "errors"].map(|fact| &report[fact]);
+        assert_eq!(facts, [&json!(self.beside), &json!(0), &json!(0), &json!([])], "after {after}");
+        self.agent.must(&json!({"do": "components"}));
+    }
+
+    /// How often `component` broke a ring, as `by` says.
+    fn poisonings(&mut self, component: &str, by: &str) -> u64 {
+        let list = self.agent.must(&json!({"do": "poisonings"}));
+        let list = list["poisonings"].as_array().expect("a list");
+        let entry = list.iter().find(|entry| entry["component"] == component && entry["by"] == by);
+        entry.map_or(0, |entry| entry["count"].as_u64().expect("a count"))
+    }
+
+    fn await_poisonings(&mut self, component: &str, by: &str, count: u64) {
+        wait_until("the broker counts it", || self.poisonings(component, by) >= count);
+        assert_eq!(self.poisonings(component, by), count);
+    }
+}
+
+fn count(report: &Value, fact: &str) -> u64 {
+    report[fact].as_u64().expect("a report counts")
+}
+
+fn texts(report: &Value, list: &str) -> Vec<String> {
+    let texts = report[list].as_array().expect("a list").iter();
+    texts.map(|text| text.as_str().expect("a text").to_owned()).collect()
+}

@@ -1,0 +1,71 @@
+//! `docs/threats.md` and the attacks, line by line.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::table;
+
+fn document() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/threats.md");
+    std::fs::read_to_string(path).expect("the document is there")
+}
+
+/// All attacks that are made, by their names.
+fn attacks() -> BTreeSet<&'static str> {
+    let listed =
+        [table::AS_PUBLISHER, table::AS_SUBSCRIBER, table::BELLS_AS_PUBLISHER, table::BELLS_AS_SUBSCRIBER];
+    let named = [table::DESCRIPTORS, table::KERNEL].concat().into_iter().map(|(name, _)| name);
+    let flips = [table::FLIPS_AS_PUBLISHER, table::FLIPS_AS_SUBSCRIBER].concat();
+    listed
+        .concat()
+        .into_iter()
+        .map(|attack| attack.name)
+        .chain(named)
+        .chain(flips)
+        .chain([table::SPOILED])
+        .collect()
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The text of all tests.
+fn tests() -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders: Vec<_> = ["tests", "shm/tests", "src"].map(|folder| root.join(folder)).into();
+    let mut texts = String::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("it is there").flatten() {
+            if entry.path().is_dir() {
+                folders.push(entry.path());
+            } else {
+                texts += &std::fs::read_to_string(entry.path()).unwrap_or_default();
+            }
+        }
+    }
+    texts
+}
+
+#[test]
+fn each_threat_names_what_holds_it_and_each_attack_stands_in_the_document() {
+    let (document, attacks, tests) = (document(), attacks(), tests());
+    let mut missing: BTreeSet<&str> = attacks.clone();
+    let mut rows = 0;
+    let is_row =
+        |line: &&str| line.starts_with("| ") && !line.starts_with("| attack") && !line.contains("| | | | |");
+    for row in document.lines().filter(is_row) {
+        let held = row.trim_end_matches([' ', '|']).rsplit(" | ").next().expect("a row has columns");
+        let mut names = quoted(held).peekable();
+        assert!(names.peek().is_some(), "nothing holds: {row}");
+        for name in names {
+            let is_test = tests.contains(&format!("fn {name}("));
+            assert!(is_test || attacks.contains(name), "`{name}` is neither a test nor an attack");
+            missing.remove(name);
+        }
+        rows += 1;
+    }
+    assert!(rows > 20, "the table was found");
+    assert!(missing.is_empty(), "attacks that the document does not name: {missing:?}");
+}

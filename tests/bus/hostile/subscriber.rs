@@ -1,0 +1,180 @@
+//! A subscriber that is hostile to those who write into its ring.
+
+use serde_json::json;
+
+use super::table::{AS_SUBSCRIBER, BELLS_AS_SUBSCRIBER, FLIPS_AS_SUBSCRIBER, KERNEL};
+use super::{Scene, TOPIC, Then, count, texts};
+use crate::support::{Folder, Role, STRANGER, wait_until};
+
+/// More than a ring holds: the publisher has to look at what its subscriber says of space.
+const BURST: u64 = 600;
+
+/// An honest procmond, an honest agent that hears it, and an intruder that is the exporter.
+struct Attacked {
+    scene: Scene,
+    procmond: Role,
+    intruder: Role,
+    published: u64,
+    poisonings: u64,
+}
+
+impl Attacked {
+    fn new(uid: Option<u32>) -> Self {
+        let mut scene = Scene::new();
+        scene.agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+        let mut procmond = Role::client(&scene.folder, "procmond").up();
+        procmond.must(&json!({"do": "declare", "topic": TOPIC}));
+        let intruder = Role::intruder(&scene.folder, uid);
+        Self { scene, procmond, intruder, published: 0, poisonings: 0 }
+    }
+
+    /// A fresh session with a fresh ring, full, of which the intruder has read all.
+    fn begin(&mut self, name: &str) {
+        self.intruder.must(&json!({"do": "hello", "id": "exporter"}));
+        let granted = self.intruder.must(&json!({"do": "subscribe", "pattern": "events.process.#"}));
+        assert_eq!(granted["ready"], true, "{name}: {granted}");
+        for _ in 0..3 {
+            self.publish();
+            assert!(count(&self.intruder.must(&json!({"do": "read"})), "published") > 0);
+        }
+    }
+
+    fn publish(&mut self) {
+        self.procmond.must(&json!({"do": "singles", "from": self.published, "count": BURST}));
+        self.published += BURST;
+    }
+
+    /// The agent's account with the same publisher is exact.
+    fn agent_is_undisturbed(&mut self, after: &str) {
+        let report = self.scene.agent.must(&json!({"do": "await", "total": self.published}));
+        let account = count(&report, "received") + count(&report, "lost");
+        assert_eq!((account, &report["errors"]), (self.published, &json!([])), "{after}: {report}");
+        assert_eq!(report["disorder"], 0, "{after}: {report}");
+        self.scene.is_undisturbed(after);
+    }
+
+    fn sees(&mut self, name: &str, then: Then) {
+        match then {
+            Then::Poisons(text) => {
+                self.poisonings += 1;
+                let accused = texts(&self.intruder.must(&json!({"do": "await_accused"})), "accused");
+                assert!(accused.len() == 1 && accused[0].contains(text), "{name}: {accused:?}");
+                self.scene.await_poisonings("exporter", "procmond", self.poisonings);
+            }
+            Then::Ends => wait_until(name, || {
+                self.publish();
+                self.procmond.must(&json!({"do": "totals"}))["subscribers"] == 1
+            }),
+            Then::Nothing => {
+                let before = count(&self.intruder.must(&json!({"do": "read"})), "published");
+                self.publish();
+                let after = count(&self.intruder.must(&json!({"do": "read"})), "published");
+                assert!(after > before, "{name}: the ring goes on");
+                assert_eq!(self.scene.poisonings("exporter", "procmond"), self.poisonings, "{name}");
+            }
+            Then::Lags { .. } => unreachable!("a publisher loses nothing that it receives"),
+        }
+    }
+}
+
+fn each_word_has_its_answer(uid: Option<u32>) {
+    let mut attacked = Attacked::new(uid);
+    for attack in AS_SUBSCRIBER {
+        attacked.begin(attack.name);
+        attacked.intruder.must(&json!({"do": "attack", "name": attack.name}));
+        attacked.publish();
+        attacked.sees(attack.name, attack.then);
+        attacked.agent_is_undisturbed(attack.name);
+    }
+}
+
+#[test]
+fn whatever_a_subscriber_writes_its_publisher_has_a_name_for_it() {
+    each_word_has_its_answer(None);
+}
+
+#[test]
+fn whatever_a_subscriber_of_another_user_writes_its_publisher_has_a_name_for_it() {
+    each_word_has_its_answer(Some(STRANGER));
+}
+
+#[test]
+fn marks_that_change_while_they_are_looked_at_are_looked_at_once() {
+    let mut attacked = Attacked::new(None);
+    for name in FLIPS_AS_SUBSCRIBER {
+        attacked.begin(name);
+        attacked.intruder.tell(&json!({"do": "flip", "name": name, "rounds": 500}));
+        for _ in 0..5 {
+            attacked.publish();
+        }
+        attacked.intruder.answer(crate::support::DEADLINE);
+        attacked.agent_is_undisturbed(name);
+    }
+}
+
+#[test]
+fn whatever_a_subscriber_does_to_its_doorbell_publishing_never_waits() {
+    let mut attacked = Attacked::new(None);
+    for attack in BELLS_AS_SUBSCRIBER {
+        attacked.begin(attack.name);
+        attacked.intruder.must(&json!({"do": "bell", "name": attack.name}));
+        attacked.sees(attack.name, attack.then);
+        attacked.agent_is_undisturbed(attack.name);
+    }
+}
+
+#[test]
+fn a_doorbell_that_is_full_and_never_read_is_rung_all_the_same() {
+    let mut attacked = Attacked::new(None);
+    attacked.begin("full");
+    // Each flush is what it says it waits for.
+    for _ in 0..20 {
+        attacked.intruder.must(&json!({"do": "attack", "name": "wake-at-next"}));
+        attacked.publish();
+    }
+    attacked.sees("full", Then::Nothing);
+    attacked.agent_is_undisturbed("full");
+}
+
+#[test]
+fn the_kernel_refuses_a_subscriber_all_that_would_change_a_segment() {
+    for uid in [None, Some(STRANGER)] {
+        let mut attacked = Attacked::new(uid);
+        attacked.begin("kernel");
+        let said = attacked.intruder.must(&json!({"do": "kernel"}));
+        for segment in ["own", "theirs"] {
+            for (attempt, errno) in KERNEL {
+                assert_eq!(said[segment][attempt], *errno, "{attempt} on {segment} of {uid:?}");
+            }
+        }
+        attacked.sees("kernel", Then::Nothing);
+        attacked.agent_is_undisturbed("kernel");
+    }
+}
+
+#[test]
+fn no_death_of_a_peer_raises_sigpipe() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"sigpipe": true})).up();
+    let mut procmond = Role::client_with(&folder, "procmond", json!({"sigpipe": true})).up();
+    procmond.must(&json!({"do": "declare", "topic": TOPIC}));
+    for _ in 0..3 {
+        let mut intruder = Role::intruder(&folder, None);
+        intruder.must(&json!({"do": "hello", "id": "exporter"}));
+        intruder.must(&json!({"do": "subscribe", "pattern": "events.process.#"}));
+        // It sleeps, as far as its publisher knows, and is gone when it is to be woken.
+        procmond.must(&json!({"do": "singles", "from": 0, "count": 1}));
+        intruder.must(&json!({"do": "attack", "name": "wake-at-next"}));
+        procmond.stop();
+        intruder.kill();
+        wait_until("the broker noticed", || {
+            agent.must(&json!({"do": "components"})) == json!({"components": ["agent", "procmond"]})
+        });
+        procmond.go_on();
+        procmond.must(&json!({"do": "singles", "from": 0, "count": 100}));
+    }
+    agent.kill();
+    procmond.must(&json!({"do": "singles", "from": 0, "count": 100}));
+    let refused = procmond.call(&json!({"do": "declare", "name": "x", "topic": TOPIC}));
+    assert!(refused.get("error").is_some(), "its broker is gone, and it is not: {refused}");
+}

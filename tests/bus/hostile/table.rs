@@ -1,0 +1,201 @@
+//! The attacks, and what comes of each.
+
+/// What the honest side sees.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Then {
+    /// The ring is poisoned, with a text that contains this.
+    Poisons(&'static str),
+    /// So many events are told as lost; `further` ones are received.
+    Lags { lost: u64, further: u64 },
+    /// The ring ends as if the attacker were gone.
+    Ends,
+    /// Nothing: it goes on.
+    Nothing,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attack {
+    pub(super) name: &'static str,
+    /// Bytes that are left to the end of the ring when it begins; 0: most of it.
+    pub(super) left: u64,
+    pub(super) then: Then,
+}
+
+const fn poisons(name: &'static str, text: &'static str) -> Attack {
+    Attack { name, left: 0, then: Then::Poisons(text) }
+}
+
+/// At the end of the ring.
+const fn at_end(name: &'static str, text: &'static str) -> Attack {
+    Attack { name, left: 184, then: Then::Poisons(text) }
+}
+
+const fn harmless(name: &'static str) -> Attack {
+    Attack { name, left: 0, then: Then::Nothing }
+}
+
+const fn ends(name: &'static str) -> Attack {
+    Attack { name, left: 0, then: Then::Ends }
+}
+
+const TAIL: &str = "the producer set its tail to";
+const CLAIMS: &str = "bytes where";
+const PADDING: &str = "is out of place";
+const SEQUENCE: &str = "has sequence";
+const SECTIONS: &str = "the sections do not fill the record exactly";
+const STRINGS: &str = "the strings of entry 1 are out of place";
+
+/// Events that the publisher has published on a ring before it attacks.
+pub(super) const BEFORE: u64 = 3;
+
+/// A publisher against a subscriber.
+pub(super) const AS_PUBLISHER: &[Attack] = &[
+    poisons("tail-0", TAIL),
+    poisons("tail-1", TAIL),
+    poisons("tail-max", TAIL),
+    poisons("tail-max-aligned", TAIL),
+    poisons("tail-half-of-all", TAIL),
+    poisons("tail-backwards", TAIL),
+    poisons("tail-beyond-the-ring", TAIL),
+    poisons("third-writer", TAIL),
+    poisons("length-past-the-tail", CLAIMS),
+    poisons("length-half-a-header", CLAIMS),
+    poisons("length-past-the-limit", CLAIMS),
+    poisons("length-max", CLAIMS),
+    at_end("record-across-the-end", CLAIMS),
+    poisons("padding-in-the-middle", PADDING),
+    at_end("padding-short-of-the-end", PADDING),
+    at_end("padding-past-the-end", PADDING),
+    at_end("padding-of-a-slot", PADDING),
+    at_end("padding-twice", CLAIMS),
+    poisons("slot-foreign", "a record of slot 7, grant 0, which was never granted"),
+    poisons("slot-beyond-all", "a record names slot 448"),
+    poisons("slot-max", "a record names slot 65535"),
+    poisons("generation-ahead", "a record of slot 0, grant 1, which was never granted"),
+    poisons("sequence-backwards", SEQUENCE),
+    poisons("sequence-0", SEQUENCE),
+    poisons("sequence-max", SEQUENCE),
+    Attack { name: "sequence-ahead", left: 0, then: Then::Lags { lost: 5, further: 1 } },
+    harmless("lost-without-a-slot"),
+    harmless("lost-backwards"),
+    poisons("lost-more-than-can-be", SEQUENCE),
+    ends("closed-early"),
+    ends("closed-max"),
+    harmless("room-at-0"),
+    harmless("room-at-next"),
+    harmless("room-at-max"),
+    harmless("attempted-0"),
+    harmless("attempted-max"),
+    harmless("magic-changed"),
+    poisons("batch-version", "version 2 of the layout is unknown"),
+    poisons("batch-of-none", "a record cannot have 0 events"),
+    poisons("batch-of-513", "a record cannot have 513 events"),
+    poisons("batch-of-two-in-one", SECTIONS),
+    poisons("batch-correlations", "2 correlations for 1 events"),
+    poisons("batch-pairs", SECTIONS),
+    poisons("batch-blobs", SECTIONS),
+    poisons("batch-strings", SECTIONS),
+    poisons("batch-time", "the publish time is no time"),
+    poisons("batch-cut", "the record ends within its header"),
+    poisons("batch-empty", "the record ends within its header"),
+    poisons("batch-tail", SECTIONS),
+    poisons("entry-kind", "entry 1 cannot be of kind 9"),
+    poisons("entry-flags", "entry 1 cannot have the flags"),
+    poisons("entry-time", "the time of entry 1 is no time"),
+    poisons("entry-correlation", "entry 1 belongs to correlation 1, which does not exist"),
+    poisons("entry-strings-backwards", STRINGS),
+    poisons("entry-strings-past-the-end", STRINGS),
+    poisons("entry-first-pair", "the pairs of entry 0 are out of place"),
+    poisons("entry-blob", "the blob of entry 1 is out of place"),
+    poisons("strings-no-utf8", "the string area is not UTF-8"),
+    poisons("strings-split", "entry 1 splits a character"),
+    poisons("strings-unclaimed", "the string area has bytes that no entry has"),
+    // The last, since nothing can be added to such a sum.
+    Attack { name: "lost-max", left: 0, then: Then::Lags { lost: u64::MAX - BEFORE, further: 0 } },
+];
+
+const HEAD: &str = "the consumer set its head to";
+
+/// A subscriber against a publisher.
+pub(super) const AS_SUBSCRIBER: &[Attack] = &[
+    poisons("head-0", HEAD),
+    poisons("head-1", HEAD),
+    poisons("head-unaligned", HEAD),
+    poisons("head-max", HEAD),
+    poisons("head-max-aligned", HEAD),
+    poisons("head-beyond-the-tail", HEAD),
+    poisons("head-backwards", HEAD),
+    harmless("wake-at-0"),
+    harmless("wake-at-1"),
+    harmless("wake-at-next"),
+    harmless("wake-at-max"),
+    harmless("consumer-magic-changed"),
+];
+
+/// Words that change while they are read: a publisher's, and a subscriber's.
+pub(super) const FLIPS_AS_PUBLISHER: &[&str] =
+    &["flip-length", "flip-slot", "flip-sequence", "flip-counts", "flip-strings", "flip-tail", "flip-lost"];
+pub(super) const FLIPS_AS_SUBSCRIBER: &[&str] = &["flip-head", "flip-wake-at"];
+
+/// What a publisher does to its end of the doorbell.
+pub(super) const BELLS_AS_PUBLISHER: &[Attack] = &[
+    harmless("bell-without-end"),
+    harmless("bell-blocking"),
+    harmless("bell-tiny"),
+    harmless("bell-shut-for-reading"),
+    ends("bell-shut-for-writing"),
+    ends("bell-shut"),
+    ends("bell-closed"),
+    ends("bell-with-descriptors"),
+];
+
+/// What a subscriber does to its end of the doorbell, having never read it.
+pub(super) const BELLS_AS_SUBSCRIBER: &[Attack] = &[
+    harmless("bell-blocking"),
+    harmless("bell-tiny"),
+    harmless("bell-without-end"),
+    harmless("bell-shut-for-reading"),
+    ends("bell-shut-for-writing"),
+    ends("bell-shut"),
+    ends("bell-closed"),
+    ends("bell-with-descriptors"),
+];
+
+/// What is handed over where a segment is due, and what the broker says before it hangs up; empty: it is taken.
+pub(super) const DESCRIPTORS: &[(&str, &str)] = &[
+    ("descriptor-none", "a descriptor where none belongs, or none where one does"),
+    ("descriptor-forty", "a descriptor where none belongs, or none where one does"),
+    ("descriptor-dev-null", "not a memfd on ordinary pages"),
+    ("descriptor-file", "not a memfd on ordinary pages"),
+    ("descriptor-socket", "not a memfd on ordinary pages"),
+    ("descriptor-lingers", "not a memfd on ordinary pages"),
+    ("descriptor-huge-pages", "not a memfd on ordinary pages"),
+    ("descriptor-lacks-all", "lacks seals"),
+    ("descriptor-lacks-shrink", "lacks seals"),
+    ("descriptor-lacks-grow", "lacks seals"),
+    ("descriptor-lacks-future-write", "lacks seals"),
+    ("descriptor-lacks-seal", "lacks seals"),
+    ("descriptor-short", "were agreed"),
+    ("descriptor-long", "were agreed"),
+    ("descriptor-unfillable", "can't be filled with memory"),
+    ("descriptor-sparse", ""),
+];
+
+/// A segment that the broker takes, and the other side does not.
+pub(super) const SPOILED: &str = "descriptor-magic";
+
+/// What the kernel says to attempts on a segment, whoever makes them.
+pub(super) const KERNEL: &[(&str, &str)] = &[
+    ("ftruncate-shrink", "PERM"),
+    ("ftruncate-grow", "PERM"),
+    ("punch-hole", "PERM"),
+    ("zero-range", "OPNOTSUPP"),
+    ("allocate-behind", "PERM"),
+    ("write", "PERM"),
+    ("mmap-writable", "PERM"),
+    ("mprotect-writable", "ACCESS"),
+    ("seal-more", "PERM"),
+    ("reopen-write", "PERM"),
+    ("reopen-mmap", "PERM"),
+    ("reopen-ftruncate", "PERM"),
+];

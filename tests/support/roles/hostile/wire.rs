@@ -1,0 +1,224 @@
+//! The control protocol, made by hand: a client that follows it as far as it likes.
+
+use std::collections::VecDeque;
+use std::io::{IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+
+/// Requests by their places in the protocol's enum.
+pub(super) mod request {
+    pub(crate) const HELLO: u64 = 0;
+    pub(crate) const DECLARE: u64 = 1;
+    pub(crate) const CLOSE_PUBLISHER: u64 = 2;
+    pub(crate) const SUBSCRIBE: u64 = 3;
+    pub(crate) const PRODUCER_SEGMENT: u64 = 5;
+    pub(crate) const CONSUMER_SEGMENT: u64 = 6;
+    pub(crate) const DONE: u64 = 7;
+}
+
+/// A handle that is a descriptor, by its place in the protocol's enum.
+pub(super) const DESCRIPTOR: u64 = 0;
+
+/// What of the broker's notices an attacker needs to know.
+#[derive(Debug)]
+pub(super) enum Notice {
+    Welcome {
+        ring_bytes: u64,
+    },
+    Refused,
+    /// What was asked for is granted.
+    Granted,
+    MakeSegment {
+        ring: u64,
+        of_producer: bool,
+    },
+    Attach {
+        ring: u64,
+    },
+    Grant {
+        order: u64,
+        ring: u64,
+        slot: u64,
+        generation: u64,
+    },
+    Route {
+        order: u64,
+        target: Option<(u64, u64, u64)>,
+    },
+    Unroute {
+        order: u64,
+    },
+    CloseRing {
+        ring: u64,
+        accused: Option<String>,
+    },
+    Goodbye {
+        reason: String,
+    },
+    Other,
+}
+
+/// A frame in the making.
+pub(super) struct Frame(Vec<u8>);
+
+impl Frame {
+    pub(super) fn new(variant: u64) -> Self {
+        Self(Vec::new()).number(variant)
+    }
+
+    pub(super) fn number(mut self, value: u64) -> Self {
+        match value {
+            0..251 => self.0.push(value as u8),
+            251..0x1_0000 => {
+                self.0.push(251);
+                self.0.extend((value as u16).to_le_bytes());
+            }
+            0x1_0000..0x1_0000_0000 => {
+                self.0.push(252);
+                self.0.extend((value as u32).to_le_bytes());
+            }
+            _ => {
+                self.0.push(253);
+                self.0.extend(value.to_le_bytes());
+            }
+        }
+        self
+    }
+
+    pub(super) fn text(self, text: &str) -> Self {
+        let mut frame = self.number(text.len() as u64);
+        frame.0.extend(text.as_bytes());
+        frame
+    }
+
+    /// Sends it, with descriptors on its first byte.
+    pub(super) fn send(self, mut stream: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        let length = u32::try_from(self.0.len()).expect("a small frame").to_le_bytes();
+        let bytes = [length.as_slice(), &self.0].concat();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)), "there is space");
+        }
+        let sent = sendmsg(stream, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+        stream.write_all(&bytes[sent..])
+    }
+}
+
+/// Reads notices from the broker.
+pub(super) struct Reader {
+    stream: UnixStream,
+    bytes: Vec<u8>,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+impl Reader {
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, bytes: Vec::new(), descriptors: VecDeque::new() }
+    }
+
+    /// The next notice and its descriptor; `None` at the end of the connection.
+    pub(super) fn next(&mut self) -> Option<(Notice, Option<OwnedFd>)> {
+        loop {
+            if let Some((length, rest)) = self.bytes.split_first_chunk::<4>() {
+                let length = u32::from_le_bytes(*length) as usize;
+                if let Some(body) = rest.get(..length) {
+                    let notice = Cursor(body).notice();
+                    self.bytes.drain(..4 + length);
+                    let carries = matches!(notice, Notice::MakeSegment { .. } | Notice::Attach { .. });
+                    let descriptor = if carries { self.descriptors.pop_front() } else { None };
+                    return Some((notice, descriptor));
+                }
+            }
+            self.receive()?;
+        }
+    }
+
+    fn receive(&mut self) -> Option<()> {
+        let mut bytes = [0; 16 << 10];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [IoSliceMut::new(&mut bytes)];
+        let count = recvmsg(&self.stream, parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC).ok()?.bytes;
+        for message in ancillary.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                self.descriptors.extend(rights);
+            }
+        }
+        self.bytes.extend(&bytes[..count]);
+        (count > 0).then_some(())
+    }
+}
+
+/// Takes a message apart.
+struct Cursor<'a>(&'a [u8]);
+
+impl Cursor<'_> {
+    fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        let (bytes, rest) = self.0.split_first_chunk().expect("the broker is honest");
+        self.0 = rest;
+        *bytes
+    }
+
+    fn number(&mut self) -> u64 {
+        match self.bytes::<1>()[0] {
+            251 => u16::from_le_bytes(self.bytes()).into(),
+            252 => u32::from_le_bytes(self.bytes()).into(),
+            253 => u64::from_le_bytes(self.bytes()),
+            small => small.into(),
+        }
+    }
+
+    fn text(&mut self) -> String {
+        let length = usize::try_from(self.number()).expect("a short text");
+        let (text, rest) = self.0.split_at(length);
+        self.0 = rest;
+        String::from_utf8_lossy(text).into_owned()
+    }
+
+    fn option<T>(&mut self, value: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.bytes::<1>()[0] == 1).then(|| value(self))
+    }
+
+    fn notice(&mut self) -> Notice {
+        match self.number() {
+            0 => {
+                let _version_and_epoch = (self.number(), self.number());
+                let _component = self.text();
+                Notice::Welcome { ring_bytes: self.number() }
+            }
+            1 => Notice::Refused,
+            2 | 3 => Notice::Granted,
+            4 => Notice::MakeSegment { ring: self.number(), of_producer: true },
+            5 => Notice::MakeSegment { ring: self.number(), of_producer: false },
+            6 | 7 => Notice::Attach { ring: self.number() },
+            8 => {
+                let (order, ring) = (self.number(), self.number());
+                Notice::Grant { order, ring, slot: self.number(), generation: self.number() }
+            }
+            9 => {
+                let order = self.number();
+                let _publisher_and_topic = (self.number(), self.number());
+                let target = self.option(|fields| (fields.number(), fields.number(), fields.number()));
+                Notice::Route { order, target }
+            }
+            10 => Notice::Unroute { order: self.number() },
+            12 => Notice::CloseRing { ring: self.number(), accused: self.option(Self::text) },
+            13 => Notice::Goodbye { reason: self.reason() },
+            _ => Notice::Other,
+        }
+    }
+
+    fn reason(&mut self) -> String {
+        match self.number() {
+            1 | 4 => self.text(),
+            other => format!("reason {other}"),
+        }
+    }
+}

@@ -70,7 +70,7 @@ mod sync;
 pub use consumer::{Consumer, Moment, Record};
 pub use doorbell::{Doorbell, Heard, PeerGone};
 pub use producer::{Producer, PushError};
-pub use ring::Violation;
+pub use ring::{Memory, Violation};
 pub use segment::{
     ConsumerSegment, ConsumerView, Pair, ProducerSegment, ProducerView, SegmentError, check_consumer_segment,
     check_producer_segment,

@@ -30,8 +30,8 @@ pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of one control frame. The largest, a subscribe with all its patterns, needs a quarter. Above it: the session ends.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
 
-/// Memory that decoding one control frame may ask for. bincode counts the memory of what it builds, not the bytes that it
-/// reads, and a `String` in a list costs 24 bytes before its first character.
+/// Memory of what one control frame decodes into: of each list with its items, and of all texts together. Above it: the session
+/// ends.
 pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;
 
 /// Sessions of one broker. Above it: the oldest that has not said hello goes, else the newcomer is refused.

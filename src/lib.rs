@@ -67,6 +67,8 @@ mod control;
 mod correlation;
 mod dataplane;
 mod event;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hierarchy;
 mod link;
 mod routing;

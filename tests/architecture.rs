@@ -37,6 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("broker", &["access", "client", "config", "control", "link", "sys", "wire"]),
     ("bus", &["broker", "client", "control", "correlation", "event"]),
+    ("fuzzing", &["batch", "wire"]),
 ];
 
 const LINES_OF_CODE_MAX: usize = 600;

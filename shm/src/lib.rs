@@ -140,7 +140,7 @@ pub use descriptor::Descriptor;
 pub use descriptor::discard;
 pub use doorbell::{Doorbell, Heard, PeerGone};
 pub use producer::{Producer, PushError};
-pub use ring::Violation;
+pub use ring::{Memory, Violation};
 pub use segment::{
     Backing, BadName, ConsumerSegment, ConsumerView, Handle, Pair, ProducerSegment, ProducerView,
     SegmentError, SegmentName, check_consumer_segment, check_producer_segment, collect_abandoned, is_memory,

@@ -24,9 +24,12 @@
 
 use crate::sync::AtomicU64;
 
-/// The words of one ring, wherever they are: two mapped segments, or a model checker's memory.
+/// The words of one ring, wherever they are: two mapped segments, a model checker's memory, or the plain memory of a test
+/// ([`Producer::over`](crate::Producer::over), [`Consumer::over`](crate::Consumer::over)).
 ///
-/// The lengths of `slots` and `data` never change, and `data` holds a power of two of words.
+/// Each word may change at any time, as memory in another's hands does, and each call may ask for it anew. The
+/// lengths of `slots` and `data` never change, and `data` holds a power of two of words; the ends panic where that does
+/// not hold, and rely on nothing else.
 pub trait Memory {
     /// Position after the last record. Written by the producer.
     fn tail(&self) -> &AtomicU64;

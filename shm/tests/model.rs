@@ -58,7 +58,9 @@ fn pop_if<T>(queue: &mut VecDeque<T>, asked: impl FnOnce(&T) -> bool) -> Option<
 }
 
 struct Model {
-    producer: Producer,
+    /// Open until it is closed, there until it is dropped.
+    producer: Option<Producer>,
+    open: bool,
     consumer: Consumer,
     records: VecDeque<Expected>,
     slots: [VecDeque<Outcome>; SLOTS],
@@ -67,6 +69,8 @@ struct Model {
     read: u64,
     pushes: u16,
     attempted: u64,
+    /// Of those attempted, the events that a flush has behind it.
+    published: u64,
 }
 
 impl Model {
@@ -76,7 +80,8 @@ impl Model {
         let seen_data = ProducerView::attach(data.handle().try_clone().unwrap(), CAPACITY).unwrap();
         let seen_marks = ConsumerView::attach(marks.handle().try_clone().unwrap()).unwrap();
         Self {
-            producer: Producer::new(data, seen_marks),
+            producer: Some(Producer::new(data, seen_marks)),
+            open: true,
             consumer: Consumer::new(seen_data, marks),
             records: VecDeque::new(),
             slots: std::array::from_fn(|_| VecDeque::new()),
@@ -84,13 +89,19 @@ impl Model {
             read: 0,
             pushes: 0,
             attempted: 0,
+            published: 0,
         }
+    }
+
+    fn producer(&mut self) -> &mut Producer {
+        self.producer.as_mut().expect("it was not dropped")
     }
 
     fn take(&mut self, step: &Step) {
         match *step {
-            Step::Push { slot, events, bytes, split } => self.push(slot, events, bytes, split),
-            Step::Flush => self.flush(),
+            Step::Push { slot, events, bytes, split } if self.open => self.push(slot, events, bytes, split),
+            Step::Flush if self.open => self.flush(),
+            Step::Push { .. } | Step::Flush => {}
             Step::Read { records_max } => {
                 for _ in 0..records_max {
                     if !self.read() {
@@ -105,6 +116,7 @@ impl Model {
                 self.release();
                 let sleeps = self.consumer.arm(want).unwrap();
                 assert!(want > 1 || !(published && sleeps), "asleep with records to read");
+                assert!(self.open || self.producer.is_none() || !sleeps, "asleep after the end");
                 self.consumer.disarm();
             }
         }
@@ -117,7 +129,7 @@ impl Model {
         let cut = if split { bytes / 16 * 8 } else { 0 };
         let parts: &[&[u8]] = &[&payload[..cut], &payload[cut..]];
         let size = 16 + (bytes as u64).next_multiple_of(8);
-        let taken = match self.producer.push(slot, generation, events, parts) {
+        let taken = match self.producer().push(slot, generation, events, parts) {
             Ok(()) => true,
             Err(PushError::Full) => false,
             Err(error) => panic!("{error}"),
@@ -136,11 +148,12 @@ impl Model {
     }
 
     fn flush(&mut self) {
-        let _nobody_sleeps = self.producer.flush();
+        let _nobody_sleeps = self.producer().flush();
         self.flushed();
     }
 
     fn flushed(&mut self) {
+        self.published = self.attempted;
         self.records.iter_mut().for_each(|record| record.flushed = true);
         self.slots.iter_mut().flatten().for_each(|outcome| outcome.flushed = true);
     }
@@ -201,19 +214,75 @@ impl Model {
         assert_eq!(told, expected);
     }
 
-    fn end(mut self) {
-        let _nobody_sleeps = self.producer.close();
+    fn close(&mut self) {
+        let _nobody_sleeps = self.producer().close();
         self.flushed();
-        while self.read() {}
-        self.tail_loss();
-        assert!(self.consumer.ended().unwrap());
-        self.release();
-        assert!(!self.consumer.arm(1).unwrap(), "nothing wakes a consumer after the end");
-        assert_eq!(self.producer.attempted(), self.attempted);
-        assert_eq!(self.consumer.attempted(), self.attempted);
-        assert_eq!(self.consumer.settled(), self.attempted);
-        assert_eq!(self.producer.occupied().unwrap(), 0);
+        self.open = false;
     }
+
+    /// The producer is gone without a word.
+    fn drop_producer(&mut self) {
+        self.producer = None;
+        self.open = false;
+        self.consumer.freeze();
+    }
+
+    fn end(mut self) {
+        self.close();
+        self.drain();
+    }
+
+    fn drain(mut self) {
+        while self.read() {}
+        self.release();
+        self.tail_loss();
+        let closed = self.producer.is_some();
+        assert_eq!(self.consumer.ended().unwrap(), closed);
+        assert!(!(closed && self.consumer.arm(1).unwrap()), "nothing wakes a consumer after the end");
+        assert_eq!(self.consumer.attempted(), self.published);
+        assert_eq!(self.consumer.settled(), self.published);
+        if let Some(producer) = &mut self.producer {
+            assert_eq!(producer.attempted(), self.attempted);
+            assert_eq!(producer.occupied().unwrap(), 0);
+        }
+    }
+
+    /// The consumer is gone without a word: the producer goes on, and finds the ring full.
+    fn go_on_without_consumer(self, steps: &[Step]) {
+        let Self { producer, consumer, mut attempted, .. } = self;
+        let mut producer = producer.expect("it was not dropped");
+        drop(consumer);
+        let occupied = producer.occupied().unwrap();
+        let mut taken = 0;
+        for step in steps {
+            match *step {
+                Step::Push { slot, events, bytes, .. } => {
+                    attempted += u64::from(events);
+                    match producer.push(slot, 0, events, &[&vec![0; bytes]]) {
+                        Ok(()) => taken += 16 + (bytes as u64).next_multiple_of(8),
+                        refused => assert_eq!(refused, Err(PushError::Full)),
+                    }
+                }
+                Step::Flush => assert!(!producer.flush(), "nobody sleeps"),
+                _ => {}
+            }
+            assert!(producer.occupied().unwrap() <= CAPACITY as u64);
+        }
+        assert!(producer.occupied().unwrap() >= occupied + taken, "nobody gives space back");
+        assert!(!producer.close(), "nobody sleeps");
+        assert_eq!(producer.attempted(), attempted);
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Close,
+    DropProducer,
+    DropConsumer,
+}
+
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![3 => Just(Ending::Close), 1 => Just(Ending::DropProducer), 1 => Just(Ending::DropConsumer)]
 }
 
 proptest! {
@@ -221,24 +290,33 @@ proptest! {
 
     #[test]
     fn the_ring_is_a_queue_that_counts_what_it_refuses(
-        steps in prop::collection::vec(step(), 1..300),
+        before in prop::collection::vec(step(), 1..200),
+        ending in ending(),
+        after in prop::collection::vec(step(), 0..100),
         backing in prop::sample::select(BACKINGS.as_slice()),
     ) {
         let mut model = Model::new(backing);
-        for step in &steps {
-            model.take(step);
+        before.iter().for_each(|step| model.take(step));
+        match ending {
+            Ending::Close => model.close(),
+            Ending::DropProducer => model.drop_producer(),
+            Ending::DropConsumer => {
+                model.go_on_without_consumer(&after);
+                return Ok(());
+            }
         }
-        model.end();
+        after.iter().for_each(|step| model.take(step));
+        model.drain();
     }
 }
 
 #[test]
 fn a_record_above_the_limit_is_refused_and_not_counted() {
     let mut model = Model::new(Backing::default());
-    let error = model.producer.push(0, 0, 1, &[&vec![0; PAYLOAD_BYTES_MAX + 1]]).unwrap_err();
+    let error = model.producer().push(0, 0, 1, &[&vec![0; PAYLOAD_BYTES_MAX + 1]]).unwrap_err();
     assert_eq!(error, PushError::TooLarge { bytes: PAYLOAD_BYTES_MAX + 1, limit: PAYLOAD_BYTES_MAX });
     let slot = shm::layout::SLOTS_MAX as u16;
-    let error = model.producer.push(slot, 0, 1, &[]).unwrap_err();
+    let error = model.producer().push(slot, 0, 1, &[]).unwrap_err();
     assert_eq!(error, PushError::NoSuchSlot { slot, limit: shm::layout::SLOTS_MAX });
     model.end();
 }
@@ -259,7 +337,7 @@ fn takes_records_to_its_last_byte(backing: Backing) {
     // From now on each record needs exactly the space of the one that was just read.
     for taken in records..3 * records {
         model.push(0, 1, 0, false);
-        assert_eq!(model.producer.occupied().unwrap(), CAPACITY as u64, "full");
+        assert_eq!(model.producer().occupied().unwrap(), CAPACITY as u64, "full");
         assert!(model.read());
         model.release();
         model.push(0, 1, bytes, false);

@@ -93,6 +93,12 @@ impl Batch {
         Ok(Self { record: Arc::new(record) })
     }
 
+    /// A batch that nobody received.
+    #[cfg(fuzzing)]
+    pub(crate) fn of_record(record: Record) -> Self {
+        Self { record: Arc::new(record) }
+    }
+
     /// The number of events, at least 1.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]

@@ -38,6 +38,7 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Undecodable
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::FRAME_BYTES_MAX;
     use crate::wire::{Hello, Request, Versions};
     use proptest::prelude::*;
 
@@ -62,6 +63,18 @@ mod tests {
         let mut bytes = vec![3, 0, 0, 253];
         bytes.extend_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(decode::<Request>(&bytes), Err(Undecodable::Malformed { bytes: 12 }));
+    }
+
+    #[test]
+    fn a_list_whose_items_take_more_memory_than_a_frame_may_is_refused() {
+        let subscribe = |patterns| {
+            let patterns = vec![String::new(); patterns];
+            let bytes = encode(&Request::Subscribe { request: 1, subscription: 1, patterns });
+            assert!(bytes.len() < FRAME_BYTES_MAX);
+            decode::<Request>(&bytes)
+        };
+        assert!(subscribe(FRAME_MEMORY_MAX / size_of::<String>()).is_ok());
+        assert!(subscribe(FRAME_MEMORY_MAX / size_of::<String>() + 1).is_err());
     }
 
     proptest! {

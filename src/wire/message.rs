@@ -4,10 +4,15 @@
 //! with the same number. A notice with an `order` number asks the client to do something and is answered by
 //! [`Request::Done`] with that number, once it is done; notices are carried out in the order in which they come.
 
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use shm::{Descriptor, SegmentName};
 
 use crate::access::{Denial, Withheld};
+use crate::config::FRAME_MEMORY_MAX;
 use crate::topic::{Topic, TopicPattern};
 
 /// The life of one broker; a new one for each start.
@@ -101,8 +106,8 @@ impl Versions {
     }
 }
 
-impl std::fmt::Display for Versions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Versions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} to {}", self.oldest, self.newest)
     }
 }
@@ -134,6 +139,7 @@ pub(crate) enum Request {
     Subscribe {
         request: u32,
         subscription: u32,
+        #[serde(deserialize_with = "list")]
         patterns: Vec<String>,
     },
     /// Not answered: a subscription that was dropped waits for nothing.
@@ -164,6 +170,33 @@ pub(crate) enum Request {
         ring: RingId,
         violation: String,
     },
+}
+
+/// A list that takes the memory of what is in its frame. By itself serde sets up to 1 MiB aside for what the length claims, and
+/// bincode counts 8 bytes for an empty string, which has 24.
+fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    struct List<T>(PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                if list.len() == FRAME_MEMORY_MAX / size_of::<T>() {
+                    return Err(A::Error::custom("the list takes more memory than a frame may"));
+                }
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_seq(List(PhantomData))
 }
 
 /// Where a publisher's events of one topic go: a slot of a ring.
@@ -203,8 +236,11 @@ pub(crate) enum Notice {
     /// `missed`: components whose session ended because they did not install the route in time.
     Subscribed {
         request: u32,
+        #[serde(deserialize_with = "list")]
         granted: Vec<TopicPattern>,
+        #[serde(deserialize_with = "list")]
         withheld: Vec<Withheld>,
+        #[serde(deserialize_with = "list")]
         missed: Vec<String>,
     },
     /// Make the writing segment of a ring. With the doorbell's end.

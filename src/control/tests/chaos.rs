@@ -143,7 +143,8 @@ fn run(seed: u64) -> usize {
 fn whatever_peers_send_the_machine_keeps_its_laws() {
     let until = Instant::now() + Duration::from_millis(1500);
     let (mut runs, mut routes) = (0_u64, 0);
-    while Instant::now() < until && runs < 2000 {
+    // Ten however slow they are: a sanitizer takes a second for each.
+    while runs < 10 || (Instant::now() < until && runs < 2000) {
         runs += 1;
         // Any odd number far from 0 will do: it says in a failure which run it was.
         let seed = runs.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -152,5 +153,5 @@ fn whatever_peers_send_the_machine_keeps_its_laws() {
             std::panic::resume_unwind(panic)
         });
     }
-    assert!(runs > 5 && routes > 0, "{routes} routes after {runs} runs: nothing was tried");
+    assert!(routes > 0, "no routes after {runs} runs: nothing was tried");
 }

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 /// Rings that one [`Doorbell::hear`] takes in. A peer that rings without end costs us no more than this per turn.
@@ -48,7 +48,9 @@ impl Doorbell {
     /// # Errors
     /// [`PeerGone`] if nobody is there to wake.
     pub fn ring(&self) -> Result<bool, PeerGone> {
-        match rustix::net::send(&self.0, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        // A call that a signal cut short has woken nobody.
+        match retry_on_intr(|| rustix::net::send(&self.0, &[1], flags)) {
             Ok(_) | Err(Errno::AGAIN) => Ok(true),
             Err(Errno::NOBUFS | Errno::NOMEM) => Ok(false),
             Err(_) => Err(PeerGone),

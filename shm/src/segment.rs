@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::consumer::Consumer;
@@ -258,8 +259,8 @@ fn create(name: &core::ffi::CStr, bytes: usize, magic: u64) -> Result<(OwnedFd, 
     let descriptor = rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
         .or_else(|_| rustix::fs::memfd_create(name, flags))
         .map_err(host("create"))?;
-    rustix::fs::ftruncate(&descriptor, bytes as u64).map_err(host("size"))?;
-    rustix::fs::fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as u64).map_err(host("allocate"))?;
+    retry_on_intr(|| rustix::fs::ftruncate(&descriptor, bytes as u64)).map_err(host("size"))?;
+    allocate(descriptor.as_fd(), bytes as u64).map_err(host("allocate"))?;
     let mapping = Mapping::new(descriptor.as_fd(), bytes, ProtFlags::READ | ProtFlags::WRITE)?;
     mapping.words()[0].store(magic, Ordering::Release);
     rustix::fs::fcntl_add_seals(&descriptor, SEALS).map_err(host("seal"))?;
@@ -277,8 +278,12 @@ fn attach(descriptor: BorrowedFd<'_>, bytes: usize, magic: u64) -> Result<Mappin
 }
 
 fn check(descriptor: BorrowedFd<'_>, bytes: usize) -> Result<(), SegmentError> {
-    let seals = rustix::fs::fcntl_get_seals(descriptor).map_err(|_| SegmentError::NotMemory)?;
-    let filesystem = rustix::fs::fstatfs(descriptor).map_err(host("inspect"))?;
+    let seals = rustix::fs::fcntl_get_seals(descriptor).map_err(|errno| match errno {
+        // What can't be sealed is no memfd; whatever else goes wrong is not the peer's doing.
+        Errno::INVAL => SegmentError::NotMemory,
+        errno => host("inspect")(errno),
+    })?;
+    let filesystem = retry_on_intr(|| rustix::fs::fstatfs(descriptor)).map_err(host("inspect"))?;
     if filesystem.f_type as u64 != TMPFS {
         return Err(SegmentError::NotMemory);
     }
@@ -290,8 +295,13 @@ fn check(descriptor: BorrowedFd<'_>, bytes: usize) -> Result<(), SegmentError> {
     if found != bytes as u64 {
         return Err(SegmentError::Size { found, expected: bytes });
     }
-    rustix::fs::fallocate(descriptor, FallocateFlags::empty(), 0, found)
-        .map_err(|errno| SegmentError::Sparse(errno.into()))
+    allocate(descriptor, found).map_err(|errno| SegmentError::Sparse(errno.into()))
+}
+
+/// Has all pages allocated. Of megabytes that takes long enough for a signal to come in between, and the kernel then takes back
+/// what it has done.
+fn allocate(descriptor: BorrowedFd<'_>, bytes: u64) -> rustix::io::Result<()> {
+    retry_on_intr(|| rustix::fs::fallocate(descriptor, FallocateFlags::empty(), 0, bytes))
 }
 
 /// Pages of a segment in this process, for as long as this value lives (I6).

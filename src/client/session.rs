@@ -374,6 +374,8 @@ impl Session {
         if matches!(why, Disconnected::Dismissed(_)) {
             self.close_all_rings();
         }
+        // What the broker has not completed by now it never will.
+        self.rings.retain(|_, ring| ring.is_complete());
         match &self.inbox {
             Some(inbox) => inbox.session_over(),
             None => self.ground.hub.end(),

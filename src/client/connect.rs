@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{Core, session};
 use crate::config;
 use crate::link::{Link, LinkError};
-use crate::sys::{self, Credentials, Stream};
+use crate::sys::{self, Stream};
 use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
 
 /// How to reach a broker, and as whom.
@@ -177,7 +177,7 @@ async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectE
     let path = &options.path;
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
     let socket = sys::connect(path).map_err(no_broker)?;
-    check_broker(options, Credentials::of(socket.as_fd()).map_err(no_broker)?.uid)?;
+    check_broker(options, sys::uid_of_peer(socket.as_fd()).map_err(no_broker)?)?;
     let mut link = Link::over(Stream::new(socket).map_err(no_broker)?);
     let hello = Hello { versions: Versions::OURS, features: 0, client_id: options.client_id.clone() };
     let answer = tokio::time::timeout(options.deadline, greet(&mut link, hello)).await;
@@ -209,7 +209,7 @@ fn checked(welcome: Welcome) -> Result<Welcome, String> {
 }
 
 fn check_broker(options: &ConnectOptions, uid: u32) -> Result<(), ConnectError> {
-    let own = Credentials::own().uid;
+    let own = sys::own_uid();
     let (trusted, expected) = match options.broker_uid {
         Some(expected) => (uid == expected, expected.to_string()),
         None => (uid == 0 || uid == own, format!("0 or {own}")),

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use shm::Doorbell;
+use shm::{Doorbell, SegmentError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -215,7 +215,7 @@ impl Server {
         let death = credentials.death();
         let reader =
             tokio::task::spawn_local(read_all(session, Rc::clone(&stream), death, self.events.clone()));
-        let writer = tokio::task::spawn_local(write_all(stream, queued));
+        let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
         let peer = Peer::Remote(Remote { credentials, reader, writer });
         self.connections.insert(session, Connection { outgoing, peer });
         self.feed(Input::Connected { session, origin: Origin::Remote });
@@ -229,13 +229,25 @@ impl Server {
                 }
                 match self.vouch(session, &request, descriptor.as_ref()) {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
-                    Err(reason) => self.feed(Input::Faulty { session, reason }),
+                    Err((ring, error @ (SegmentError::Host { .. } | SegmentError::Sparse(_)))) => {
+                        // Not the client's fault: it is as if it had found no memory itself.
+                        let request = Request::NoRing { ring, cause: error.to_string() };
+                        self.feed(Input::Frame { session, request, descriptor: None });
+                    }
+                    Err((_, error)) => {
+                        let reason = GoodbyeReason::Protocol { what: error.to_string() };
+                        self.feed(Input::Faulty { session, reason });
+                    }
                 }
             }
             Event::Faulty { session, reason } => self.feed(Input::Faulty { session, reason }),
             Event::Ended { session } => {
                 self.feed(Input::Ended { session });
-                self.connections.remove(&session);
+                let connection = self.connections.remove(&session);
+                if let Some(Connection { peer: Peer::Remote(remote), .. }) = connection {
+                    // It is still there if it is not the one that saw the end.
+                    remote.reader.abort();
+                }
             }
         }
     }
@@ -260,21 +272,21 @@ impl Server {
         session: SessionId,
         request: &Request,
         descriptor: Option<&OwnedFd>,
-    ) -> Result<(), GoodbyeReason> {
-        let checked = match (request, descriptor) {
+    ) -> Result<(), (RingId, SegmentError)> {
+        let (ring, checked) = match (request, descriptor) {
             (Request::ProducerSegment { ring }, Some(segment))
                 if self.machine.awaits_segment(session, *ring, true) =>
             {
-                shm::check_producer_segment(segment.as_fd(), self.options.ring_bytes)
+                (ring, shm::check_producer_segment(segment.as_fd(), self.options.ring_bytes))
             }
             (Request::ConsumerSegment { ring }, Some(segment))
                 if self.machine.awaits_segment(session, *ring, false) =>
             {
-                shm::check_consumer_segment(segment.as_fd())
+                (ring, shm::check_consumer_segment(segment.as_fd()))
             }
-            _ => Ok(()),
+            _ => return Ok(()),
         };
-        checked.map_err(|error| GoodbyeReason::Protocol { what: error.to_string() })
+        checked.map_err(|error| (*ring, error))
     }
 
     /// Sends away who is late. What has come by now was in time, though this loop may have been held up.
@@ -396,7 +408,11 @@ async fn read_all(
         let event = tokio::select! {
             message = reader.next::<Request>(&stream) => match message {
                 Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
-                Err(LinkError::Closed | LinkError::Host(_)) => Event::Ended { session },
+                Err(LinkError::Closed) => Event::Ended { session },
+                Err(LinkError::Host(error)) => {
+                    tracing::warn!(session = session.0, %error, "a client can't be heard any more");
+                    Event::Ended { session }
+                }
                 Err(error) => {
                     let reason = GoodbyeReason::Protocol { what: error.to_string() };
                     Event::Faulty { session, reason }
@@ -412,11 +428,23 @@ async fn read_all(
 }
 
 /// Writes what is queued for one client.
-async fn write_all(stream: Rc<Stream>, mut queued: mpsc::Receiver<(Notice, Option<OwnedFd>)>) {
+async fn write_all(
+    session: SessionId,
+    stream: Rc<Stream>,
+    mut queued: mpsc::Receiver<(Notice, Option<OwnedFd>)>,
+    events: mpsc::Sender<Event>,
+) {
     while let Some((notice, descriptor)) = queued.recv().await {
-        if write(&stream, &notice, descriptor.as_ref()).await.is_err() {
-            // The reader sees the end of the connection, and says so.
-            return;
+        match write(&stream, &notice, descriptor.as_ref()).await.map_err(LinkError::from) {
+            Ok(()) => {}
+            // The reader sees the end of the connection, and what the client said before.
+            Err(LinkError::Closed) => return,
+            Err(error) => {
+                tracing::warn!(session = session.0, %error, "a client can't be told anything any more");
+                // The loop may be gone by now, and the session with it.
+                let _ = events.send(Event::Ended { session }).await;
+                return;
+            }
         }
     }
 }

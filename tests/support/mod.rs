@@ -4,13 +4,14 @@
 //! JSON command per line on its standard input and answers each with one line. Everything here waits for conditions, with
 //! a deadline; whatever was started is killed and reaped, by id, when its handle is dropped.
 
+pub(crate) mod chance;
 pub(crate) mod look;
 pub(crate) mod roles;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,7 @@ impl Role {
     fn spawn(folder: &Folder, role: &Value, uid: Option<u32>) -> Self {
         let binary = std::env::current_exe().expect("this binary has a path");
         let mut command = match uid {
-            None => Command::new(binary),
+            None => within(role, &binary),
             Some(uid) => {
                 let mut command = Command::new("setpriv");
                 command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
@@ -162,6 +163,17 @@ impl Role {
         writeln!(stdin, "{command}").and_then(|()| stdin.flush()).expect("the role listens");
     }
 
+    /// Waits until it ends by itself, having been told that there is nothing more to do.
+    pub(crate) fn end(mut self) -> ExitStatus {
+        self.stdin = None;
+        let mut status = None;
+        wait_until("the role ends", || {
+            status = self.child.try_wait().expect("it is ours");
+            status.is_some()
+        });
+        status.expect("it has just ended")
+    }
+
     /// The next answer.
     pub(crate) fn answer(&self, deadline: Duration) -> Value {
         match self.answers.recv_timeout(deadline) {
@@ -201,6 +213,18 @@ impl Drop for Role {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// This binary, started by the command that the role names as `within`, or by nothing in between.
+fn within(role: &Value, binary: &Path) -> Command {
+    let words: Vec<&str> =
+        role["within"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let Some((program, arguments)) = words.split_first() else {
+        return Command::new(binary);
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).arg(binary);
+    command
 }
 
 /// A copy of this binary that every user can start: the original may lie in a folder that they can't enter.

@@ -4,6 +4,7 @@
 mod support;
 
 mod bad_input;
+mod crash;
 mod death;
 mod delivery;
 mod overload;

@@ -193,12 +193,19 @@ impl DaemoneyeBroker {
         }
         let path = options.path.clone();
         let (commands, commands_end) = mpsc::unbounded_channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let control = move || {
-            let tasks = tokio::task::LocalSet::new();
-            tasks.block_on(&runtime, serve::run(options, commands_end));
+        let (built, runtime) = std::sync::mpsc::channel();
+        // The runtime is made on the thread that it is for: without the thread it would be dropped here, which panics where
+        // the caller is asynchronous.
+        let control = move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                // The caller waits.
+                let _ = built.send(Ok(()));
+                tokio::task::LocalSet::new().block_on(&runtime, serve::run(options, commands_end));
+            }
+            Err(error) => drop(built.send(Err(error))),
         };
         let thread = std::thread::Builder::new().name("eventbus-broker".into()).spawn(control)?;
+        runtime.recv().unwrap_or_else(|_| Err(io::Error::other("the broker's thread is gone")))?;
         Ok(Self { commands, thread: Mutex::new(Some(thread)), path })
     }
 

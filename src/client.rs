@@ -59,6 +59,9 @@ pub enum Disconnected {
     /// The broker is gone without a word.
     #[error("the broker is gone")]
     BrokerGone,
+    /// This process can't keep the session up: it has no descriptors left, say.
+    #[error("this host can't keep the session up: {0}")]
+    Host(String),
     /// What is at the other end does not speak the protocol.
     #[error("the broker broke the protocol: {0}")]
     Protocol(String),

@@ -20,13 +20,23 @@ pub(crate) enum LinkError {
     #[error("the connection is closed")]
     Closed,
     #[error("the connection failed: {0}")]
-    Host(#[from] io::Error),
+    Host(io::Error),
     #[error("the peer broke the protocol: {0}")]
     Length(#[from] BadLength),
     #[error("the peer broke the protocol: {0}")]
     Undecodable(#[from] Undecodable),
     #[error("the peer broke the protocol: a descriptor where none belongs, or none where one does")]
     Descriptor,
+}
+
+impl From<io::Error> for LinkError {
+    /// A connection that the other end has cut is closed, however the kernel puts it.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Host(error),
+        }
+    }
 }
 
 /// A message that says whether a descriptor travels with it.

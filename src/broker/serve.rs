@@ -225,7 +225,7 @@ impl Server {
         let death = credentials.death();
         let reader =
             tokio::task::spawn_local(read_all(session, Rc::clone(&stream), death, self.events.clone()));
-        let writer = tokio::task::spawn_local(write_all(stream, queued));
+        let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
         let peer = Peer::Remote(Remote { credentials, reader, writer });
         self.connections.insert(session, Connection { outgoing, peer });
         self.feed(Input::Connected { session, origin: Origin::Remote });
@@ -239,13 +239,17 @@ impl Server {
                 }
                 match self.vouch(session, &request, &mut descriptor) {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
-                    Err((session, reason)) => self.feed(Input::Faulty { session, reason }),
+                    Err(input) => self.feed(input),
                 }
             }
             Event::Faulty { session, reason } => self.feed(Input::Faulty { session, reason }),
             Event::Ended { session } => {
                 self.feed(Input::Ended { session });
-                self.connections.remove(&session);
+                let connection = self.connections.remove(&session);
+                if let Some(Connection { peer: Peer::Remote(remote), .. }) = connection {
+                    // It is still there if it is not the one that saw the end.
+                    remote.reader.abort();
+                }
             }
         }
     }
@@ -270,7 +274,7 @@ impl Server {
         session: SessionId,
         request: &Request,
         descriptor: &mut Option<Descriptor>,
-    ) -> Result<(), (SessionId, GoodbyeReason)> {
+    ) -> Result<(), Input<Descriptor>> {
         let (ring, handle, of_producer) = match request {
             Request::ProducerSegment { ring, handle } => (*ring, *handle, true),
             Request::ConsumerSegment { ring, handle } => (*ring, *handle, false),
@@ -299,16 +303,20 @@ impl Server {
         (_, *descriptor) = Handle::split(handle);
         checked.map_err(|error| {
             let what = error.to_string();
-            let ours = matches!(error, SegmentError::Host { .. });
-            let reason =
-                if ours { GoodbyeReason::NoRing { cause: what } } else { GoodbyeReason::Protocol { what } };
-            (session, reason)
+            match error {
+                // Not the client's fault: it is as if it had found no memory itself.
+                SegmentError::Host { .. } | SegmentError::Sparse(_) => {
+                    let request = Request::NoRing { ring, cause: what };
+                    Input::Frame { session, request, descriptor: None }
+                }
+                _ => Input::Faulty { session, reason: GoodbyeReason::Protocol { what } },
+            }
         })
     }
 
     /// Memory with a name is for one user. Of two who differ the one goes that is not of the broker's: a stranger must not end
     /// the agent's session.
-    fn of_one_user(&self, session: SessionId, reader: SessionId) -> Result<(), (SessionId, GoodbyeReason)> {
+    fn of_one_user(&self, session: SessionId, reader: SessionId) -> Result<(), Input<Descriptor>> {
         let (owner_uid, reader_uid) = (self.uid(session), self.uid(reader));
         if owner_uid == reader_uid {
             return Ok(());
@@ -319,7 +327,7 @@ impl Server {
             (session, owner_uid, reader_uid)
         };
         let cause = format!("memory with a name is one user's: uid {uid} can't share it with uid {other}");
-        Err((stranger, GoodbyeReason::NoRing { cause }))
+        Err(Input::Faulty { session: stranger, reason: GoodbyeReason::NoRing { cause } })
     }
 
     fn uid(&self, session: SessionId) -> u32 {
@@ -456,7 +464,11 @@ async fn read_all(
                     Event::Faulty { session, reason: GoodbyeReason::Protocol { what } }
                 }
                 Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
-                Err(LinkError::Closed | LinkError::Host(_)) => Event::Ended { session },
+                Err(LinkError::Closed) => Event::Ended { session },
+                Err(LinkError::Host(error)) => {
+                    tracing::warn!(session = session.0, %error, "a client can't be heard any more");
+                    Event::Ended { session }
+                }
                 Err(error) => {
                     let reason = GoodbyeReason::Protocol { what: error.to_string() };
                     Event::Faulty { session, reason }
@@ -472,11 +484,23 @@ async fn read_all(
 }
 
 /// Writes what is queued for one client.
-async fn write_all(stream: Rc<Stream>, mut queued: mpsc::Receiver<(Notice, Option<Descriptor>)>) {
+async fn write_all(
+    session: SessionId,
+    stream: Rc<Stream>,
+    mut queued: mpsc::Receiver<(Notice, Option<Descriptor>)>,
+    events: mpsc::Sender<Event>,
+) {
     while let Some((notice, descriptor)) = queued.recv().await {
-        if write(&stream, &notice, descriptor.as_ref()).await.is_err() {
-            // The reader sees the end of the connection, and says so.
-            return;
+        match write(&stream, &notice, descriptor.as_ref()).await.map_err(LinkError::from) {
+            Ok(()) => {}
+            // The reader sees the end of the connection, and what the client said before.
+            Err(LinkError::Closed) => return,
+            Err(error) => {
+                tracing::warn!(session = session.0, %error, "a client can't be told anything any more");
+                // The loop may be gone by now, and the session with it.
+                let _ = events.send(Event::Ended { session }).await;
+                return;
+            }
         }
     }
 }

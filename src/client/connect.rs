@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::{Core, session};
 use crate::config;
 use crate::link::{Link, LinkError};
-use crate::sys::{self, Credentials, Stream};
+use crate::sys::{self, Stream};
 use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
 
 /// How to reach a broker, and as whom.
@@ -179,7 +179,7 @@ async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectE
     let path = &options.path;
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
     let socket = sys::connect(path).map_err(no_broker)?;
-    check_broker(options, Credentials::of(&socket).map_err(no_broker)?.uid)?;
+    check_broker(options, sys::uid_of_peer(&socket).map_err(no_broker)?)?;
     let mut link = Link::over(Stream::new(socket).map_err(no_broker)?);
     let hello = Hello { versions: Versions::OURS, features: 0, client_id: options.client_id.clone() };
     let answer = tokio::time::timeout(options.deadline, greet(&mut link, hello)).await;

@@ -100,19 +100,25 @@ pub(crate) struct Session {
 pub(crate) async fn run(ground: Arc<Ground>, welcome: Welcome, mut link: Link, channels: Channels) {
     let Channels { mut commands, mut data_events } = channels;
     let mut session = Session::new(ground, welcome);
-    let why = loop {
+    let why = 'session: loop {
         while let Some((request, descriptor)) = session.outgoing.pop_front() {
-            if let Err(error) = link.send(request, descriptor).await {
-                session.outgoing.clear();
-                // The broker may have said why it goes; that is worth more than how the line broke.
-                tracing::debug!(%error, "the broker takes no more requests");
+            match link.send(request, descriptor).await {
+                Ok(()) => {}
+                // A part of the request may be on its way: no other can follow it.
+                Err(LinkError::Host(error)) => break 'session Disconnected::Host(error.to_string()),
+                Err(error) => {
+                    session.outgoing.clear();
+                    // The broker may have said why it goes; that is worth more than how the line broke.
+                    tracing::debug!(%error, "the broker takes no more requests");
+                }
             }
         }
         tokio::select! {
             notice = link.next() => match notice {
                 Ok((Notice::Goodbye { reason }, _)) => break Disconnected::Dismissed(reason),
                 Ok((notice, descriptor)) => session.notice(notice, descriptor),
-                Err(LinkError::Closed | LinkError::Host(_)) => break Disconnected::BrokerGone,
+                Err(LinkError::Closed) => break Disconnected::BrokerGone,
+                Err(LinkError::Host(error)) => break Disconnected::Host(error.to_string()),
                 Err(error) => break Disconnected::Protocol(error.to_string()),
             },
             command = commands.recv() => match command {
@@ -371,9 +377,12 @@ impl Session {
 
     /// The session has ended: rings that lead here are read to their end, requests will not be answered.
     fn over(&mut self, why: &Disconnected) {
-        if matches!(why, Disconnected::Dismissed(_)) {
+        // The broker is there, and ends all of this session's rings at their other ends, too.
+        if matches!(why, Disconnected::Dismissed(_) | Disconnected::Host(_)) {
             self.close_all_rings();
         }
+        // What the broker has not completed by now it never will.
+        self.rings.retain(|_, ring| ring.is_complete());
         match &self.inbox {
             Some(inbox) => inbox.session_over(),
             None => self.ground.hub.end(),

@@ -256,7 +256,7 @@ impl<F> Machine<F> {
                 self.segment(session, ring, false, Segment { handle, descriptor });
             }
             Request::Done { order } => self.done(session, order),
-            Request::NoRing { ring, cause } => self.no_ring(session, ring, cause),
+            Request::NoRing { ring, cause } => self.no_ring(session, ring, &cause),
             Request::Poisoned { ring, violation } => self.poisoned(session, ring, violation),
         }
     }

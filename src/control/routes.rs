@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Action, Machine, Report, SessionId};
+use super::{Action, Machine, Origin, Report, SessionId};
 use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
 use crate::wire::{GoodbyeReason, Handle, Notice, OrderId, PublisherId, RingId, SlotTarget};
@@ -158,8 +158,7 @@ impl<F> Machine<F> {
         assert!(matches!(ring.stage, Stage::NeedsDoorbell), "a doorbell is made once, at once");
         let Some((producer_end, consumer_end)) = ends else {
             let subscriber = ring.subscriber;
-            let cause = "the broker has no descriptors left".into();
-            return self.dismiss(subscriber, GoodbyeReason::NoRing { cause });
+            return self.no_ring(subscriber, id, "the broker has no descriptors left");
         };
         ring.stage = Stage::NeedsSegments { producer: None, consumer: None, due };
         let (publisher, subscriber) = (ring.publisher, ring.subscriber);
@@ -238,10 +237,20 @@ impl<F> Machine<F> {
         }
     }
 
-    /// A client can't have its side of a ring. It would miss events, or withhold them: it goes.
-    pub(super) fn no_ring(&mut self, session: SessionId, ring: RingId, cause: String) {
-        if self.ends_of(ring).is_some_and(|(producer, consumer)| session == producer || session == consumer) {
-            self.dismiss(session, GoodbyeReason::NoRing { cause: super::sessions::cut(&cause, 256) });
+    /// A client can't have its side of a ring. It would miss events, or withhold them: it goes. The broker's own process can't come
+    /// back, as others can: the other side goes in its place.
+    pub(super) fn no_ring(&mut self, session: SessionId, ring: RingId, cause: &str) {
+        let cause = super::sessions::cut(cause, 256);
+        let other = match self.ends_of(ring) {
+            Some((producer, consumer)) if session == producer => consumer,
+            Some((producer, consumer)) if session == consumer => producer,
+            _ => return,
+        };
+        if self.sessions[&session].origin == Origin::Embedded {
+            let cause = format!("the agent's side of a ring can't be had: {cause}");
+            self.dismiss(other, GoodbyeReason::NoRing { cause });
+        } else {
+            self.dismiss(session, GoodbyeReason::NoRing { cause });
         }
     }
 

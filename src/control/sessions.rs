@@ -14,7 +14,7 @@ pub(crate) const AGENT: &str = "agent";
 
 #[derive(Debug)]
 pub(super) struct Session {
-    origin: Origin,
+    pub(super) origin: Origin,
     /// The name it is known by; `None` until it has said hello.
     pub(super) component: Option<Component>,
     hello_deadline: Instant,

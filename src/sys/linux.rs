@@ -7,12 +7,12 @@ use std::path::Path;
 
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName as _};
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::PidfdFlags;
 use rustix::time::{ClockId, clock_gettime};
 use shm::{Descriptor, Doorbell};
 use tokio::io::Interest;
@@ -86,7 +86,12 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let message = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let message =
+        retry_on_intr(|| rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags))?;
+    // There is room for all that can come: what is missing did not fit into this process.
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(Errno::MFILE.into());
+    }
     let mut descriptors = Vec::new();
     for item in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = item {
@@ -104,14 +109,29 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>
         unreachable!("the buffer has room for one descriptor");
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    Ok(rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags)?)
+    Ok(retry_on_intr(|| rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))?)
 }
 
 /// Connects to the broker's socket at `path`.
 pub(crate) fn connect(path: &Path) -> io::Result<Socket> {
-    let stream = ConnectOptions::new().name(path.to_fs_name::<GenericFilePath>()?).connect_sync()?;
-    let interprocess::local_socket::Stream::UdSocket(stream) = stream;
-    Ok(stream.into())
+    loop {
+        let name = path.to_fs_name::<GenericFilePath>()?;
+        match ConnectOptions::new().name(name).connect_sync() {
+            Ok(interprocess::local_socket::Stream::UdSocket(stream)) => return Ok(stream.into()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The user at the other end of a socket, as the kernel recorded it when the connection was made.
+pub(crate) fn uid_of_peer(socket: &Socket) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw())
+}
+
+/// The user that this process acts as.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
@@ -126,12 +146,10 @@ impl Credentials {
     /// Asks the kernel.
     pub(crate) fn of(socket: &Socket) -> io::Result<Self> {
         let peer = rustix::net::sockopt::socket_peercred(socket)?;
-        Ok(Self::new(peer.pid, peer.uid.as_raw()))
-    }
-
-    fn new(pid: Pid, uid: u32) -> Self {
-        let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok();
-        Self { pid: pid.as_raw_nonzero().get().unsigned_abs(), uid, process }
+        let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
+        let process = rustix::process::pidfd_open(peer.pid, PidfdFlags::empty());
+        let process = process.map_err(|errno| unwatched(pid, &errno.into())).ok();
+        Ok(Self { pid, uid: peer.uid.as_raw(), process })
     }
 
     /// Whether the process has ended, though its socket may live on in a child of it.
@@ -146,19 +164,23 @@ impl Credentials {
 
     /// Resolves when the process has ended. Never, where the kernel can't tell.
     pub(crate) fn death(&self) -> impl Future<Output = ()> + use<> {
-        let process = self.process.as_ref().and_then(|process| process.try_clone().ok());
+        let watch = |process: &OwnedFd| AsyncFd::with_interest(process.try_clone()?, Interest::READABLE);
+        let watched = self.process.as_ref().and_then(|process| {
+            let watched = watch(process);
+            watched.map_err(|error| unwatched(self.pid, &error)).ok()
+        });
         async {
-            match process.map(|process| AsyncFd::with_interest(process, Interest::READABLE)) {
-                Some(Ok(process)) => drop(process.readable().await),
-                Some(Err(_)) | None => std::future::pending().await,
+            match watched {
+                Some(process) => drop(process.readable().await),
+                None => std::future::pending().await,
             }
         }
     }
 }
 
-/// The user that this process acts as.
-pub(crate) fn own_uid() -> u32 {
-    rustix::process::geteuid().as_raw()
+/// Says that the end of a process will be seen by its socket alone.
+fn unwatched(pid: u32, error: &io::Error) {
+    tracing::warn!(pid, %error, "the end of a client's process can't be watched, only that of its socket");
 }
 
 /// Sleeps until one of the doorbells rings or is closed at the other end, and says which.

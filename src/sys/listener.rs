@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use interprocess::local_socket::{GenericFilePath, ListenerNonblockingMode, ListenerOptions, ToFsName as _};
 use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use rustix::fs::{FileType, FlockOperation, Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 
@@ -51,8 +51,13 @@ impl Listener {
 
     /// Waits for a client. Cancel-safe.
     pub(crate) async fn accept(&self) -> io::Result<Socket> {
-        let (stream, _) = self.socket.accept().await?;
-        Ok(stream.into_std()?.into())
+        loop {
+            match self.socket.accept().await {
+                Ok((stream, _)) => return Ok(stream.into_std()?.into()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -100,7 +105,7 @@ impl Lock {
                 .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
                 .open(&lock_path)
                 .map_err(host("open the lock file", &lock_path))?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Err(ListenError::Live { path: path.to_owned() }),
                 Err(errno) => return Err(host("lock the lock file", &lock_path)(errno.into())),
@@ -142,22 +147,38 @@ fn prepare(folder: &Path) -> Result<(), ListenError> {
 }
 
 fn listen(path: &Path, mode: u32) -> io::Result<(UnixListener, Placed)> {
-    let listener = ListenerOptions::new()
+    let listening = ListenerOptions::new()
         .name(path.to_fs_name::<GenericFilePath>()?)
         .mode(mode)
         .reclaim_name(false)
         .nonblocking(ListenerNonblockingMode::Both)
-        .create_sync()?;
+        .create_sync()
+        .and_then(|listener| Ok((listener, widen(path, mode)?)));
+    let (listener, file) = listening.inspect_err(|error| {
+        if error.kind() != io::ErrorKind::AddrInUse {
+            remove_own(path);
+        }
+    })?;
     let interprocess::local_socket::Listener::UdSocket(listener) = listener;
-    let file = widen(path, mode)?;
     Ok((UnixListener::from_std(OwnedFd::from(listener).into())?, file))
+}
+
+/// Removes the socket of an attempt to listen that failed after its file was made.
+fn remove_own(path: &Path) {
+    let own = |found: std::fs::Metadata| {
+        found.file_type().is_socket() && found.uid() == rustix::process::geteuid().as_raw()
+    };
+    if std::fs::symlink_metadata(path).is_ok_and(own) {
+        // Whatever is left, the next start replaces.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 /// Gives the socket's file the rest of its mode: what is set before bind is still cut by the umask. By descriptor and not by
 /// name: in a folder that others can write to, the name may stand for something else by now.
 fn widen(path: &Path, mode: u32) -> io::Result<Placed> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::empty())?;
+    let file = retry_on_intr(|| rustix::fs::open(path, flags, Mode::empty()))?;
     let status = rustix::fs::fstat(&file)?;
     let own = FileType::from_raw_mode(status.st_mode) == FileType::Socket
         && status.st_uid == rustix::process::geteuid().as_raw();

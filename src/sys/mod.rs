@@ -7,7 +7,8 @@
 //!   live broker's path, replaces a dead one's, and removes its own (and only its own) when dropped;
 //! - [`connect`], which yields a [`Socket`], and [`Stream`]: bytes and descriptors in both directions, surplus descriptors
 //!   closed at once;
-//! - [`Credentials`]: who the kernel says is at the other end, and whether that process still lives; [`own_uid`], to compare;
+//! - [`Credentials`]: who the kernel says is at the other end, and whether that process still lives, and where the
+//!   kernel can't say so, a warning; [`uid_of_peer`] and [`own_uid`], where the user is all that matters;
 //! - [`wait`]: sleep until one of several doorbells rings;
 //! - [`monotonic_nanos`]: the clock that all processes of the host share.
 //!
@@ -24,12 +25,12 @@ mod listener;
 mod unsupported;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Credentials, Socket, Stream, connect, monotonic_nanos, own_uid, wait};
+pub(crate) use linux::{Credentials, Socket, Stream, connect, monotonic_nanos, own_uid, uid_of_peer, wait};
 #[cfg(target_os = "linux")]
 pub(crate) use listener::Listener;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::{
-    Credentials, Listener, Socket, Stream, connect, monotonic_nanos, own_uid, wait,
+    Credentials, Listener, Socket, Stream, connect, monotonic_nanos, own_uid, uid_of_peer, wait,
 };
 
 /// Why the broker can't listen at its path.

@@ -5,6 +5,7 @@ mod support;
 
 mod backing;
 mod bad_input;
+mod crash;
 mod death;
 mod delivery;
 mod hostile;

@@ -1,6 +1,9 @@
 //! Processes, looked at from outside.
 
 use std::fs;
+use std::time::{Duration, Instant};
+
+use super::{DEADLINE, Role};
 
 /// Whether the process is stopped by a signal.
 pub(crate) fn is_stopped(pid: u32) -> bool {
@@ -16,7 +19,16 @@ fn state(pid: u32) -> Option<char> {
 
 /// Open descriptors.
 pub(crate) fn descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count()
+    open(pid).len()
+}
+
+/// What the open descriptors are.
+pub(crate) fn open(pid: u32) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").flatten();
+    // One that is closed meanwhile still counts.
+    descriptors
+        .map(|entry| fs::read_link(entry.path()).unwrap_or_default().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Mapped segments, by name: `eventbus-p` for producers' and `eventbus-c` for consumers', or `deebp` and `deebc` where they have
@@ -24,6 +36,11 @@ pub(crate) fn descriptors(pid: u32) -> usize {
 pub(crate) fn segments(pid: u32) -> usize {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process lives");
     maps.lines().filter(|line| line.contains("memfd:eventbus-") || line.contains("/dev/shm/deeb")).count()
+}
+
+/// Threads.
+pub(crate) fn threads(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").count()
 }
 
 /// Voluntary context switches of all threads: how often any of them went to sleep.
@@ -51,4 +68,36 @@ pub(crate) fn named_segments(pids: &[u32]) -> Vec<String> {
         fs::read_dir("/dev/shm").map(|entries| entries.flatten().collect()).unwrap_or_else(|_| Vec::new());
     let names = entries.into_iter().map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| made_here(name)).collect()
+}
+
+/// Kilobytes of memory that are the process's own at this moment.
+pub(crate) fn resident_kilobytes(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says it");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// What a process holds of what can leak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) descriptors: usize,
+    pub(crate) segments: usize,
+    pub(crate) threads: usize,
+}
+
+impl Held {
+    pub(crate) fn by(role: &Role) -> Self {
+        let pid = role.pid();
+        Self { descriptors: descriptors(pid), segments: segments(pid), threads: threads(pid) }
+    }
+
+    /// Waits until a role holds this much again.
+    pub(crate) fn again_by(self, role: &Role) {
+        let start = Instant::now();
+        while Self::by(role) != self {
+            let late = start.elapsed() > DEADLINE;
+            assert!(!late, "{:?} instead of {self:?}: {:?}", Self::by(role), open(role.pid()));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }

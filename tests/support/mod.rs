@@ -4,13 +4,14 @@
 //! JSON command per line on its standard input and answers each with one line. Everything here waits for conditions, with
 //! a deadline; whatever was started is killed and reaped, by id, when its handle is dropped.
 
+pub(crate) mod chance;
 pub(crate) mod look;
 pub(crate) mod roles;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ pub(crate) const ROLE: &str = "EVENTBUS_TEST_ROLE";
 const ANSWER: &str = "@role ";
 /// How long anything may take on a loaded machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+/// For `within`: a `/dev/shm` of its own, of 1 MiB.
+pub(crate) const WITH_LITTLE_MEMORY: [&str; 6] =
+    ["unshare", "--mount", "sh", "-c", "mount -t tmpfs -o size=1M tmpfs /dev/shm && exec \"$@\"", "sh"];
 /// A uid that owns nothing here.
 pub(crate) const STRANGER: u32 = 65534;
 
@@ -71,17 +75,6 @@ impl Folder {
     }
 }
 
-/// Where a role process lives.
-#[derive(Debug, Clone, Copy)]
-enum Surroundings {
-    /// As this process does.
-    Ours,
-    /// As another user.
-    Stranger,
-    /// With a `/dev/shm` of its own.
-    LittleMemory,
-}
-
 /// A role process.
 #[derive(Debug)]
 pub(crate) struct Role {
@@ -94,58 +87,51 @@ pub(crate) struct Role {
 impl Role {
     /// The agent: a broker that listens at the folder's socket. Further options as [`roles::BusRole`] has them.
     pub(crate) fn agent(folder: &Folder, options: Value) -> Self {
-        Self::bus(folder, "agent", "agent", options, Surroundings::Ours)
+        Self::bus(folder, "agent", "agent", options, None)
     }
 
     /// A client in a process of its own.
     pub(crate) fn client(folder: &Folder, id: &str) -> Self {
-        Self::bus(folder, "client", id, json!({}), Surroundings::Ours)
+        Self::bus(folder, "client", id, json!({}), None)
     }
 
     pub(crate) fn client_with(folder: &Folder, id: &str, options: Value) -> Self {
-        Self::bus(folder, "client", id, options, Surroundings::Ours)
+        Self::bus(folder, "client", id, options, None)
     }
 
     /// A client whose memory with names, 1 MiB, is its own.
     pub(crate) fn poor_client(folder: &Folder, id: &str) -> Self {
-        Self::bus(folder, "client", id, json!({}), Surroundings::LittleMemory)
+        Self::bus(folder, "client", id, json!({"within": WITH_LITTLE_MEMORY}), None)
     }
 
     /// A client of another user.
     pub(crate) fn strange_client(folder: &Folder, id: &str, options: Value) -> Self {
-        Self::bus(folder, "client", id, options, Surroundings::Stranger)
+        Self::bus(folder, "client", id, options, Some(STRANGER))
     }
 
     /// A process that speaks the protocol by hand.
     pub(crate) fn intruder(folder: &Folder, uid: Option<u32>) -> Self {
-        let within = if uid.is_some() { Surroundings::Stranger } else { Surroundings::Ours };
-        Self::bus(folder, "intruder", "intruder", json!({}), within).up()
+        Self::bus(folder, "intruder", "intruder", json!({}), uid).up()
     }
 
-    fn bus(folder: &Folder, role: &str, id: &str, mut options: Value, within: Surroundings) -> Self {
+    fn bus(folder: &Folder, role: &str, id: &str, mut options: Value, uid: Option<u32>) -> Self {
         if options["backing"].is_null() {
             options["backing"] = backing().into();
         }
         options["role"] = role.into();
         options["id"] = id.into();
         options["path"] = folder.socket().to_str().expect("a path of UTF-8").into();
-        Self::spawn(folder, &options, within)
+        Self::spawn(folder, &options, uid)
     }
 
-    fn spawn(folder: &Folder, role: &Value, within: Surroundings) -> Self {
+    fn spawn(folder: &Folder, role: &Value, uid: Option<u32>) -> Self {
         let binary = std::env::current_exe().expect("this binary has a path");
-        let mut command = match within {
-            Surroundings::Ours => Command::new(binary),
-            Surroundings::Stranger => {
+        let mut command = match uid {
+            None => within(role, &binary),
+            Some(uid) => {
                 let mut command = Command::new("setpriv");
-                let ids = [format!("--reuid={STRANGER}"), format!("--regid={STRANGER}")];
-                command.args(ids).arg("--clear-groups").arg(reachable(&binary, folder));
-                command
-            }
-            Surroundings::LittleMemory => {
-                let mut command = Command::new("unshare");
-                let prepare = "mount -t tmpfs -o size=1M tmpfs /dev/shm && exec \"$0\" \"$@\"";
-                command.args(["--mount", "sh", "-c", prepare]).arg(binary);
+                command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
+                command.arg(reachable(&binary, folder));
                 command
             }
         };
@@ -207,6 +193,17 @@ impl Role {
         writeln!(stdin, "{command}").and_then(|()| stdin.flush()).expect("the role listens");
     }
 
+    /// Waits until it ends by itself, having been told that there is nothing more to do.
+    pub(crate) fn end(mut self) -> ExitStatus {
+        self.stdin = None;
+        let mut status = None;
+        wait_until("the role ends", || {
+            status = self.child.try_wait().expect("it is ours");
+            status.is_some()
+        });
+        status.expect("it has just ended")
+    }
+
     /// The next answer.
     pub(crate) fn answer(&self, deadline: Duration) -> Value {
         match self.answers.recv_timeout(deadline) {
@@ -246,6 +243,18 @@ impl Drop for Role {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// This binary, started by the command that the role names as `within`, or by nothing in between.
+fn within(role: &Value, binary: &Path) -> Command {
+    let words: Vec<&str> =
+        role["within"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let Some((program, arguments)) = words.split_first() else {
+        return Command::new(binary);
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).arg(binary);
+    command
 }
 
 /// A copy of this binary that every user can start: the original may lie in a folder that they can't enter.

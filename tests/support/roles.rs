@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{ANSWER, DEADLINE, ROLE};
 
 mod hostile;
+mod log;
 mod signals;
 
 /// Runs the role that the environment names, if it names one.
@@ -38,11 +39,9 @@ pub(crate) fn run_if_asked() {
 }
 
 async fn live(role: Value) {
-    let mut bus = match BusRole::start(&role).await {
-        Ok(bus) => bus,
-        Err(error) => return answer(&error),
-    };
-    answer(&json!({}));
+    if let Some(path) = role["log"].as_str() {
+        log::write_to(std::path::Path::new(path));
+    }
     // Reading blocks a thread of its own, so that the runtime goes on.
     let (send, mut lines) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -52,6 +51,22 @@ async fn live(role: Value) {
             }
         }
     });
+    if role["held"] == true {
+        answer(&json!({}));
+        if lines.recv().await.is_none() {
+            return;
+        }
+    }
+    let mut bus = match BusRole::start(&role).await {
+        Ok(bus) => bus,
+        Err(error) => {
+            answer(&error);
+            // It stays to be looked at.
+            while lines.recv().await.is_some() {}
+            return;
+        }
+    };
+    answer(&json!({}));
     // The end of the input is the end of the harness.
     while let Some(line) = lines.recv().await {
         let command: Value = serde_json::from_str(&line).expect("the harness writes JSON");
@@ -67,6 +82,11 @@ fn answer(value: &Value) {
 
 fn error(error: &(impl std::error::Error + ?Sized), kind: &str) -> Value {
     json!({ "error": error.to_string(), "kind": kind })
+}
+
+/// What the harness asks for has failed before.
+fn not_made() -> Value {
+    json!({ "error": "it was not made", "kind": "NotMade" })
 }
 
 enum Bus {
@@ -107,8 +127,9 @@ struct Tally {
 }
 
 impl BusRole {
-    /// Options: `role`, `path`, `id`; agent: `backing`, `ring_bytes`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client:
-    /// `queue_bytes`, `broker_uid`; both: `sigpipe`.
+    /// Options: `role`, `path`, `id`, `log` (a file), `held` (begins at the first line of input), `within` (a command); agent:
+    /// `backing`, `ring_bytes`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client: `queue_bytes`, `broker_uid`; both:
+    /// `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
         if role["sigpipe"] == true {
             signals::sigpipe_kills();
@@ -168,14 +189,14 @@ impl BusRole {
             "await" => Ok(self.subscriptions[&text("name")].settle(number("total")).await),
             "await_end" => Ok(self.subscriptions[&text("name")].settle(u64::MAX).await),
             "unsubscribe" => {
-                let reader = self.subscriptions.remove(&text("name")).expect("it was made");
+                let reader = self.subscriptions.remove(&text("name")).ok_or_else(not_made)?;
                 reader.task.abort();
                 let _ = reader.task.await;
                 Ok(json!({}))
             }
             "declare" => self.declare(text("name"), &text("topic")).await,
             "close" => {
-                self.publishers.remove(&text("name")).expect("it was made");
+                self.publishers.remove(&text("name")).ok_or_else(not_made)?;
                 Ok(json!({}))
             }
             "batch" | "singles" | "large" | "burst_until_killed" => {
@@ -186,6 +207,11 @@ impl BusRole {
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
             "statistics" => Ok(self.statistics()),
             "disconnected" => Ok(json!({ "why": self.client().disconnected().await.to_string() })),
+            "over" => {
+                let over = !self.client().is_connected();
+                let why = if over { Some(self.client().disconnected().await.to_string()) } else { None };
+                Ok(json!({ "why": why }))
+            }
             "components" => {
                 let mut names: Vec<String> =
                     self.agent().broker().components().await.iter().map(ToString::to_string).collect();
@@ -245,7 +271,7 @@ impl BusRole {
         count: u64,
     ) -> Result<Value, Value> {
         let name = command["name"].as_str().unwrap_or("main");
-        let publisher = self.publishers.get_mut(name).expect("it was made");
+        let publisher = self.publishers.get_mut(name).ok_or_else(not_made)?;
         let too_large = |e| error(&e, "TooLarge");
         match command["do"].as_str() {
             Some("batch") => {

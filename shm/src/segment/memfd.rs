@@ -8,10 +8,11 @@ use core::ffi::c_void;
 use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-use super::{Handle, Kind, Mapping, SegmentError, host};
+use super::{Handle, Kind, Mapping, SegmentError, allocate, host};
 
 /// What keeps a segment's memory and its writer as they are.
 const SEALS: SealFlags =
@@ -30,8 +31,8 @@ pub(super) fn create(kind: Kind, bytes: usize) -> Result<(Handle, Mapping), Segm
     let descriptor = rustix::fs::memfd_create(label, flags | MemfdFlags::NOEXEC_SEAL)
         .or_else(|_| rustix::fs::memfd_create(label, flags))
         .map_err(host("create"))?;
-    rustix::fs::ftruncate(&descriptor, bytes as u64).map_err(host("size"))?;
-    rustix::fs::fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as u64).map_err(host("allocate"))?;
+    retry_on_intr(|| rustix::fs::ftruncate(&descriptor, bytes as u64)).map_err(host("size"))?;
+    allocate(&descriptor, bytes as u64).map_err(host("allocate"))?;
     let mapping = map(descriptor.as_fd(), bytes, ProtFlags::READ | ProtFlags::WRITE)?;
     mapping.format(kind);
     rustix::fs::fcntl_add_seals(&descriptor, SEALS).map_err(host("seal"))?;
@@ -45,8 +46,12 @@ pub(super) fn attach(descriptor: &OwnedFd, bytes: usize) -> Result<Mapping, Segm
 }
 
 pub(super) fn check(descriptor: &OwnedFd, bytes: usize) -> Result<(), SegmentError> {
-    let seals = rustix::fs::fcntl_get_seals(descriptor).map_err(|_| SegmentError::NotMemory)?;
-    let filesystem = rustix::fs::fstatfs(descriptor).map_err(host("inspect"))?;
+    let seals = rustix::fs::fcntl_get_seals(descriptor).map_err(|errno| match errno {
+        // What can't be sealed is no memfd; whatever else goes wrong is not the peer's doing.
+        Errno::INVAL => SegmentError::NotMemory,
+        errno => host("inspect")(errno),
+    })?;
+    let filesystem = retry_on_intr(|| rustix::fs::fstatfs(descriptor)).map_err(host("inspect"))?;
     if filesystem.f_type as u64 != TMPFS {
         return Err(SegmentError::NotMemory);
     }
@@ -58,12 +63,11 @@ pub(super) fn check(descriptor: &OwnedFd, bytes: usize) -> Result<(), SegmentErr
     if found != bytes as u64 {
         return Err(SegmentError::Size { found, expected: bytes });
     }
-    rustix::fs::fallocate(descriptor, FallocateFlags::empty(), 0, found)
-        .map_err(|errno| SegmentError::Sparse(errno.into()))
+    allocate(descriptor, found).map_err(|errno| SegmentError::Sparse(errno.into()))
 }
 
 pub(super) fn is_memory(descriptor: &OwnedFd) -> bool {
-    rustix::fs::fcntl_get_seals(descriptor).is_ok()
+    !matches!(rustix::fs::fcntl_get_seals(descriptor), Err(Errno::INVAL))
 }
 
 /// Pages of a memfd, which are unmapped with this value.

@@ -359,6 +359,14 @@ fn host(step: &'static str) -> impl Fn(rustix::io::Errno) -> SegmentError {
     move |errno| SegmentError::Host { step, source: errno.into() }
 }
 
+/// Has all pages allocated. Of megabytes that takes long enough for a signal to come in between, and the kernel then takes back
+/// what it has done.
+#[cfg(target_os = "linux")]
+fn allocate(memory: &impl std::os::fd::AsFd, bytes: u64) -> rustix::io::Result<()> {
+    let flags = rustix::fs::FallocateFlags::empty();
+    rustix::io::retry_on_intr(|| rustix::fs::fallocate(memory, flags, 0, bytes))
+}
+
 fn create(kind: Kind, bytes: usize, backing: Backing) -> Result<(Handle, Mapping), SegmentError> {
     match backing {
         Backing::Memfd => memfd::create(kind, bytes),

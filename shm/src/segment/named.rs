@@ -152,7 +152,7 @@ mod system {
 
     #[cfg(target_os = "linux")]
     fn fill(memory: &File, bytes: usize) -> Result<(), Errno> {
-        rustix::fs::fallocate(memory, rustix::fs::FallocateFlags::empty(), 0, bytes as u64)
+        super::super::allocate(memory, bytes as u64)
     }
 
     /// Pages come at the first touch here, and where there are none that is a signal.

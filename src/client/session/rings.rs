@@ -19,6 +19,13 @@ pub(super) enum RingState {
     Consumer { origin: Arc<Origin>, half: Option<(ConsumerSegment, Doorbell)> },
 }
 
+impl RingState {
+    /// Whether both sides have each other's segment.
+    pub(super) fn is_complete(&self) -> bool {
+        matches!(self, Self::Producer { half: None, .. } | Self::Consumer { half: None, .. })
+    }
+}
+
 impl Session {
     pub(super) fn make_producer_segment(
         &mut self,

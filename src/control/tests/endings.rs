@@ -434,19 +434,31 @@ fn who_has_no_memory_for_a_ring_goes_and_says_why_on_one_line() {
 #[test]
 fn a_broker_without_descriptors_sends_the_subscriber_away_and_not_the_publisher() {
     let mut world = World::new();
-    let (procmond, agent) = (world.join("procmond"), world.join("agent"));
+    let (procmond, detector) = (world.join("procmond"), world.join("detector"));
     world.declare(procmond, 0, 0, BATCH);
     let now = world.now;
     let patterns = vec![BATCH.into()];
     let request = Request::Subscribe { request: 1, subscription: 0, patterns };
     world.checks = false;
-    world.machine.handle(now, Input::Frame { session: agent, request, descriptor: None });
+    world.machine.handle(now, Input::Frame { session: detector, request, descriptor: None });
     world.checks = true;
     let ring = world.only_ring();
     world.feed(Input::Doorbell { ring, ends: None });
-    let heard = world.heard(agent);
+    let heard = world.heard(detector);
     assert!(matches!(goodbye(&heard), GoodbyeReason::NoRing { .. }), "{heard:?}");
     assert!(world.is_connected(procmond));
+    world.assert_no_paths();
+}
+
+#[test]
+fn an_agent_without_memory_for_a_ring_stays_and_its_peer_is_told_why_it_goes() {
+    let (mut world, procmond, agent, ring) = forming();
+    world.say(agent, Request::NoRing { ring, cause: "none".into() });
+    let heard = world.heard(procmond);
+    let GoodbyeReason::NoRing { cause } = goodbye(&heard) else { panic!("{heard:?}") };
+    assert_eq!(cause, "the agent's side of a ring can't be had: none");
+    world.settle();
+    assert!(world.is_connected(agent));
     world.assert_no_paths();
 }
 

@@ -209,9 +209,14 @@ fn a_producer_learns_that_its_consumer_is_gone() {
 }
 
 fn learns_that_its_consumer_is_gone(backing: Backing) {
-    let (mut child, consumer, doorbell) = start("endless", backing);
-    drop((consumer, doorbell));
+    let (mut child, mut consumer, doorbell) = start("endless", backing);
     let since = Instant::now();
+    // A consumer that goes before its peer has attached takes its name along: then there is no producer to learn of it.
+    while consumer.occupied().unwrap() == 0 {
+        assert!(since.elapsed() < DEADLINE, "the producer has attached");
+        std::thread::yield_now();
+    }
+    drop((consumer, doorbell));
     while child.0.try_wait().unwrap().is_none() {
         assert!(since.elapsed() < DEADLINE, "it goes on pushing for nobody");
         std::thread::yield_now();

@@ -255,3 +255,27 @@ fn names_say_what_a_thing_is() {
         file.into_iter().chain(getters).collect::<Vec<_>>()
     }));
 }
+
+/// The lines of a module's own documentation, without their marks.
+fn module_documentation(path: &str) -> Vec<String> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("it is there");
+    let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
+    lines.map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned()).collect()
+}
+
+#[test]
+fn the_memory_page_has_the_byte_map_and_the_invariants_of_the_sources() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/memory.md");
+    let page = fs::read_to_string(page).expect("it is there");
+    let layout = module_documentation("shm/src/layout.rs").join("\n");
+    let maps: Vec<&str> = layout.split("```").filter_map(|part| part.strip_prefix("text\n")).collect();
+    assert_eq!(maps.len(), 2, "the segments, and a record");
+    for map in maps {
+        assert!(page.contains(map), "the page has another map than:\n{map}");
+    }
+    let front = module_documentation("shm/src/lib.rs");
+    let invariants = front.iter().skip_while(|line| !line.starts_with("- **I1**"));
+    let invariants: Vec<&str> = invariants.map(String::as_str).take_while(|line| !line.is_empty()).collect();
+    assert!(invariants.len() >= 7);
+    assert!(page.contains(&invariants.join("\n")), "the page has other invariants");
+}

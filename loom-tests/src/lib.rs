@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use loom::sync::Notify;
+use loom::sync::atomic::AtomicBool;
 
 /// The producer of a model's ring.
 pub type Producer = producer::Producer;
@@ -31,8 +32,32 @@ pub type Consumer = consumer::Consumer;
 /// Both ends of a fresh ring.
 #[must_use]
 pub fn ring() -> (Producer, Consumer) {
-    let memory = segment::Pair::fresh();
+    mortal_ring(&sync::Life::long())
+}
+
+/// Both ends of a fresh ring whose producer is killed after some of its stores.
+#[must_use]
+pub fn mortal_ring(producer: &sync::Life) -> (Producer, Consumer) {
+    let memory = segment::Pair::fresh(producer);
     (Producer::over(memory.clone()), Consumer::over(memory))
+}
+
+/// A ring whose producer believes that it is full, while it is published and not read.
+#[must_use]
+pub fn full_ring() -> (Producer, Consumer) {
+    let (mut producer, consumer) = ring();
+    for value in 0..segment::RECORDS_PER_LAP {
+        push(&mut producer, 0, value);
+    }
+    let _nobody_sleeps = producer.flush();
+    (producer, consumer)
+}
+
+/// Both ends of a doorbell: one to ring, one to sleep on.
+#[must_use]
+pub fn doorbell() -> (Doorbell, Doorbell) {
+    let doorbell = Doorbell::default();
+    (doorbell.clone(), doorbell)
 }
 
 /// Runs `model` in each order of its threads' steps, with at most `preemptions_max` of them forced.
@@ -55,23 +80,43 @@ pub fn explore(preemptions_max: usize, orders_min: usize, model: impl Fn() + Sen
 
 /// Stands for the doorbell: remembers one ring, and orders what came before it with what follows the waking.
 #[derive(Debug, Clone, Default)]
-pub struct Doorbell(Arc<Notify>);
+pub struct Doorbell {
+    rung: Arc<Notify>,
+    hung_up: Arc<AtomicBool>,
+}
 
 impl Doorbell {
     /// Wakes whoever sleeps or is about to.
     pub fn ring(&self) {
-        self.0.notify();
+        self.rung.notify();
     }
 
     /// Sleeps until it is rung. A model in which that never happens fails as a deadlock.
     pub fn sleep(&self) {
-        self.0.wait();
+        self.rung.wait();
+    }
+
+    /// What the kernel does for a process that has ended: the last ring, and the end of the line.
+    pub fn hang_up(&self) {
+        self.hung_up.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Whether the other end has hung up.
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
+        self.hung_up.load(Ordering::Acquire)
     }
 }
 
 /// Pushes one event with `value` as its payload: in the ring, or counted as lost.
 pub fn push(producer: &mut Producer, slot: u16, value: u64) {
-    match producer.push(slot, 0, 1, &[&value.to_le_bytes()]) {
+    push_granted(producer, slot, 0, value);
+}
+
+/// As [`push`], under a grant of the slot.
+pub fn push_granted(producer: &mut Producer, slot: u16, generation: u16, value: u64) {
+    match producer.push(slot, generation, 1, &[&value.to_le_bytes()]) {
         Ok(()) | Err(producer::PushError::Full) => {}
         Err(error) => unreachable!("a model pushes what a ring takes: {error}"),
     }
@@ -82,6 +127,19 @@ pub fn flush(producer: &mut Producer, doorbell: &Doorbell) {
     if producer.flush() {
         doorbell.ring();
     }
+}
+
+/// Sleeps until `want` bytes are there, unless they are. `false`: they were.
+///
+/// # Panics
+/// If the ring calls the other end hostile: models have none.
+pub fn sleep(consumer: &mut Consumer, doorbell: &Doorbell, want: u64) -> bool {
+    let sleeps = consumer.arm(want).expect("both ends are honest");
+    if sleeps {
+        doorbell.sleep();
+        consumer.disarm();
+    }
+    sleeps
 }
 
 /// What a consumer has received, as (slot, sequence, value), and what it was told is lost, as (slot, events).
@@ -121,19 +179,19 @@ impl Account {
         true
     }
 
-    /// One turn of a consumer: reads what is there, asks for losses behind it. The space is given back by `arm`.
+    /// One turn of a consumer: reads what is there, asks for losses behind it, gives the space back.
     pub fn turn(&mut self, consumer: &mut Consumer) {
         while self.read(consumer) {}
         consumer.tail_loss(|slot, events| self.lost.push((slot, events))).expect("both ends are honest");
+        let _nobody_waits = consumer.release();
     }
 
     /// Takes turns, and sleeps between them, until there were `events` events.
     pub fn sleep_until(&mut self, consumer: &mut Consumer, doorbell: &Doorbell, events: u64) {
         while self.events() < events {
             self.turn(consumer);
-            if self.events() < events && consumer.arm(1).expect("both ends are honest") {
-                doorbell.sleep();
-                consumer.disarm();
+            if self.events() < events {
+                sleep(consumer, doorbell, 1);
             }
         }
     }
@@ -145,10 +203,7 @@ impl Account {
             if consumer.ended().expect("both ends are honest") {
                 return;
             }
-            if consumer.arm(1).expect("both ends are honest") {
-                doorbell.sleep();
-                consumer.disarm();
-            }
+            sleep(consumer, doorbell, 1);
         }
     }
 }

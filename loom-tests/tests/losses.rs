@@ -1,33 +1,14 @@
 //! Losses: told once, told exactly, told before the consumer sleeps over them.
 
 use loom::thread;
-use loom_tests::segment::CAPACITY_BYTES;
-use loom_tests::{Account, Consumer, Doorbell, Producer, explore, flush, push, ring};
-
-/// A record with one word of payload.
-const RECORD_BYTES: usize = 24;
-const RECORDS_PER_LAP: u64 = (CAPACITY_BYTES / RECORD_BYTES) as u64;
-
-/// A ring whose producer believes that it is full, while it is published and not read.
-fn full_ring() -> (Producer, Consumer) {
-    let (mut producer, consumer) = ring();
-    for value in 0..RECORDS_PER_LAP {
-        push(&mut producer, 0, value);
-    }
-    let _nobody_sleeps = producer.flush();
-    (producer, consumer)
-}
-
-fn two_ends() -> (Doorbell, Doorbell) {
-    let doorbell = Doorbell::default();
-    (doorbell.clone(), doorbell)
-}
+use loom_tests::segment::RECORDS_PER_LAP;
+use loom_tests::{Account, doorbell, explore, flush, full_ring, push};
 
 #[test]
 fn each_loss_is_told_once_and_exactly() {
     explore(2, 2_000, || {
         let (mut producer, mut consumer) = full_ring();
-        let (bell, heard) = two_ends();
+        let (bell, heard) = doorbell();
         let writer = thread::spawn(move || {
             push(&mut producer, 0, RECORDS_PER_LAP);
             flush(&mut producer, &bell);
@@ -53,7 +34,7 @@ fn each_loss_is_told_once_and_exactly() {
 fn a_loss_wakes_the_consumer() {
     explore(2, 200, || {
         let (mut producer, mut consumer) = full_ring();
-        let (bell, heard) = two_ends();
+        let (bell, heard) = doorbell();
         let writer = thread::spawn(move || {
             push(&mut producer, 0, RECORDS_PER_LAP);
             flush(&mut producer, &bell);
@@ -72,7 +53,7 @@ fn a_loss_wakes_the_consumer() {
 fn a_second_loss_wakes_the_consumer_again() {
     explore(2, 2_000, || {
         let (mut producer, mut consumer) = full_ring();
-        let (bell, heard) = two_ends();
+        let (bell, heard) = doorbell();
         let writer = thread::spawn(move || {
             for value in 0..2 {
                 push(&mut producer, 0, RECORDS_PER_LAP + value);
@@ -93,7 +74,7 @@ fn a_second_loss_wakes_the_consumer_again() {
 fn a_loss_is_told_although_records_follow_it() {
     explore(2, 2_000, || {
         let (mut producer, mut consumer) = full_ring();
-        let (bell, heard) = two_ends();
+        let (bell, heard) = doorbell();
         let writer = thread::spawn(move || {
             // Lost on one slot unless the consumer was quick; then one that finds space, on the other slot.
             push(&mut producer, 1, 0);
@@ -119,7 +100,7 @@ fn a_loss_is_told_behind_the_records_before_it() {
         push(&mut producer, 1, 0);
         let mut account = Account::default();
         account.turn(&mut consumer);
-        consumer.release();
+        let _nobody_waits = consumer.release();
         let writer = thread::spawn(move || {
             let _nobody_sleeps = producer.flush();
             // Records and a second loss, all on the slot whose first loss the consumer may just be looking for.
@@ -148,7 +129,7 @@ fn a_loss_is_told_behind_the_records_before_it() {
 fn each_sleep_is_ended_by_a_loss() {
     explore(1, 2_000, || {
         let (mut producer, mut consumer) = full_ring();
-        let (bell, heard) = two_ends();
+        let (bell, heard) = doorbell();
         let writer = thread::spawn(move || {
             // Two losses with a whole ring of records between them, unless the consumer is quick.
             push(&mut producer, 0, RECORDS_PER_LAP);

@@ -1,12 +1,8 @@
 //! Records: their order, their bytes, their space, and the end after the last of them.
 
 use loom::thread;
-use loom_tests::segment::CAPACITY_BYTES;
-use loom_tests::{Account, Doorbell, explore, flush, push, ring};
-
-/// A record with one word of payload.
-const RECORD_BYTES: usize = 24;
-const RECORDS_PER_LAP: u64 = (CAPACITY_BYTES / RECORD_BYTES) as u64;
+use loom_tests::segment::RECORDS_PER_LAP;
+use loom_tests::{Account, doorbell, explore, flush, full_ring, push, ring};
 
 #[test]
 fn records_arrive_in_order_with_their_bytes() {
@@ -36,12 +32,8 @@ fn records_arrive_in_order_with_their_bytes() {
 #[test]
 fn space_is_written_again_only_once_it_was_read() {
     explore(3, 100, || {
-        let (mut producer, mut consumer) = ring();
-        // The ring is full of records that are published and not read; the next one needs padding before it as well.
-        for value in 0..RECORDS_PER_LAP {
-            push(&mut producer, 0, value);
-        }
-        let _nobody_sleeps = producer.flush();
+        // The next record needs padding before it as well.
+        let (mut producer, mut consumer) = full_ring();
         let writer = thread::spawn(move || {
             for value in RECORDS_PER_LAP..RECORDS_PER_LAP + 3 {
                 push(&mut producer, 0, value);
@@ -55,7 +47,7 @@ fn space_is_written_again_only_once_it_was_read() {
             for _ in 0..4 {
                 // Two at a time, so that a part of the space comes back before the rest.
                 let _ = account.read(&mut consumer) && account.read(&mut consumer);
-                consumer.release();
+                let _nobody_waits = consumer.release();
             }
             (account, consumer)
         });
@@ -117,7 +109,7 @@ fn what_is_counted_as_attempted_can_be_read() {
 fn a_record_wakes_the_consumer() {
     explore(3, 100, || {
         let (mut producer, mut consumer) = ring();
-        let (bell, heard) = two_ends();
+        let (bell, heard) = doorbell();
         let writer = thread::spawn(move || {
             for value in 0..2 {
                 push(&mut producer, 0, value);
@@ -138,7 +130,7 @@ fn a_record_wakes_the_consumer() {
 fn the_end_wakes_the_consumer() {
     explore(3, 20, || {
         let (mut producer, mut consumer) = ring();
-        let (bell, heard) = two_ends();
+        let (bell, heard) = doorbell();
         let writer = thread::spawn(move || {
             if producer.close() {
                 bell.ring();
@@ -152,9 +144,4 @@ fn the_end_wakes_the_consumer() {
         writer.join().unwrap();
         reader.join().unwrap();
     });
-}
-
-fn two_ends() -> (Doorbell, Doorbell) {
-    let doorbell = Doorbell::default();
-    (doorbell.clone(), doorbell)
 }

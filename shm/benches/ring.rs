@@ -169,7 +169,7 @@ fn consume_ours(socket: &UnixStream) {
                 break;
             }
         }
-        consumer.release();
+        let _nobody_waits = consumer.release();
         if read > 0 {
             yields = 0;
         } else if yields < YIELDS_MAX {

@@ -3,7 +3,7 @@
 use core::cell::Cell;
 use core::marker::PhantomData;
 
-use crate::layout::{AWAKE, PADDING, RECORD_ALIGN, RECORD_HEADER_BYTES, Tag, aligned, payload_bytes_max};
+use crate::layout::{AWAKE, PADDING, RECORD_ALIGN, Tag, payload_bytes_max, record_bytes};
 use crate::ring::{Memory, Violation};
 use crate::segment::Pair;
 use crate::sync::{Ordering, fence};
@@ -11,8 +11,8 @@ use crate::sync::{Ordering, fence};
 /// The reading end of a ring: `Send`, but neither `Sync` nor `Clone`, since there is one consumer.
 ///
 /// One turn: [`read`](Self::read) until it yields nothing, each record [settled](Self::settle); then
-/// [`tail_loss`](Self::tail_loss); then [`arm`](Self::arm), and if that allows it, sleep on the doorbell, then
-/// [`disarm`](Self::disarm).
+/// [`tail_loss`](Self::tail_loss); then [`release`](Self::release); then [`arm`](Self::arm), and if that allows it, sleep
+/// on the doorbell, then [`disarm`](Self::disarm).
 #[derive(Debug)]
 pub struct Consumer<M = Pair> {
     memory: M,
@@ -153,25 +153,39 @@ impl<M: Memory> Consumer<M> {
         Ok(())
     }
 
-    /// Gives the space of all records read so far back to the producer.
-    pub fn release(&mut self) {
-        if self.released != self.position {
-            self.released = self.position;
-            // SPACE: pairs with the producer's load of `head`.
-            self.memory.head().store(self.position, Ordering::Release);
+    /// Gives the space of all records read so far back to the producer. `true`: it sleeps and this is what it waits for, so
+    /// ring its doorbell.
+    #[must_use = "a producer that sleeps has to be woken"]
+    pub fn release(&mut self) -> bool {
+        let before = self.released;
+        if before == self.position {
+            return false;
         }
+        self.released = self.position;
+        // SPACE: pairs with the producer's load of `head`.
+        self.memory.head().store(self.position, Ordering::Release);
+        // ROOM: our store before our look at `room_at`.
+        fence(Ordering::SeqCst);
+        let room_at = self.memory.room_at().load(Ordering::Relaxed);
+        before < room_at && room_at <= self.position
     }
 
-    /// Asks to be woken once `want` bytes of records are there (1: by anything; at most half of the ring). `true`: nothing is there yet, so the
-    /// doorbell may be slept on; it also rings for a loss and for the end. `false`: look again.
+    /// Asks to be woken once `want` bytes of records are there (1: by anything; at most half of the ring). `true`: they are not
+    /// there yet, so the doorbell may be slept on; it also rings for a loss and for the end. `false`: look again.
+    ///
+    /// Less than `want` bytes wake nobody: who asks for more than 1 must not sleep for ever.
     ///
     /// # Errors
     /// The producer's breach of the ring's laws, now or earlier.
+    ///
+    /// # Panics
+    /// If something was read and not [released](Self::release): the producer may wait for it.
     pub fn arm(&mut self, want: u64) -> Result<bool, Violation> {
-        self.release();
+        self.sound()?;
+        assert_eq!(self.position, self.released, "who sleeps has released before");
         let want = want.min(self.capacity / 2);
-        // ANSWER: pairs with the producer's load of `wake_at`. After `head`.
-        self.memory.wake_at().store(self.position + want, Ordering::Release);
+        // ANSWER: behind the fence of `release`, so that who answers knows our `head`.
+        self.memory.wake_at().store(self.position + want, Ordering::Relaxed);
         // SLEEP: our store before our look at what the producer published.
         fence(Ordering::SeqCst);
         let lost = self.memory.lost().load(Ordering::Relaxed);
@@ -285,9 +299,8 @@ impl<M: Memory> Consumer<M> {
             }
             (tag, room) = self.look();
         }
-        let length = u64::from(tag.length);
-        let size = RECORD_HEADER_BYTES + aligned(length);
-        if size > room || length > payload_bytes_max(self.capacity as usize) as u64 {
+        let size = record_bytes(tag.length as usize);
+        if size > room || tag.length as usize > payload_bytes_max(self.capacity as usize) {
             return Err(Violation::Length { position: self.position, length: tag.length, room });
         }
         if usize::from(tag.slot) >= self.slots.len() {

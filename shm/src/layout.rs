@@ -7,6 +7,7 @@
 //!   136  attempted  events attempted on this ring
 //!   256  lost       of those, events that were lost       256  wake_at   position that the consumer sleeps for
 //!   384  closed     1 once the producer is done           384  (end of the words; the segment is one page)
+//!   392  room_at    head that the producer sleeps for
 //!   512  slots      per slot: events attempted, as of its last loss
 //!  4096  data       `capacity` bytes of records
 //! ```
@@ -22,7 +23,7 @@
 //! bytes are enough for it.
 //!
 //! Each word that both sides touch has 128 bytes to itself: adjacent lines are fetched in pairs on x86-64. Only `attempted`
-//! stands beside `tail`, since each flush writes both.
+//! stands beside `tail`, since each flush writes both, and `room_at` beside `closed`, since both are written rarely.
 
 use crate::sync::AtomicU64;
 
@@ -51,7 +52,7 @@ pub const RECORD_ALIGN: u64 = 8;
 /// Set in the length of a padding record.
 pub const PADDING: u32 = 1 << 31;
 
-/// `wake_at` of a consumer that is awake.
+/// `wake_at` of a consumer, and `room_at` of a producer, that is awake.
 pub const AWAKE: u64 = u64::MAX;
 
 /// A word with 128 bytes to itself.
@@ -67,6 +68,14 @@ pub struct Published {
     pub(crate) attempted: AtomicU64,
 }
 
+/// What the producer writes when it stops for a while, or for good.
+#[derive(Debug, Default)]
+#[repr(C, align(128))]
+pub struct Pauses {
+    pub(crate) closed: AtomicU64,
+    pub(crate) room_at: AtomicU64,
+}
+
 /// The words that only the producer writes.
 #[derive(Debug)]
 #[repr(C)]
@@ -74,7 +83,7 @@ pub struct ProducerWords {
     pub(crate) magic: Apart,
     pub(crate) published: Published,
     pub(crate) lost: Apart,
-    pub(crate) closed: Apart,
+    pub(crate) pauses: Pauses,
     pub(crate) slots: [AtomicU64; SLOTS_MAX],
 }
 
@@ -108,10 +117,10 @@ impl Tag {
     }
 }
 
-/// `bytes` rounded up to the alignment of records.
+/// Bytes of a record with this much payload.
 #[inline]
-pub(crate) const fn aligned(bytes: u64) -> u64 {
-    bytes.next_multiple_of(RECORD_ALIGN)
+pub(crate) const fn record_bytes(payload_bytes: usize) -> u64 {
+    RECORD_HEADER_BYTES + (payload_bytes as u64).next_multiple_of(RECORD_ALIGN)
 }
 
 /// The largest payload that a ring of this capacity takes. An eighth of the ring, so that an empty ring can take a

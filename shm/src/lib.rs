@@ -25,6 +25,65 @@
 //!
 //! Other platforms have no such memory. [`Backing`] says what they have, and what is weaker about it; it can be had on Linux, too.
 //!
+//! # The life of a record
+//!
+//! The data area is a ring of `capacity` bytes, a power of two. `tail` and `head` are *positions*: bytes written, and bytes given back, since
+//! the ring was made. They never wrap (2⁶⁴ bytes are centuries), and a position modulo `capacity` is a place in the data area.
+//!
+//! 1. [`Producer::push`] writes a record behind the last one: a header of 16 bytes and the payload, padded to 8. Nobody sees it yet. A record
+//!    never crosses the end of the data area; where it would, a padding record fills the rest.
+//! 2. [`Producer::flush`] stores `tail`, which publishes all that was pushed. A burst costs one publication.
+//! 3. [`Consumer::read`] loads `tail`, checks it, checks the header of the next record, and copies the payload out. What the caller
+//!    gets is its own memory: the producer may scribble over the ring meanwhile, and changes nothing.
+//! 4. [`Consumer::settle`] says how many events the record held (that is for the caller to know), and yields how many were lost before it.
+//! 5. [`Consumer::release`] stores `head`, which gives the space back.
+//!
+//! Each side keeps its own position, and the last one that it saw of the other, in private memory: it looks at the other's word only when it
+//! runs out of records or of space.
+//!
+//! A record carries a *slot*, the ring-local number of what it is about (up to [`layout::SLOTS_MAX`]), and a *generation*, the number of the
+//! grant under which that slot was used. The ring transports both, and counts per slot.
+//!
+//! # Losses
+//!
+//! A push that finds no space is refused, and its events are counted as *attempted* on their slot all the same. Each record says how many events were
+//! attempted on its slot before it, so a gap is the loss, exact and in its place. A loss behind the last record has no record to
+//! tell of it: for that, a flush stores the slot's count and the ring's count of losses, and [`Consumer::tail_loss`] tells the difference when the
+//! ring is empty. A flush without a loss does not touch them.
+//!
+//! # Sleeping, and being woken
+//!
+//! The ring itself never waits. A consumer that finds nothing says with [`Consumer::arm`] at which position it wants to be woken
+//! (`wake_at`), looks once more, and sleeps on its [`Doorbell`]; the flush that crosses the position, or that tells of a loss, or the end, answers
+//! `true`: ring. So a consumer that is awake costs its producer no system call, and one that wants more than a byte is woken for that
+//! much only. A producer that would rather wait than lose does the same with [`Producer::has_room`] and [`Producer::arm`] (`room_at`), and
+//! is rung by [`Consumer::release`].
+//!
+//! # The end
+//!
+//! [`Producer::close`] says that nothing more will come; [`Consumer::ended`] is true once all of it was read and told. A producer that dies
+//! says nothing, but what it published stays: its consumer hears of the death on the doorbell, takes what is there for all there will ever be
+//! ([`Consumer::freeze`]), and reads on to the end.
+//!
+//! A consumer or producer must not be used in a forked child: mappings are not inherited there, and touching one is a SIGSEGV.
+//! Start other programs with `exec`, as [`std::process::Command`] does.
+//!
+//! # Orderings
+//!
+//! Each store with a meaning is a release that names its acquire; two orders need a full fence on both sides. `docs/memory.md` has the
+//! reason, the model and the mutant for each.
+//!
+//! | name | who has seen … | has also seen … |
+//! |---|---|---|
+//! | `DATA` | `tail` | the bytes of the records before it |
+//! | `SPACE` | `head` | that the bytes before it were copied out |
+//! | `LOSS` | `lost`, or the count of a slot | the records before these losses |
+//! | `COUNT` | `attempted` | the records and losses that it counts |
+//! | `CLOSE` | `closed` | all that came before the end |
+//! | `ANSWER` | `wake_at` | the space that was given back before |
+//! | `SLEEP` | either the producer sees `wake_at`, or the consumer what was published | |
+//! | `ROOM` | either the consumer sees `room_at`, or the producer the space | |
+//!
 //! # Invariants
 //!
 //! - **I1** Each shared word has one writer: `Producer` and `Consumer` are not `Clone` and take their segments by value.
@@ -39,6 +98,8 @@
 //! A breach of I2 or I4 by the other side is a [`Violation`]: the end that saw it is *poisoned* and does nothing more.
 //!
 //! # Example
+//!
+//! Both ends in one process; `examples/two_processes.rs` has them in two.
 //!
 //! ```
 //! use shm::{Backing, Consumer, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
@@ -58,7 +119,7 @@
 //! let record = consumer.read(&mut payload)?.expect("one record was flushed");
 //! assert_eq!((record.bytes, payload[0].to_le_bytes()), (16, *b"procmond"));
 //! assert_eq!(consumer.settle(&record, 1)?, 0); // nothing was lost before it
-//! consumer.release();
+//! let _wake = consumer.release(); // true: the producer waits for space, ring its doorbell
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

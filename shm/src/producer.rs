@@ -3,7 +3,7 @@
 use core::cell::Cell;
 use core::marker::PhantomData;
 
-use crate::layout::{AWAKE, PADDING, RECORD_ALIGN, RECORD_HEADER_BYTES, Tag, aligned, payload_bytes_max};
+use crate::layout::{AWAKE, PADDING, RECORD_ALIGN, Tag, payload_bytes_max, record_bytes};
 use crate::ring::{Memory, Violation};
 use crate::segment::Pair;
 use crate::sync::{Ordering, fence};
@@ -75,6 +75,7 @@ impl<M: Memory> Producer<M> {
     pub fn over(memory: M) -> Self {
         let capacity = memory.data().len() as u64 * RECORD_ALIGN;
         assert!(capacity.is_power_of_two(), "I2: the capacity of a ring is a power of two");
+        memory.room_at().store(AWAKE, Ordering::Relaxed);
         let slots = vec![Slot::default(); memory.slots().len()].into_boxed_slice();
         Self {
             memory,
@@ -124,7 +125,7 @@ impl<M: Memory> Producer<M> {
         counts.attempted += u64::from(events);
         self.attempted += u64::from(events);
 
-        let size = RECORD_HEADER_BYTES + aligned(u64::from(length));
+        let size = record_bytes(bytes);
         let padding = self.padding_before(size);
         if let Err(refused) = self.claim(padding + size) {
             self.note_loss(slot, events);
@@ -164,6 +165,55 @@ impl<M: Memory> Producer<M> {
         self.memory.wake_at().load(Ordering::Relaxed) != AWAKE
     }
 
+    /// Whether `room` bytes (at most: the whole ring) are free. If those that [`room_for`](Self::room_for) a record says are, a
+    /// push of it finds space.
+    ///
+    /// # Errors
+    /// The consumer's breach of the ring's laws, now or earlier.
+    pub fn has_room(&mut self, room: u64) -> Result<bool, Violation> {
+        self.sound()?;
+        let end = self.tail + room.min(self.capacity);
+        if end - self.head > self.capacity {
+            self.refresh_head()?;
+        }
+        Ok(end - self.head <= self.capacity)
+    }
+
+    /// Asks to be woken once `room` bytes are free ([`room_for`](Self::room_for) a record, or more to be woken less often; at
+    /// most the whole ring). `true`: they are not yet, so the doorbell may be slept on, for as long as the caller can bear
+    /// with a consumer that never gives space back. `false`: they are.
+    ///
+    /// # Errors
+    /// The consumer's breach of the ring's laws, now or earlier.
+    ///
+    /// # Panics
+    /// If something was pushed and not [flushed](Self::flush): the consumer would sleep over it, and we over that.
+    pub fn arm(&mut self, room: u64) -> Result<bool, Violation> {
+        assert_eq!(self.tail, self.published, "who sleeps has flushed before");
+        let room_at = (self.tail + room.min(self.capacity)).saturating_sub(self.capacity);
+        self.memory.room_at().store(room_at, Ordering::Relaxed);
+        // ROOM: our store before our look at the space that the consumer gave back.
+        fence(Ordering::SeqCst);
+        self.refresh_head()?;
+        let sleep = self.head < room_at;
+        if !sleep {
+            self.disarm();
+        }
+        Ok(sleep)
+    }
+
+    /// Takes back what [`arm`](Self::arm) asked for: the producer is awake and looks by itself.
+    pub fn disarm(&mut self) {
+        self.memory.room_at().store(AWAKE, Ordering::Relaxed);
+    }
+
+    /// Bytes that a record with this payload needs where the next one goes: its header, its payload, and the padding before it.
+    /// A payload above the limit needs what one at the limit does: [`push`](Self::push) is who refuses it.
+    pub fn room_for(&self, payload_bytes: usize) -> u64 {
+        let size = record_bytes(payload_bytes.min(self.payload_bytes_max()));
+        self.padding_before(size) + size
+    }
+
     /// Events attempted on this ring: taken and lost.
     pub fn attempted(&self) -> u64 {
         self.attempted
@@ -196,22 +246,11 @@ impl<M: Memory> Producer<M> {
 
     /// Makes sure that `size` bytes are free at the tail.
     fn claim(&mut self, size: u64) -> Result<(), PushError> {
-        if let Some(violation) = self.poisoned {
-            return Err(violation.into());
-        }
-        if self.tail + size - self.head > self.capacity {
-            self.refresh_head()?;
-            if self.tail + size - self.head > self.capacity {
-                return Err(PushError::Full);
-            }
-        }
-        Ok(())
+        if self.has_room(size)? { Ok(()) } else { Err(PushError::Full) }
     }
 
     fn refresh_head(&mut self) -> Result<(), Violation> {
-        if let Some(violation) = self.poisoned {
-            return Err(violation);
-        }
+        self.sound()?;
         let found = self.memory.head().load(Ordering::Relaxed);
         // SPACE: pairs with the consumer's store of `head`.
         fence(Ordering::Acquire);
@@ -222,6 +261,10 @@ impl<M: Memory> Producer<M> {
         }
         self.head = found;
         Ok(())
+    }
+
+    fn sound(&self) -> Result<(), Violation> {
+        self.poisoned.map_or(Ok(()), Err)
     }
 
     fn note_loss(&mut self, slot: u16, events: u32) {
@@ -262,7 +305,7 @@ impl<M: Memory> Producer<M> {
         let crossed = before < wake_at && wake_at <= self.published;
         let unanswered = lost && wake_at != AWAKE && wake_at != self.answered;
         if unanswered {
-            // ANSWER: pairs with the consumer's store of `wake_at`.
+            // ANSWER: pairs with the consumer's fence before its store of `wake_at`.
             fence(Ordering::Acquire);
             self.answered = wake_at;
         }
@@ -288,7 +331,7 @@ impl<M: Memory> Producer<M> {
 
     fn write(&self, tag: Tag, sequence: u64, parts: &[&[u8]]) {
         let start = self.index(self.tail);
-        let size = RECORD_HEADER_BYTES + aligned(u64::from(tag.length));
+        let size = record_bytes(tag.length as usize);
         let words = &self.memory.data()[start..start + (size / RECORD_ALIGN) as usize];
         words[0].store(tag.to_word(), Ordering::Relaxed);
         words[1].store(sequence, Ordering::Relaxed);

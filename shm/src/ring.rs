@@ -2,7 +2,7 @@
 //!
 //! # Orderings
 //!
-//! Six hand-overs, each a release that names its acquire. Words of the other side are mapped read-only, and std promises
+//! Six hand-overs, each a release (or a fence) that names its acquire. Words of the other side are mapped read-only, and std promises
 //! only relaxed loads on such memory; an acquire is therefore a relaxed load with `fence(Acquire)` behind it.
 //!
 //! | name | release | acquire | what it orders |
@@ -12,11 +12,15 @@
 //! | `LOSS` | producer stores `slots`, `lost`, after `tail` | consumer loads `lost`, `slots`, then `tail` | who sees a loss sees each record before it |
 //! | `COUNT` | producer stores `attempted`, after all these | consumer loads `attempted`, then the rest | what is counted as attempted can be read, or is told as lost |
 //! | `CLOSE` | producer stores `closed`, after all | consumer loads `closed`, then the rest | who sees the end sees all that came before it |
-//! | `ANSWER` | consumer stores `wake_at`, after `head` | producer loads `wake_at` and answers it for a loss | who woke a sleeper knows the space that it gave back, so it loses nothing more before a record wakes it again |
+//! | `ANSWER` | consumer stores `wake_at`, behind the fence that follows its store of `head` | producer loads `wake_at` and answers it for a loss | who woke a sleeper knows the space that it gave back, so it loses nothing more before a record wakes it again |
 //!
-//! And one store-load order in each direction, the reason for the two `fence(SeqCst)`, named `SLEEP`: the producer stores
-//! `tail` and then reads `wake_at`; the consumer stores `wake_at` and then reads `tail`. With a fence between the two on
-//! both sides at least one of them sees the other's store, so no wake-up is lost.
+//! And two store-load orders, the reason for each `fence(SeqCst)`. With a fence between store and load on both sides at
+//! least one of them sees the other's store, so no wake-up is lost:
+//!
+//! | name | producer | consumer |
+//! |---|---|---|
+//! | `SLEEP` | stores `tail`, `lost`, `closed`; then loads `wake_at` | stores `wake_at`; then loads `lost`, `closed`, `tail` |
+//! | `ROOM` | stores `room_at`; then loads `head` | stores `head`; then loads `room_at` |
 
 use crate::sync::AtomicU64;
 
@@ -32,6 +36,8 @@ pub trait Memory {
     fn lost(&self) -> &AtomicU64;
     /// Not 0 once the producer is done. Written by the producer.
     fn closed(&self) -> &AtomicU64;
+    /// The `head` that the producer sleeps for. Written by the producer.
+    fn room_at(&self) -> &AtomicU64;
     /// Per slot: events attempted, as of the slot's last loss. Written by the producer.
     fn slots(&self) -> &[AtomicU64];
     /// The records. Written by the producer.

@@ -102,8 +102,8 @@ impl Model {
             Step::TailLoss => self.tail_loss(),
             Step::Arm { want } => {
                 let published = self.records.iter().any(|record| record.flushed);
+                self.release();
                 let sleeps = self.consumer.arm(want).unwrap();
-                self.released();
                 assert!(want > 1 || !(published && sleeps), "asleep with records to read");
                 self.consumer.disarm();
             }
@@ -171,7 +171,8 @@ impl Model {
     }
 
     fn release(&mut self) {
-        self.consumer.release();
+        let wake = self.consumer.release();
+        assert!(!wake, "the producer is awake");
         self.released();
     }
 
@@ -206,6 +207,7 @@ impl Model {
         while self.read() {}
         self.tail_loss();
         assert!(self.consumer.ended().unwrap());
+        self.release();
         assert!(!self.consumer.arm(1).unwrap(), "nothing wakes a consumer after the end");
         assert_eq!(self.producer.attempted(), self.attempted);
         assert_eq!(self.consumer.attempted(), self.attempted);

@@ -40,7 +40,8 @@ const _: () = {
     assert!(offset_of!(ProducerWords, published.tail) == 128);
     assert!(offset_of!(ProducerWords, published.attempted) == 136);
     assert!(offset_of!(ProducerWords, lost) == 256);
-    assert!(offset_of!(ProducerWords, closed) == 384);
+    assert!(offset_of!(ProducerWords, pauses.closed) == 384);
+    assert!(offset_of!(ProducerWords, pauses.room_at) == 392);
     assert!(offset_of!(ProducerWords, slots) == 512);
     assert!(size_of::<ProducerWords>() == PRODUCER_HEADER_BYTES);
     assert!(offset_of!(ConsumerWords, magic) == 0);
@@ -316,7 +317,11 @@ impl Memory for Pair {
     }
     #[inline]
     fn closed(&self) -> &AtomicU64 {
-        &self.producer.as_producer_words().closed.0
+        &self.producer.as_producer_words().pauses.closed
+    }
+    #[inline]
+    fn room_at(&self) -> &AtomicU64 {
+        &self.producer.as_producer_words().pauses.room_at
     }
     #[inline]
     fn slots(&self) -> &[AtomicU64] {

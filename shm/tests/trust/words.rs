@@ -20,6 +20,7 @@ const TAIL: usize = 128;
 const ATTEMPTED: usize = 136;
 const LOST: usize = 256;
 const CLOSED: usize = 384;
+const ROOM_AT: usize = 392;
 const SLOTS: usize = 512;
 const HEAD: usize = 128;
 const WAKE_AT: usize = 256;
@@ -397,14 +398,14 @@ proptest! {
     #[test]
     fn no_word_makes_the_consumer_panic(
         data in prop::collection::vec(word(), 32),
-        writes in prop::collection::vec((0..7_usize, word(), 0..6_u8, 0..4_u32), 1..60),
+        writes in prop::collection::vec((0..8_usize, word(), 0..6_u8, 0..4_u32), 1..60),
     ) {
         let (peer, mut consumer) = HostileProducer::new();
         for (index, &value) in (0..).zip(&data) {
             peer.set_data(index * 8, value);
             peer.set_data(CAPACITY - 256 + index * 8, value);
         }
-        let offsets = [TAIL, TAIL, ATTEMPTED, LOST, CLOSED, SLOTS, SLOTS + 8];
+        let offsets = [TAIL, TAIL, ATTEMPTED, LOST, CLOSED, ROOM_AT, SLOTS, SLOTS + 8];
         let mut poisoned = None;
         for (target, value, call, events) in writes {
             peer.set(offsets[target], value);
@@ -419,10 +420,10 @@ proptest! {
                     Err(violation) => Err(violation),
                 },
                 3 => consumer.tail_loss(|_, _| {}),
-                4 => consumer.arm(value).map(drop),
+                4 => { let _wake = consumer.release(); consumer.arm(value).map(drop) }
                 _ => consumer.ended().map(drop),
             };
-            consumer.release();
+            let _wake = consumer.release();
             let _lie = consumer.attempted();
             match poisoned {
                 Some(violation) => assert_eq!(result, Err(violation), "a violation sticks"),
@@ -433,7 +434,7 @@ proptest! {
 
     #[test]
     fn no_word_makes_the_producer_panic(
-        writes in prop::collection::vec((0..2_usize, word(), 0..4_u8, 0..8000_usize), 1..60),
+        writes in prop::collection::vec((0..2_usize, word(), 0..5_u8, 0..8000_usize), 1..60),
     ) {
         let (peer, mut producer) = HostileConsumer::new();
         let mut poisoned = None;
@@ -448,6 +449,7 @@ proptest! {
                     }
                 },
                 2 => { let _wake = producer.flush(); continue }
+                3 => { let _wake = producer.flush(); producer.arm(value).map(drop) }
                 _ => producer.occupied().map(drop),
             };
             match poisoned {

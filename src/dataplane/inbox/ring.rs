@@ -141,7 +141,10 @@ impl InRing {
                 Err(violation) => break Err(violation),
             }
         };
-        self.consumer.release();
+        if self.consumer.release() {
+            // A publisher that is gone waits for nothing, and is heard of when we sleep.
+            let _ = self.doorbell.ring();
+        }
         self.readers.drain(..).for_each(Waker::wake);
         turn.unwrap_or_else(Turn::Broken)
     }

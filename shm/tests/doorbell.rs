@@ -91,6 +91,13 @@ fn lingering() -> (TcpStream, TcpStream) {
     (connection, unread)
 }
 
+#[test]
+fn a_discarded_descriptor_lingers_no_longer() {
+    let (connection, _unread) = lingering();
+    shm::discard(vec![connection.try_clone().unwrap().into()]);
+    assert_eq!(rustix::net::sockopt::socket_linger(&connection).unwrap(), None);
+}
+
 fn ring_with(doorbell: &Doorbell, passed: TcpStream) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

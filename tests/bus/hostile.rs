@@ -44,7 +44,8 @@ impl Scene {
         let report = self.detector.must(&json!({"do": "await", "name": "beside", "total": self.beside}));
         let facts = ["received", "lost", "disorder", "errors"].map(|fact| &report[fact]);
         assert_eq!(facts, [&json!(self.beside), &json!(0), &json!(0), &json!([])], "after {after}");
-        self.agent.must(&json!({"do": "components"}));
+        let names = texts(&self.agent.must(&json!({"do": "components"})), "components");
+        assert!(["agent", "detector", "netmond"].iter().all(|name| names.iter().any(|known| known == name)));
     }
 
     /// How often `component` broke a ring, as `by` says.

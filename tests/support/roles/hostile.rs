@@ -210,6 +210,12 @@ impl Intruder {
                     "theirs": segment::attack(theirs.descriptor.as_fd()),
                 })
             }),
+            "deaf" => {
+                // It may have been hung up on.
+                let _ = self.stream.shutdown(std::net::Shutdown::Read);
+                self.send(Frame::new(request::SUBSCRIBE).number(2).number(2).number(1).text("#"));
+                json!({})
+            }
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
             "leave_child" => self.leave_child(),
             other => panic!("no command {other}"),

@@ -17,6 +17,10 @@ pub(super) fn attack(ring: &mut Ring, name: &str) -> Value {
                 ring.ring();
             }
         }
+        "unread" => {
+            let bytes = rustix::io::ioctl_fionread(&ring.bell).expect("it is ours");
+            return json!({ "unread": bytes });
+        }
         "bell-blocking" => rustix::io::ioctl_fionbio(&ring.bell, false).expect("it is ours"),
         "bell-tiny" => {
             sockopt::set_socket_recv_buffer_size(&ring.bell, 1).expect("it is ours");

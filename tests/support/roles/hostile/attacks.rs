@@ -208,8 +208,6 @@ pub(super) fn flip_marks(ring: &Ring, what: &str, rounds: u64) {
         let published = ring.read_all();
         let word = |offset: usize| &ring.own.words()[offset / 8];
         match what {
-            // What it says it waits for is the very next flush, however many there are.
-            "wake-always" => (0..FLIPS).for_each(|_| ring.own.set(WAKE_AT, ring.read_all() + 8)),
             "flip-head" => flip(word(HEAD), [published, u64::MAX - 7]),
             "flip-wake-at" => flip(word(WAKE_AT), [published + 8, u64::MAX]),
             other => panic!("no attack {other}"),

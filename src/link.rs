@@ -110,12 +110,6 @@ impl MessageReader {
     }
 }
 
-impl Drop for MessageReader {
-    fn drop(&mut self) {
-        shm::discard(self.descriptors.drain(..).collect());
-    }
-}
-
 /// Writes one message to a stream, with its descriptor. Not cancel-safe.
 pub(crate) async fn write<M: Message>(
     stream: &Stream,
@@ -230,15 +224,15 @@ mod tests {
     async fn next(
         stream: &Stream,
         reader: &mut MessageReader,
-    ) -> Result<(Request, Option<OwnedFd>), LinkError> {
+    ) -> Result<(Request, Option<Descriptor>), LinkError> {
         tokio::time::timeout(std::time::Duration::from_secs(20), reader.next(stream))
             .await
             .expect("an answer")
     }
 
     /// Which of the watched descriptors this is.
-    fn assert_is(descriptor: OwnedFd, other_end: &mut UnixStream) {
-        UnixStream::from(descriptor).write_all(b"!").expect("the other end is open");
+    fn assert_is(descriptor: Descriptor, other_end: &mut UnixStream) {
+        UnixStream::from(OwnedFd::from(descriptor)).write_all(b"!").expect("the other end is open");
         let mut byte = [0];
         other_end.set_nonblocking(true).expect("a socket");
         other_end.read_exact(&mut byte).expect("it is this one");
@@ -351,6 +345,11 @@ mod tests {
         send(&peer, &bytes_of(&done(1)), &[first.as_fd()]);
         drop(first);
         assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Descriptor)));
+        // The one that belongs to its frame, where another does not.
+        let (own, _unread_own) = lingering(linger);
+        send(&peer, &bytes_of(&segment(1)), &[own.as_fd(), peer.as_fd()]);
+        drop(own);
+        assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Descriptor)));
         // One is with the reader now, and one still waits in the socket.
         let (second, _unread_too) = lingering(linger);
         send(&peer, &bytes_of(&done(2)), &[second.as_fd()]);
@@ -403,7 +402,7 @@ mod tests {
         let peer = Stream::new(peer.into()).expect("a runtime");
         let (mut passed, mut other_ends) = watched(1);
         let large = Request::NoRing { ring: RingId(1), cause: "x".repeat(FRAME_BYTES_MAX - 100) };
-        let passed: OwnedFd = passed.remove(0).into();
+        let passed = Descriptor::from(OwnedFd::from(passed.remove(0)));
         let writes = async {
             for _ in 0..20 {
                 write(&peer, &large, None).await.expect("it is read");
@@ -426,7 +425,7 @@ mod tests {
         let (sender, receiver) = (Stream::new(sender.into()), Stream::new(receiver.into()));
         let (sender, receiver) = (sender.expect("a runtime"), receiver.expect("a runtime"));
         let (mut passed, _other_ends) = watched(1);
-        let passed: OwnedFd = passed.remove(0).into();
+        let passed = Descriptor::from(OwnedFd::from(passed.remove(0)));
         let bytes = vec![7; 4 << 20];
         let sends = async {
             sender.send(&bytes, Some(&passed)).await.expect("it is read");

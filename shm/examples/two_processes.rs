@@ -16,8 +16,8 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use shm::{
-    Backing, Consumer, ConsumerSegment, ConsumerView, Doorbell, Handle, Heard, Producer, ProducerSegment,
-    ProducerView, PushError,
+    Backing, Consumer, ConsumerSegment, ConsumerView, Descriptor, Doorbell, Handle, Heard, Producer,
+    ProducerSegment, ProducerView, PushError,
 };
 
 const CAPACITY: usize = 1 << 16;
@@ -108,7 +108,7 @@ fn send(socket: &UnixStream, descriptor: BorrowedFd<'_>) -> std::io::Result<()> 
     Ok(())
 }
 
-fn receive(socket: &UnixStream) -> std::io::Result<OwnedFd> {
+fn receive(socket: &UnixStream) -> std::io::Result<Descriptor> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -116,7 +116,7 @@ fn receive(socket: &UnixStream) -> std::io::Result<OwnedFd> {
         if let RecvAncillaryMessage::ScmRights(mut rights) = message
             && let Some(descriptor) = rights.next()
         {
-            return Ok(descriptor);
+            return Ok(descriptor.into());
         }
     }
     Err(std::io::ErrorKind::UnexpectedEof.into())

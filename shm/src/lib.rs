@@ -130,20 +130,16 @@ pub mod layout;
 mod producer;
 mod ring;
 mod segment;
-#[cfg(unix)]
-mod stray;
 mod sync;
 
 pub use consumer::{Consumer, Moment, Record};
 pub use descriptor::Descriptor;
-#[cfg(not(unix))]
-pub use descriptor::discard;
+#[cfg(unix)]
+pub use descriptor::{Received, empty, receive};
 pub use doorbell::{Doorbell, Heard, PeerGone};
 pub use producer::{Producer, PushError};
 pub use ring::{Memory, Violation};
 pub use segment::{
     Backing, BadName, ConsumerSegment, ConsumerView, Handle, Pair, ProducerSegment, ProducerView,
-    SegmentError, SegmentName, check_consumer_segment, check_producer_segment, collect_abandoned, is_memory,
+    SegmentError, SegmentName, check_consumer_segment, check_producer_segment, collect_abandoned,
 };
-#[cfg(unix)]
-pub use stray::{discard, empty};

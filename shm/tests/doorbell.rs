@@ -3,7 +3,7 @@
 use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -92,9 +92,9 @@ fn lingering() -> (TcpStream, TcpStream) {
 }
 
 #[test]
-fn a_discarded_descriptor_lingers_no_longer() {
+fn a_descriptor_that_is_dropped_lingers_no_longer() {
     let (connection, _unread) = lingering();
-    shm::discard(vec![connection.try_clone().unwrap().into()]);
+    drop(shm::Descriptor::from(OwnedFd::from(connection.try_clone().unwrap())));
     assert_eq!(rustix::net::sockopt::socket_linger(&connection).unwrap(), None);
 }
 

@@ -207,8 +207,9 @@ impl Server {
     fn accepted(&mut self, accepted: std::io::Result<Socket>) {
         self.accept_from = accepted.is_err().then(|| Instant::now() + ACCEPT_PAUSE);
         let connected = accepted.and_then(|socket| {
-            let credentials = Credentials::of(&socket)?;
-            Ok((credentials, Stream::new(socket)?))
+            // First of all, so that nothing a client may have sent by now keeps us when it is turned away.
+            let stream = Stream::new(socket)?;
+            Ok((Credentials::of(&stream)?, stream))
         });
         match connected {
             Ok((credentials, stream)) => self.connect(credentials, stream),
@@ -245,11 +246,7 @@ impl Server {
             Event::Faulty { session, reason } => self.feed(Input::Faulty { session, reason }),
             Event::Ended { session } => {
                 self.feed(Input::Ended { session });
-                let connection = self.connections.remove(&session);
-                if let Some(Connection { peer: Peer::Remote(remote), .. }) = connection {
-                    // It is still there if it is not the one that saw the end.
-                    remote.reader.abort();
-                }
+                self.disconnect(session);
             }
         }
     }
@@ -263,7 +260,7 @@ impl Server {
         });
         if let Some(session) = dead {
             self.feed(Input::Ended { session });
-            self.connections.remove(&session);
+            self.disconnect(session);
         }
     }
 
@@ -458,11 +455,6 @@ async fn read_all(
     loop {
         let event = tokio::select! {
             message = reader.next::<Request>(&stream) => match message {
-                Ok((_, Some(stray))) if !shm::is_memory(&stray) => {
-                    shm::discard(vec![stray]);
-                    let what = shm::SegmentError::NotMemory.to_string();
-                    Event::Faulty { session, reason: GoodbyeReason::Protocol { what } }
-                }
                 Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
                 Err(LinkError::Closed) => Event::Ended { session },
                 Err(LinkError::Host(error)) => {

@@ -179,8 +179,10 @@ async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectE
     let path = &options.path;
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
     let socket = sys::connect(path).map_err(no_broker)?;
-    check_broker(options, sys::uid_of_peer(&socket).map_err(no_broker)?)?;
-    let mut link = Link::over(Stream::new(socket).map_err(no_broker)?);
+    // First of all, so that nothing a stranger may have sent by now keeps us when we turn away.
+    let stream = Stream::new(socket).map_err(no_broker)?;
+    check_broker(options, sys::uid_of_peer(&stream).map_err(no_broker)?)?;
+    let mut link = Link::over(stream);
     let hello = Hello { versions: Versions::OURS, features: 0, client_id: options.client_id.clone() };
     let answer = tokio::time::timeout(options.deadline, greet(&mut link, hello)).await;
     let answer =

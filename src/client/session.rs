@@ -474,7 +474,7 @@ mod tests {
         rustix::fs::fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as u64).expect("memory");
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&descriptor, seals).expect("it may be sealed");
-        descriptor
+        descriptor.into()
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Linux: streams with descriptors, credentials from the kernel, `poll`.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -8,13 +8,10 @@ use std::path::Path;
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName as _};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
-};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::PidfdFlags;
 use rustix::time::{ClockId, clock_gettime};
-use shm::{Descriptor, Doorbell};
+use shm::{Descriptor, Doorbell, Received};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -22,25 +19,12 @@ use tokio::net::UnixStream;
 /// Bytes taken from a socket at once.
 const READ_BYTES: usize = 16 << 10;
 
-/// Descriptors that one message of a peer can bring at most: the kernel's own limit (`SCM_MAX_FD`), so that nothing is
-/// cut off unseen, and each surplus one is ours to close.
-const DESCRIPTORS_MAX: usize = 253;
-
 /// A connection that no runtime has taken in yet.
 pub(crate) type Socket = OwnedFd;
 
 /// A connected control socket.
 #[derive(Debug)]
 pub(crate) struct Stream(UnixStream);
-
-/// What one look at a socket brought.
-#[derive(Debug)]
-pub(crate) struct Received {
-    /// Bytes, in the buffer that was handed in; 0: the peer has closed.
-    pub(crate) bytes: usize,
-    /// Descriptors that came with them, in order.
-    pub(crate) descriptors: Vec<Descriptor>,
-}
 
 impl Stream {
     /// Takes a connected socket into the current runtime.
@@ -83,22 +67,9 @@ impl Drop for Stream {
 }
 
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let message =
-        retry_on_intr(|| rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags))?;
+    let received = shm::receive(socket, buffer)?;
     // There is room for all that can come: what is missing did not fit into this process.
-    if message.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(Errno::MFILE.into());
-    }
-    let mut descriptors = Vec::new();
-    for item in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = item {
-            descriptors.extend(rights);
-        }
-    }
-    Ok(Received { bytes: message.bytes, descriptors })
+    if received.cut { Err(Errno::MFILE.into()) } else { Ok(received) }
 }
 
 fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<usize> {
@@ -125,8 +96,8 @@ pub(crate) fn connect(path: &Path) -> io::Result<Socket> {
 }
 
 /// The user at the other end of a socket, as the kernel recorded it when the connection was made.
-pub(crate) fn uid_of_peer(socket: &Socket) -> io::Result<u32> {
-    Ok(rustix::net::sockopt::socket_peercred(socket)?.uid.as_raw())
+pub(crate) fn uid_of_peer(stream: &Stream) -> io::Result<u32> {
+    Ok(rustix::net::sockopt::socket_peercred(&stream.0)?.uid.as_raw())
 }
 
 /// The user that this process acts as.
@@ -144,8 +115,8 @@ pub(crate) struct Credentials {
 
 impl Credentials {
     /// Asks the kernel.
-    pub(crate) fn of(socket: &Socket) -> io::Result<Self> {
-        let peer = rustix::net::sockopt::socket_peercred(socket)?;
+    pub(crate) fn of(stream: &Stream) -> io::Result<Self> {
+        let peer = rustix::net::sockopt::socket_peercred(&stream.0)?;
         let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
         let process = rustix::process::pidfd_open(peer.pid, PidfdFlags::empty());
         let process = process.map_err(|errno| unwatched(pid, &errno.into())).ok();

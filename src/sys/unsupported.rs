@@ -70,13 +70,13 @@ pub(crate) struct Credentials {
 }
 
 /// The user at the other end of a connection.
-pub(crate) fn uid_of_peer(socket: &Socket) -> io::Result<u32> {
-    match *socket {}
+pub(crate) fn uid_of_peer(stream: &Stream) -> io::Result<u32> {
+    match stream.0 {}
 }
 
 impl Credentials {
-    pub(crate) fn of(socket: &Socket) -> io::Result<Self> {
-        match *socket {}
+    pub(crate) fn of(stream: &Stream) -> io::Result<Self> {
+        match stream.0 {}
     }
 
     pub(crate) fn is_dead(&self) -> bool {

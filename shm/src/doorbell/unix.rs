@@ -1,8 +1,8 @@
 //! The socket pair behind a doorbell. Linux says with each call what it must not do; Apple's systems are told once, for the
 //! socket: what is said of the socket holds for whoever it is handed to.
 //!
-//! A socket carries descriptors, too, and those can make whoever closes them wait ([`crate::discard`]). So each look takes them in and
-//! discards them, and so does the drop; who sent one is taken for gone.
+//! A socket carries descriptors, too, and those can make whoever closes them wait ([`crate::Descriptor`]). So each look takes them
+//! out, and so does the drop; who sent one is taken for gone.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 
-use crate::stray::{self, Received};
+use crate::descriptor::{self, Descriptor, Received};
 
 use super::{Heard, PeerGone};
 
@@ -34,7 +34,7 @@ impl Doorbell {
     /// # Errors
     /// As [`ends`](Self::ends).
     pub fn pair() -> io::Result<(Self, Self)> {
-        let (one, other) = Self::ends()?;
+        let (one, other) = sockets()?;
         Ok((Self(one), Self(other)))
     }
 
@@ -42,8 +42,9 @@ impl Doorbell {
     ///
     /// # Errors
     /// What the kernel says when descriptors are short.
-    pub fn ends() -> io::Result<(OwnedFd, OwnedFd)> {
-        sockets()
+    pub fn ends() -> io::Result<(Descriptor, Descriptor)> {
+        let (one, other) = sockets()?;
+        Ok((one.into(), other.into()))
     }
 
     /// Wakes the peer. Never waits. `false`: the kernel had no memory for it, and the peer may still sleep; ring again
@@ -63,18 +64,17 @@ impl Doorbell {
     /// Takes in what the peer rang. Never waits.
     pub fn hear(&self) -> Heard {
         let mut rings = [0; RINGS_PER_TURN];
-        match stray::receive(self.0.as_fd(), &mut rings) {
-            Ok(Received { bytes: 1.., strays: false }) | Err(Errno::AGAIN | Errno::INTR | Errno::NOMEM) => {
-                Heard::PeerThere
-            }
-            Ok(_) | Err(_) => Heard::PeerGone,
-        }
+        let there = match descriptor::receive(self.0.as_fd(), &mut rings) {
+            Ok(Received { bytes, descriptors, cut }) => bytes > 0 && descriptors.is_empty() && !cut,
+            Err(error) => descriptor::is_passing(&error),
+        };
+        if there { Heard::PeerThere } else { Heard::PeerGone }
     }
 }
 
 impl Drop for Doorbell {
     fn drop(&mut self) {
-        stray::empty(self.0.as_fd());
+        descriptor::empty(self.0.as_fd());
     }
 }
 
@@ -96,9 +96,9 @@ fn sockets() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(pair)
 }
 
-impl From<OwnedFd> for Doorbell {
-    fn from(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
+impl From<Descriptor> for Doorbell {
+    fn from(descriptor: Descriptor) -> Self {
+        Self(descriptor.into())
     }
 }
 

@@ -14,10 +14,6 @@ pub(super) fn attach(_: &Descriptor, _: usize) -> Result<Mapping, SegmentError> 
     Err(SegmentError::NotMemory)
 }
 
-pub(super) fn is_memory(_: &Descriptor) -> bool {
-    false
-}
-
 pub(super) fn check(_: &Descriptor, _: usize) -> Result<(), SegmentError> {
     Err(SegmentError::NotMemory)
 }

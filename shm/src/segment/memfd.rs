@@ -6,11 +6,13 @@
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::Descriptor;
 
 use super::{Handle, Kind, Mapping, SegmentError, allocate, host};
 
@@ -36,19 +38,19 @@ pub(super) fn create(kind: Kind, bytes: usize) -> Result<(Handle, Mapping), Segm
     let mapping = map(descriptor.as_fd(), bytes, ProtFlags::READ | ProtFlags::WRITE)?;
     mapping.format(kind);
     rustix::fs::fcntl_add_seals(&descriptor, SEALS).map_err(host("seal"))?;
-    Ok((Handle::Descriptor(descriptor), mapping))
+    Ok((Handle::Descriptor(Descriptor::of_own_memory(descriptor)), mapping))
 }
 
 /// Checked and mapped; the magic is the caller's to look at.
-pub(super) fn attach(descriptor: &OwnedFd, bytes: usize) -> Result<Mapping, SegmentError> {
+pub(super) fn attach(descriptor: &Descriptor, bytes: usize) -> Result<Mapping, SegmentError> {
     check(descriptor, bytes)?;
     map(descriptor.as_fd(), bytes, ProtFlags::READ)
 }
 
-pub(super) fn check(descriptor: &OwnedFd, bytes: usize) -> Result<(), SegmentError> {
+pub(super) fn check(descriptor: &Descriptor, bytes: usize) -> Result<(), SegmentError> {
     let seals = rustix::fs::fcntl_get_seals(descriptor).map_err(|errno| match errno {
-        // What can't be sealed is no memfd; whatever else goes wrong is not the peer's doing.
-        Errno::INVAL => SegmentError::NotMemory,
+        // What can't be sealed, or not even looked at (O_PATH), is no memfd; what else goes wrong is not the peer's doing.
+        Errno::INVAL | Errno::BADF => SegmentError::NotMemory,
         errno => host("inspect")(errno),
     })?;
     let filesystem = retry_on_intr(|| rustix::fs::fstatfs(descriptor)).map_err(host("inspect"))?;
@@ -64,10 +66,6 @@ pub(super) fn check(descriptor: &OwnedFd, bytes: usize) -> Result<(), SegmentErr
         return Err(SegmentError::Size { found, expected: bytes });
     }
     allocate(descriptor, found).map_err(|errno| SegmentError::Sparse(errno.into()))
-}
-
-pub(super) fn is_memory(descriptor: &OwnedFd) -> bool {
-    !matches!(rustix::fs::fcntl_get_seals(descriptor), Err(Errno::INVAL))
 }
 
 /// Pages of a memfd, which are unmapped with this value.

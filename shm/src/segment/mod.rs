@@ -108,6 +108,13 @@ impl From<Descriptor> for Handle {
     }
 }
 
+#[cfg(unix)]
+impl From<std::os::fd::OwnedFd> for Handle {
+    fn from(open: std::os::fd::OwnedFd) -> Self {
+        Self::Descriptor(open.into())
+    }
+}
+
 /// Whose words a segment holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -300,12 +307,6 @@ pub fn check_producer_segment(handle: &Handle, capacity: usize, owner: u32) -> R
 /// As [`check_producer_segment`].
 pub fn check_consumer_segment(handle: &Handle, owner: u32) -> Result<(), SegmentError> {
     check(handle, Kind::Consumer, CONSUMER_SEGMENT_BYTES, owner)
-}
-
-/// Whether `descriptor` is memory of any kind that can be sealed, before anything else is known of it.
-#[must_use]
-pub fn is_memory(descriptor: &Descriptor) -> bool {
-    memfd::is_memory(descriptor)
 }
 
 impl Memory for Pair {

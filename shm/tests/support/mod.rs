@@ -17,8 +17,8 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use shm::{
-    Backing, Consumer, ConsumerSegment, ConsumerView, Doorbell, Handle, Producer, ProducerSegment,
-    ProducerView, SegmentError, SegmentName,
+    Backing, Consumer, ConsumerSegment, ConsumerView, Descriptor, Doorbell, Handle, Producer,
+    ProducerSegment, ProducerView, SegmentError, SegmentName,
 };
 
 /// Nothing here takes a hundredth of it; what takes longer will never happen.
@@ -120,7 +120,10 @@ pub(crate) fn consumer(
     let own = ConsumerSegment::create(backing)?;
     let (data, doorbell) = receive_segment(socket).map_err(failed)?;
     hand_over_segment(socket, own.handle(), doorbell.as_fd()).map_err(failed)?;
-    Ok((Consumer::new(ProducerView::attach(data, capacity)?, own), Doorbell::from(doorbell)))
+    Ok((
+        Consumer::new(ProducerView::attach(data, capacity)?, own),
+        Doorbell::from(Descriptor::from(doorbell)),
+    ))
 }
 
 /// Sleeps on `doorbell` until it rings, or its other end is closed.

@@ -55,7 +55,7 @@ fn nobody_can_change(descriptor: OwnedFd, bytes: usize) {
 
 fn descriptor(handle: &Handle) -> OwnedFd {
     match handle.try_clone().unwrap() {
-        Handle::Descriptor(descriptor) => descriptor,
+        Handle::Descriptor(descriptor) => descriptor.into(),
         Handle::Name(name) => panic!("a memfd has no name: {name}"),
     }
 }

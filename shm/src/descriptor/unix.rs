@@ -1,0 +1,118 @@
+//! Descriptors that close themselves without keeping anybody, and sockets from which they come.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, Shutdown};
+
+use super::closers::Closers;
+
+/// Descriptors that one message can bring at most: the kernel's own limit (`SCM_MAX_FD`), so that none is closed by it.
+const DESCRIPTORS_MAX: usize = 253;
+
+/// What is received is not inherited over `exec`; on Apple's systems it could be, in the moment before it is closed.
+#[cfg(not(target_vendor = "apple"))]
+const WITHOUT_WAITING: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLOEXEC);
+#[cfg(target_vendor = "apple")]
+const WITHOUT_WAITING: RecvFlags = RecvFlags::DONTWAIT;
+
+static CLOSERS: Closers<OwnedFd> = Closers::new();
+
+/// What a process holds open, and hands to another together with a message.
+///
+/// Dropped, it is closed by a thread of its own, since a peer may have seen to it that closing it takes long; its own memory a
+/// process closes itself.
+#[derive(Debug)]
+pub struct Descriptor {
+    /// Empty once it was closed or taken.
+    open: Option<OwnedFd>,
+    /// Memory that this process made: there is nothing to wait for.
+    is_own_memory: bool,
+}
+
+impl Descriptor {
+    pub(crate) fn of_own_memory(open: OwnedFd) -> Self {
+        Self { open: Some(open), is_own_memory: true }
+    }
+
+    /// A second one for the same thing.
+    ///
+    /// # Errors
+    /// What the kernel says when descriptors are short.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let open = self.as_fd().try_clone_to_owned()?;
+        Ok(Self { open: Some(open), is_own_memory: self.is_own_memory })
+    }
+}
+
+impl Drop for Descriptor {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take().filter(|_| !self.is_own_memory) {
+            // What is no socket doesn't linger.
+            let _ = rustix::net::sockopt::set_socket_linger(&open, None);
+            CLOSERS.close(open);
+        }
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.open.as_ref().expect("only who takes the whole takes it").as_fd()
+    }
+}
+
+impl From<OwnedFd> for Descriptor {
+    fn from(open: OwnedFd) -> Self {
+        Self { open: Some(open), is_own_memory: false }
+    }
+}
+
+impl From<Descriptor> for OwnedFd {
+    fn from(mut descriptor: Descriptor) -> Self {
+        descriptor.open.take().expect("only who takes the whole takes it")
+    }
+}
+
+/// What one look at a socket brought.
+#[derive(Debug)]
+pub struct Received {
+    /// Bytes, in the buffer that was handed in; 0: the peer has closed.
+    pub bytes: usize,
+    /// Descriptors that came with them, in order.
+    pub descriptors: Vec<Descriptor>,
+    /// There were more, for which this process has no room; the kernel has closed them.
+    pub cut: bool,
+}
+
+/// Takes bytes from a socket, and all descriptors that come with them, without waiting.
+///
+/// # Errors
+/// What the kernel says; `WouldBlock`: there is nothing yet.
+pub fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<Received> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let parts = &mut [IoSliceMut::new(bytes)];
+    let message = retry_on_intr(|| rustix::net::recvmsg(socket, &mut *parts, &mut control, WITHOUT_WAITING))?;
+    let rights = control.drain().filter_map(|item| match item {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    let descriptors = rights.flatten().map(Descriptor::from).collect();
+    Ok(Received { bytes: message.bytes, descriptors, cut: message.flags.contains(ReturnFlags::CTRUNC) })
+}
+
+/// Empties a socket that is about to be closed: nobody can send to it any more, and what waits in it is taken out.
+pub fn empty(socket: BorrowedFd<'_>) {
+    // A socket whose other end is gone is shut down already.
+    let _ = rustix::net::shutdown(socket, Shutdown::Both);
+    let mut bytes = [0; 4096];
+    while receive(socket, &mut bytes).is_ok_and(|received| received.bytes > 0) {}
+}
+
+/// Whether an error is the kernel's word that there is nothing, or no memory, at this moment.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::AGAIN | Errno::NOMEM))
+}

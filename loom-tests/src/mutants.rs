@@ -102,7 +102,14 @@ impl Table {
             let (mutant, model) = (cells.next()?, cells.nth(1)?);
             Some((mutant.to_owned(), model.to_owned()))
         });
-        Ok(Self(rows.collect()))
+        let mut table = BTreeMap::new();
+        for (mutant, model) in rows {
+            if table.contains_key(&mutant) {
+                return Err(format!("{mutant} has two rows"));
+            }
+            table.insert(mutant, model);
+        }
+        Ok(Self(table))
     }
 
     pub(crate) fn killer_of(&self, mutant: &str) -> Option<&str> {

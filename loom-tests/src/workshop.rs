@@ -10,6 +10,9 @@ use crate::mutants::Mutant;
 /// No model takes a tenth of it.
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// What a test program exits with when tests of it failed.
+const TESTS_FAILED: i32 = 101;
+
 /// What became of a model.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -60,7 +63,7 @@ impl Workshop {
         let file = self.file_of(model)?;
         self.with(mutant, || {
             let binary = self.build(&["--test", &file])?;
-            let mut run = self.run(binary.first().ok_or("cargo built nothing")?);
+            let mut run = self.run(binary.first().expect("one at least was built"));
             self.watch(run.args(["--exact", model]).stdout(Stdio::null()))
         })
     }
@@ -75,9 +78,13 @@ impl Workshop {
         for binary in self.build(&["--tests"])? {
             let output = self.run(&binary).output().map_err(said("a model"))?;
             let text = String::from_utf8_lossy(&output.stdout);
+            let before = failing.len();
             let failed =
                 text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
             failing.extend(failed.map(str::to_owned));
+            if output.status.success() != (failing.len() == before) {
+                return Err(format!("{}: {}\n{text}", binary.display(), output.status));
+            }
         }
         Ok(failing)
     }
@@ -104,7 +111,8 @@ impl Workshop {
         }
         let programs = text.lines().filter_map(|line| line.trim_start().strip_prefix("Executable "));
         let paths = programs.filter_map(|line| line.rsplit_once('(')?.1.strip_suffix(')'));
-        Ok(paths.map(|path| self.root.join(path)).collect())
+        let paths: Vec<PathBuf> = paths.map(|path| self.root.join(path)).collect();
+        if paths.is_empty() { Err(format!("cargo built nothing:\n{text}")) } else { Ok(paths) }
     }
 
     fn run(&self, program: &Path) -> Command {
@@ -119,7 +127,11 @@ impl Workshop {
         let start = Instant::now();
         loop {
             if let Some(status) = child.try_wait().map_err(said("a model"))? {
-                return Ok(if status.success() { Outcome::Passed } else { Outcome::Failed });
+                return match status.code() {
+                    Some(0) => Ok(Outcome::Passed),
+                    Some(TESTS_FAILED) => Ok(Outcome::Failed),
+                    _ => Err(format!("a model ended with {status}")),
+                };
             }
             if start.elapsed() > DEADLINE {
                 child.kill().and_then(|()| child.wait()).map_err(said("a model"))?;

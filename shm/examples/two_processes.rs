@@ -39,10 +39,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The child: creates the producer's segment, and pushes.
 fn publish(socket: &UnixStream) -> Result<(), Box<dyn Error>> {
     let own = ProducerSegment::create(CAPACITY, Backing::Memfd)?;
-    let (doorbell, other_end) = Doorbell::pair()?;
+    let (doorbell, other_end) = Doorbell::ends()?;
     send(socket, descriptor(own.handle()))?;
     send(socket, other_end.as_fd())?;
     drop(other_end);
+    let doorbell = Doorbell::from(doorbell);
     let peer = ConsumerView::attach(Handle::from(receive(socket)?))?;
     let mut producer = Producer::new(own, peer);
     for number in 0..RECORDS {

@@ -3,7 +3,7 @@
 use core::cell::Cell;
 use core::marker::PhantomData;
 
-use crate::layout::{AWAKE, PADDING, RECORD_ALIGN, Tag, payload_bytes_max, record_bytes};
+use crate::layout::{AWAKE, CAPACITY_LEAST, PADDING, RECORD_ALIGN, Tag, payload_bytes_max, record_bytes};
 use crate::ring::{Memory, Violation};
 use crate::segment::Pair;
 use crate::sync::{Ordering, fence};
@@ -62,7 +62,10 @@ impl<M: Memory> Consumer<M> {
     /// The consumer of the ring in `memory`, which must be fresh: all words zero, and nobody else writing its head.
     pub fn over(memory: M) -> Self {
         let capacity = memory.data().len() as u64 * RECORD_ALIGN;
-        assert!(capacity.is_power_of_two(), "I2: the capacity of a ring is a power of two");
+        assert!(
+            capacity.is_power_of_two() && capacity >= CAPACITY_LEAST,
+            "I2: the capacity of a ring is a power of two"
+        );
         memory.wake_at().store(AWAKE, Ordering::Relaxed);
         let slots = vec![0; memory.slots().len()].into_boxed_slice();
         Self {
@@ -164,7 +167,7 @@ impl<M: Memory> Consumer<M> {
         self.released = self.position;
         // SPACE: pairs with the producer's load of `head`.
         self.memory.head().store(self.position, Ordering::Release);
-        // ROOM: our store before our look at `room_at`.
+        // ROOM: our store before our look at `room_at`. ANSWER: and before our next store of `wake_at`.
         fence(Ordering::SeqCst);
         let room_at = self.memory.room_at().load(Ordering::Relaxed);
         before < room_at && room_at <= self.position
@@ -182,7 +185,7 @@ impl<M: Memory> Consumer<M> {
     /// If something was read and not [released](Self::release): the producer may wait for it.
     pub fn arm(&mut self, want: u64) -> Result<bool, Violation> {
         self.sound()?;
-        assert_eq!(self.position, self.released, "who sleeps has released before");
+        assert_eq!(self.position, self.released, "I2: the producer can reach what a sleeper asks for");
         let want = want.min(self.capacity / 2);
         // ANSWER: behind the fence of `release`, so that who answers knows our `head`.
         self.memory.wake_at().store(self.position + want, Ordering::Relaxed);
@@ -220,7 +223,8 @@ impl<M: Memory> Consumer<M> {
     }
 
     /// Takes what is published by now for all that there will ever be. For a producer that is said to be gone, and may not be:
-    /// what is left to read is bounded from here on.
+    /// what is left to read is bounded from here on, and the end is where [`read`](Self::read) yields nothing. Losses are told as
+    /// the producer counts them when they are asked for: ask once, at the end.
     pub fn freeze(&mut self) {
         // What breaks here breaks again at the next read, and is reported there.
         let _ = self.refresh_tail();

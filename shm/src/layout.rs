@@ -22,8 +22,8 @@
 //! [`PADDING`] and the number of bytes that follow that word; the rest is zero. It has no second word, so eight
 //! bytes are enough for it.
 //!
-//! Each word that both sides touch has 128 bytes to itself: adjacent lines are fetched in pairs on x86-64. Only `attempted`
-//! stands beside `tail`, since each flush writes both, and `room_at` beside `closed`, since both are written rarely.
+//! Words have 128 bytes to themselves, since adjacent lines are fetched in pairs on x86-64. Only `attempted` stands beside `tail`,
+//! since each flush writes both; `room_at` beside `closed`, and the slots side by side, since they are written rarely.
 
 use crate::sync::AtomicU64;
 
@@ -40,7 +40,9 @@ pub const PRODUCER_HEADER_BYTES: usize = 4096;
 /// Bytes of a consumer's segment.
 pub const CONSUMER_SEGMENT_BYTES: usize = 4096;
 
-/// Smallest data area.
+/// Smallest data area that makes sense at all: an eighth of it has to hold the header of a record.
+pub(crate) const CAPACITY_LEAST: u64 = 8 * RECORD_HEADER_BYTES;
+/// Smallest data area of a segment.
 pub const CAPACITY_MIN: usize = 1 << 16;
 /// Largest data area.
 pub const CAPACITY_MAX: usize = 1 << 30;

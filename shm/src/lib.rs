@@ -35,13 +35,13 @@
 //! 2. [`Producer::flush`] stores `tail`, which publishes all that was pushed. A burst costs one publication.
 //! 3. [`Consumer::read`] loads `tail`, checks it, checks the header of the next record, and copies the payload out. What the caller
 //!    gets is its own memory: the producer may scribble over the ring meanwhile, and changes nothing.
-//! 4. [`Consumer::settle`] says how many events the record held (that is for the caller to know), and yields how many were lost before it.
+//! 4. [`Consumer::settle`] is told how many events the record held (that is for the caller to know), and yields how many were lost before it.
 //! 5. [`Consumer::release`] stores `head`, which gives the space back.
 //!
-//! Each side keeps its own position, and the last one that it saw of the other, in private memory: it looks at the other's word only when it
-//! runs out of records or of space.
+//! Each side keeps its own position, and the last one that it saw of the other, in private memory: it looks for the other's position only when it
+//! runs out of records or of space, and for a sleeper once per flush and once per release.
 //!
-//! A record carries a *slot*, the ring-local number of what it is about (up to [`layout::SLOTS_MAX`]), and a *generation*, the number of the
+//! A record carries a *slot*, the ring-local number of what it is about (below [`layout::SLOTS_MAX`]), and a *generation*, the number of the
 //! grant under which that slot was used. The ring transports both, and counts per slot.
 //!
 //! # Losses
@@ -57,21 +57,23 @@
 //! (`wake_at`), looks once more, and sleeps on its [`Doorbell`]; the flush that crosses the position, or that tells of a loss, or the end, answers
 //! `true`: ring. So a consumer that is awake costs its producer no system call, and one that wants more than a byte is woken for that
 //! much only. A producer that would rather wait than lose does the same with [`Producer::has_room`] and [`Producer::arm`] (`room_at`), and
-//! is rung by [`Consumer::release`].
+//! [`Consumer::release`] answers `true` when it is to be rung. One doorbell serves both directions. [`Doorbell::ring`] may answer `false`
+//! when the kernel is short of memory: then ring again, later.
 //!
 //! # The end
 //!
 //! [`Producer::close`] says that nothing more will come; [`Consumer::ended`] is true once all of it was read and told. A producer that dies
 //! says nothing, but what it published stays: its consumer hears of the death on the doorbell, takes what is there for all there will ever be
-//! ([`Consumer::freeze`]), and reads on to the end.
+//! ([`Consumer::freeze`]), and reads until there is nothing more. How many events a producer attempted stands in `attempted`
+//! ([`Consumer::attempted`]): what was received and what was lost of a dead one add up to it, or to a flush more.
 //!
-//! A consumer or producer must not be used in a forked child: mappings are not inherited there, and touching one is a SIGSEGV.
+//! A consumer or producer must not be used in a forked child: on Linux mappings are not inherited there, and touching one is a SIGSEGV.
 //! Start other programs with `exec`, as [`std::process::Command`] does.
 //!
 //! # Orderings
 //!
-//! Each store with a meaning is a release that names its acquire; two orders need a full fence on both sides. `docs/memory.md` has the
-//! reason, the model and the mutant for each.
+//! Each hand-over is a release that names its acquire; two orders need a full fence on both sides. `docs/memory.md` has the place, the
+//! model and the mutant for each.
 //!
 //! | name | who has seen … | has also seen … |
 //! |---|---|---|
@@ -95,7 +97,7 @@
 //! - **I7** A mapped segment can neither shrink nor be sparse, so that touching it can't raise a signal. The kernel holds that for
 //!   sealed memory; for named memory it is a promise of the peer, who is of the same user.
 //!
-//! A breach of I2 or I4 by the other side is a [`Violation`]: the end that saw it is *poisoned* and does nothing more.
+//! A breach of I2 or I4 by the other side is a [`Violation`]: the end that saw it is *poisoned*, and reads, or takes, nothing more.
 //!
 //! # Example
 //!

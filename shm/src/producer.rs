@@ -3,7 +3,7 @@
 use core::cell::Cell;
 use core::marker::PhantomData;
 
-use crate::layout::{AWAKE, PADDING, RECORD_ALIGN, Tag, payload_bytes_max, record_bytes};
+use crate::layout::{AWAKE, CAPACITY_LEAST, PADDING, RECORD_ALIGN, Tag, payload_bytes_max, record_bytes};
 use crate::ring::{Memory, Violation};
 use crate::segment::Pair;
 use crate::sync::{Ordering, fence};
@@ -46,7 +46,7 @@ struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
-    /// The consumer is behind by a whole ring. The record's events are counted, and told to the consumer, as lost.
+    /// There is no room, with the padding before it, until the consumer gives space back. The record's events are counted, and told to the consumer, as lost.
     #[error("the ring is full")]
     Full,
     /// The caller's record is above an eighth of the ring. It is not counted: it was never attempted.
@@ -74,7 +74,10 @@ impl<M: Memory> Producer<M> {
     /// The producer of the ring in `memory`, which must be fresh: all words zero, and nobody else writing its tail.
     pub fn over(memory: M) -> Self {
         let capacity = memory.data().len() as u64 * RECORD_ALIGN;
-        assert!(capacity.is_power_of_two(), "I2: the capacity of a ring is a power of two");
+        assert!(
+            capacity.is_power_of_two() && capacity >= CAPACITY_LEAST,
+            "I2: the capacity of a ring is a power of two"
+        );
         memory.room_at().store(AWAKE, Ordering::Relaxed);
         let slots = vec![Slot::default(); memory.slots().len()].into_boxed_slice();
         Self {
@@ -189,17 +192,17 @@ impl<M: Memory> Producer<M> {
     /// # Panics
     /// If something was pushed and not [flushed](Self::flush): the consumer would sleep over it, and we over that.
     pub fn arm(&mut self, room: u64) -> Result<bool, Violation> {
-        assert_eq!(self.tail, self.published, "who sleeps has flushed before");
+        self.sound()?;
+        assert_eq!(self.tail, self.published, "I2: the consumer can reach the room that a sleeper asks for");
         let room_at = (self.tail + room.min(self.capacity)).saturating_sub(self.capacity);
         self.memory.room_at().store(room_at, Ordering::Relaxed);
         // ROOM: our store before our look at the space that the consumer gave back.
         fence(Ordering::SeqCst);
-        self.refresh_head()?;
-        let sleep = self.head < room_at;
-        if !sleep {
+        let sleep = self.refresh_head().map(|()| self.head < room_at);
+        if sleep != Ok(true) {
             self.disarm();
         }
-        Ok(sleep)
+        sleep
     }
 
     /// Takes back what [`arm`](Self::arm) asked for: the producer is awake and looks by itself.
@@ -277,7 +280,7 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Tells the consumer what happened since the last time. The order of the stores is the order of the table in
-    /// [`crate::ring`].
+    /// `docs/memory.md`.
     fn publish(&mut self) {
         // DATA: pairs with the consumer's load of `tail`.
         self.memory.tail().store(self.tail, Ordering::Release);

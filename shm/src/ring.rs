@@ -1,26 +1,4 @@
 //! What both ends of a ring share: where its words are, and what counts as a breach of its laws.
-//!
-//! # Orderings
-//!
-//! Six hand-overs, each a release (or a fence) that names its acquire. Words of the other side are mapped read-only, and std promises
-//! only relaxed loads on such memory; an acquire is therefore a relaxed load with `fence(Acquire)` behind it.
-//!
-//! | name | release | acquire | what it orders |
-//! |---|---|---|---|
-//! | `DATA` | producer stores `tail` | consumer loads `tail` | the record's bytes are there before `tail` says so |
-//! | `SPACE` | consumer stores `head` | producer loads `head` | the bytes are copied out before they are overwritten |
-//! | `LOSS` | producer stores `slots`, `lost`, after `tail` | consumer loads `lost`, `slots`, then `tail` | who sees a loss sees each record before it |
-//! | `COUNT` | producer stores `attempted`, after all these | consumer loads `attempted`, then the rest | what is counted as attempted can be read, or is told as lost |
-//! | `CLOSE` | producer stores `closed`, after all | consumer loads `closed`, then the rest | who sees the end sees all that came before it |
-//! | `ANSWER` | consumer stores `wake_at`, behind the fence that follows its store of `head` | producer loads `wake_at` and answers it for a loss | who woke a sleeper knows the space that it gave back, so it loses nothing more before a record wakes it again |
-//!
-//! And two store-load orders, the reason for each `fence(SeqCst)`. With a fence between store and load on both sides at
-//! least one of them sees the other's store, so no wake-up is lost:
-//!
-//! | name | producer | consumer |
-//! |---|---|---|
-//! | `SLEEP` | stores `tail`, `lost`, `closed`; then loads `wake_at` | stores `wake_at`; then loads `lost`, `closed`, `tail` |
-//! | `ROOM` | stores `room_at`; then loads `head` | stores `head`; then loads `room_at` |
 
 use crate::sync::AtomicU64;
 
@@ -28,7 +6,7 @@ use crate::sync::AtomicU64;
 /// ([`Producer::over`](crate::Producer::over), [`Consumer::over`](crate::Consumer::over)).
 ///
 /// Each word may change at any time, as memory in another's hands does, and each call may ask for it anew. The
-/// lengths of `slots` and `data` never change, and `data` holds a power of two of words; the ends panic where that does
+/// lengths of `slots` and `data` never change, and `data` holds a power of two of words, 16 at least; the ends panic where that does
 /// not hold, and rely on nothing else.
 pub trait Memory {
     /// Position after the last record. Written by the producer.

@@ -46,9 +46,3 @@ impl From<Descriptor> for Doorbell {
         Self(descriptor)
     }
 }
-
-impl From<Doorbell> for Descriptor {
-    fn from(doorbell: Doorbell) -> Self {
-        doorbell.0
-    }
-}

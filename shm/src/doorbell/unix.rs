@@ -29,7 +29,7 @@ const RINGS_PER_TURN: usize = 256;
 pub struct Doorbell(OwnedFd);
 
 impl Doorbell {
-    /// Makes both ends of a doorbell.
+    /// Makes both ends of a doorbell, for two threads of this process.
     ///
     /// # Errors
     /// As [`ends`](Self::ends).
@@ -38,7 +38,8 @@ impl Doorbell {
         Ok((Self(one), Self(other)))
     }
 
-    /// Both ends of a doorbell, to be handed to other processes. Neither is inherited over `exec`.
+    /// Both ends of a doorbell, to be handed to other processes: a [`Doorbell`] made of one is shut down when it is dropped, wherever
+    /// there are copies of it. Neither is inherited over `exec`.
     ///
     /// # Errors
     /// What the kernel says when descriptors are short.

@@ -66,7 +66,7 @@ const _: () = {
 pub enum Backing {
     /// Sealed memory without a name. To ask for it where there is none is a typed error.
     Memfd,
-    /// Memory with a name that nobody can guess, which goes as soon as the peer has opened it.
+    /// Memory with a name, for one user, which goes as soon as the peer has opened it.
     Named,
 }
 
@@ -423,7 +423,8 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Says of a segment that all of it is there.
     fn format(&self, kind: Kind) {
-        self.words()[0].store(kind.magic(), Ordering::Release);
+        // Whoever attaches has the handle from a message, which orders this before its look.
+        self.words()[0].store(kind.magic(), Ordering::Relaxed);
     }
 
     #[inline]

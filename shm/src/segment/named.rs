@@ -114,7 +114,6 @@ mod system {
 
     use rustix::fs::Mode;
     use rustix::io::Errno;
-    use rustix::shm::OFlags;
 
     use super::super::host;
     use super::{Mapping, SegmentError, SegmentName, check_size};
@@ -125,8 +124,25 @@ mod system {
         rustix::process::geteuid().as_raw()
     }
 
+    /// A link leads elsewhere, and who opens a file with a lease on it waits for who holds the lease: what is not a plain file of
+    /// shared memory, there to be opened, is none of ours.
+    #[cfg(target_os = "linux")]
     fn open(name: &SegmentName) -> Result<File, SegmentError> {
-        match rustix::shm::open(name.as_str(), OFlags::RDWR, Mode::empty()) {
+        use rustix::fs::OFlags;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let memory: File = match rustix::fs::open(format!("/dev/shm{name}"), flags, Mode::empty()) {
+            Ok(memory) => memory.into(),
+            Err(Errno::NOENT) => return Err(SegmentError::Gone),
+            Err(Errno::LOOP | Errno::AGAIN | Errno::NXIO) => return Err(SegmentError::NotMemory),
+            Err(errno) => return Err(host("open")(errno)),
+        };
+        let is_file = memory.metadata().is_ok_and(|found| found.is_file());
+        if is_file { Ok(memory) } else { Err(SegmentError::NotMemory) }
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open(name: &SegmentName) -> Result<File, SegmentError> {
+        match rustix::shm::open(name.as_str(), rustix::shm::OFlags::RDWR, Mode::empty()) {
             Ok(memory) => Ok(memory.into()),
             Err(Errno::NOENT) => Err(SegmentError::Gone),
             Err(errno) => Err(host("open")(errno)),

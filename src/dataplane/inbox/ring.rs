@@ -30,6 +30,8 @@ pub(super) struct InRing {
     readers: Vec<Waker>,
     /// The publisher is gone: what is there now is read, and no more.
     ending: bool,
+    /// The publisher may sleep for space that it has by now: the kernel had no memory for its bell.
+    owes_ring: bool,
 }
 
 /// What a look at a ring came to.
@@ -72,6 +74,7 @@ impl InRing {
             spares,
             readers: Vec::new(),
             ending: false,
+            owes_ring: false,
         }
     }
 
@@ -141,9 +144,9 @@ impl InRing {
                 Err(violation) => break Err(violation),
             }
         };
-        if self.consumer.release() {
+        if self.consumer.release() || self.owes_ring {
             // A publisher that is gone waits for nothing, and is heard of when we sleep.
-            let _ = self.doorbell.ring();
+            self.owes_ring = self.doorbell.ring() == Ok(false);
         }
         self.readers.drain(..).for_each(Waker::wake);
         turn.unwrap_or_else(Turn::Broken)
@@ -198,7 +201,7 @@ impl InRing {
     /// Asks to be woken; `false` if there is something to look at first.
     pub(super) fn arm(&mut self) -> bool {
         // What breaks here breaks again at the next look, and is reported there.
-        !self.ending && self.consumer.arm(1).unwrap_or(false)
+        !self.ending && !self.owes_ring && self.consumer.arm(1).unwrap_or(false)
     }
 
     pub(super) fn disarm(&mut self) {

@@ -1,0 +1,149 @@
+//! Small laws of the two ends, each on a ring in plain memory whose words the test can see.
+
+#[path = "support/heap.rs"]
+mod heap;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use heap::Heap;
+use shm::layout::AWAKE;
+use shm::{Consumer, Memory, Producer, PushError};
+
+const CAPACITY: usize = 1 << 10;
+const RECORD_BYTES: u64 = 64;
+const PAYLOAD: [u8; 48] = [7; 48];
+
+fn ring() -> (Heap, Producer<Heap>, Consumer<Heap>) {
+    let memory = Heap::new(CAPACITY, 2);
+    (memory.clone(), Producer::over(memory.clone()), Consumer::over(memory))
+}
+
+fn push(producer: &mut Producer<Heap>) -> bool {
+    match producer.push(0, 0, 1, &[&PAYLOAD]) {
+        Ok(()) => true,
+        Err(PushError::Full) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn read(consumer: &mut Consumer<Heap>) -> bool {
+    let record = consumer.read(&mut Vec::new()).unwrap();
+    record.is_some_and(|record| consumer.settle(&record, 1).is_ok())
+}
+
+fn value(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+/// A ring that is full, published, and read, with nothing given back.
+fn read_to_the_end() -> (Heap, Producer<Heap>, Consumer<Heap>) {
+    let (memory, mut producer, mut consumer) = ring();
+    while push(&mut producer) {}
+    assert!(!producer.flush());
+    while read(&mut consumer) {}
+    (memory, producer, consumer)
+}
+
+#[test]
+fn a_consumer_that_is_frozen_reads_what_was_there_and_nothing_more() {
+    let (_, mut producer, mut consumer) = ring();
+    assert!(push(&mut producer) && !producer.flush());
+    consumer.freeze();
+    assert!(push(&mut producer) && !producer.flush());
+    assert!(read(&mut consumer));
+    assert!(!read(&mut consumer), "it came after");
+}
+
+#[test]
+fn space_rings_once_and_only_when_it_is_what_the_producer_waits_for() {
+    let (memory, mut producer, mut consumer) = ring();
+    for _ in 0..CAPACITY as u64 / RECORD_BYTES {
+        assert!(push(&mut producer));
+    }
+    assert!(!producer.flush());
+    assert!(producer.arm(2 * RECORD_BYTES).unwrap());
+    let mut rung = Vec::new();
+    for _ in 0..4 {
+        assert!(read(&mut consumer));
+        rung.push(consumer.release());
+    }
+    assert_eq!(rung, [false, true, false, false]);
+    assert!(!producer.arm(2 * RECORD_BYTES).unwrap(), "there is room");
+    assert_eq!(value(memory.room_at()), AWAKE);
+}
+
+#[test]
+fn a_loss_rings_once_for_each_sleep() {
+    let (_, mut producer, mut consumer) = read_to_the_end();
+    consumer.tail_loss(|_, _| {}).unwrap();
+    let _nobody_waits = consumer.release();
+    assert!(consumer.arm(CAPACITY as u64 / 2).unwrap());
+    // The producer takes back what was read when it runs out of space, so this fills the ring once more.
+    let mut rung = 0;
+    for _ in 0..3 {
+        while push(&mut producer) {}
+        rung += u64::from(producer.flush());
+    }
+    assert_eq!(rung, 1, "the first flush crosses what it waits for, and the losses after it ring no more");
+}
+
+#[test]
+fn who_does_not_sleep_is_not_armed() {
+    let (memory, mut producer, mut consumer) = ring();
+    assert!(push(&mut producer) && !producer.flush());
+    assert!(!consumer.arm(1).unwrap(), "there is a record");
+    assert_eq!(value(memory.wake_at()), AWAKE);
+    assert!(read(&mut consumer) && !consumer.release());
+    assert!(consumer.arm(u64::MAX).unwrap());
+    assert_eq!(value(memory.wake_at()), RECORD_BYTES + CAPACITY as u64 / 2, "at most half of the ring");
+    consumer.disarm();
+    assert_eq!(value(memory.wake_at()), AWAKE);
+}
+
+#[test]
+fn padding_leaves_nothing_of_what_was_there() {
+    let (memory, mut producer, mut consumer) = ring();
+    // Positions off the end by less than the longest record.
+    while push(&mut producer) {}
+    assert!(!producer.flush());
+    while read(&mut consumer) {}
+    assert!(!consumer.release());
+    for _ in 0..CAPACITY as u64 / RECORD_BYTES - 1 {
+        assert!(push(&mut producer));
+    }
+    assert!(!producer.flush());
+    while read(&mut consumer) {}
+    assert!(!consumer.release());
+    let before = producer.room_for(100);
+    assert!(before > 16 + 104, "it needs padding");
+    producer.push(0, 0, 1, &[&[9; 100]]).unwrap();
+    let padding = &memory.data()[CAPACITY / 8 - RECORD_BYTES as usize / 8..];
+    assert_eq!(value(&padding[0]), (1 << 31) | (RECORD_BYTES - 8));
+    assert!(padding[1..].iter().all(|word| value(word) == 0), "of the record before");
+}
+
+#[test]
+#[should_panic(expected = "I2: the consumer can reach the room that a sleeper asks for")]
+fn a_producer_that_sleeps_over_records_that_nobody_sees_is_a_bug() {
+    let (_, mut producer, _consumer) = ring();
+    assert!(push(&mut producer));
+    let _ = producer.arm(1);
+}
+
+#[test]
+#[should_panic(expected = "I2: the producer can reach what a sleeper asks for")]
+fn a_consumer_that_sleeps_on_space_that_it_keeps_is_a_bug() {
+    let (_, mut producer, mut consumer) = ring();
+    assert!(push(&mut producer) && !producer.flush());
+    assert!(read(&mut consumer));
+    let _ = consumer.arm(1);
+}
+
+#[test]
+fn a_breach_is_an_error_also_where_a_sleeper_would_have_been_a_bug() {
+    let (memory, mut producer, _consumer) = ring();
+    assert!(push(&mut producer));
+    memory.head().store(u64::MAX - 7, Ordering::Relaxed);
+    assert!(producer.occupied().is_err());
+    assert!(producer.arm(1).is_err());
+}

@@ -55,7 +55,6 @@ fn assert_exact(report: &Value) {
         assert!(
             subscriber["latency_us"]["p50"].as_f64() > Some(0.0) && subscriber["cpu_percent"].is_number()
         );
-        assert!(number(subscriber, "wakeups") > 0, "{report:#}");
         lost += number(subscriber, "lost_events");
     }
     assert_eq!(number(&report["delivery"], "subscribers"), 2);
@@ -120,6 +119,10 @@ fn a_scan_reaches_two_subscribers_in_processes_of_their_own_over_rings() {
     assert!(number(&report, "scans") >= 1 && number(&report, "batches") == number(&report, "scans"));
     // At least the three of the demo, and this one.
     assert!(number(&report, "processes_per_scan") >= 4, "{report:#}");
+    for subscriber in report["subscribers"].as_array().expect("an array") {
+        // Between two scans there is nothing to do but sleep.
+        assert!(number(subscriber, "wakeups") > 0, "{report:#}");
+    }
     assert_eq!(report["subscribers"][0]["name"], "agent");
     assert_eq!(report["subscribers"][1]["name"], "detector");
     assert_eq!(number(&report["subscribers"][0], "pid"), u64::from(parent));

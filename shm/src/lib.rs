@@ -91,7 +91,7 @@
 //! - **I3** A word of the other side is loaded once into a local, checked, and only the local is used.
 //! - **I4** A record lies within `[head, tail)` and does not cross the end of the data area.
 //! - **I5** Shared memory is seen as `AtomicU64` and as nothing else.
-//! - **I6** A mapping outlives each reference into it: references are derived from a borrow of its owner.
+//! - **I6** A mapping has pages of its own, and outlives each reference into them: references are derived from a borrow of its owner.
 //! - **I7** A mapped segment can neither shrink nor be sparse, so that touching it can't raise a signal. The kernel holds that for
 //!   sealed memory; for named memory it is a promise of the peer, who is of the same user.
 //!

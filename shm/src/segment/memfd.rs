@@ -80,11 +80,11 @@ pub(super) struct Pages {
 /// Maps the whole of a segment that can't shrink and has all its memory (I7).
 fn map(descriptor: BorrowedFd<'_>, bytes: usize, access: ProtFlags) -> Result<Mapping, SegmentError> {
     let flags = MapFlags::SHARED | MapFlags::POPULATE;
-    // SAFETY: no address is asked for, so the kernel picks free pages; nothing that exists is replaced.
+    // SAFETY: I6: no address is asked for, so the kernel picks free pages; nothing that exists is replaced.
     let address = unsafe { rustix::mm::mmap(core::ptr::null_mut(), bytes, access, flags, descriptor, 0) }
         .map_err(host("map"))?;
     let pages = Pages { address, bytes };
-    // SAFETY: the range is the mapping just made; the advice changes what a forked child inherits, not our pages.
+    // SAFETY: I6: the range is the mapping just made; the advice changes what a forked child inherits, not our pages.
     unsafe { rustix::mm::madvise(address, bytes, Advice::LinuxDontFork) }.map_err(host("keep to itself"))?;
     let start = NonNull::new(address.cast()).expect("mmap without MAP_FIXED doesn't return page 0");
     Ok(Mapping { start, bytes, _pages: super::Pages::Memfd { _pages: pages } })

@@ -413,10 +413,10 @@ enum Pages {
     },
 }
 
-// SAFETY: what a `Mapping` gives out is `&AtomicU64`, which threads may share; the pages belong to no thread, nor do the
-// descriptors that `Pages` closes when it is dropped.
+// SAFETY: I5: what a `Mapping` gives out is `&AtomicU64`, which threads may share; its pages, and the descriptors that `Pages`
+// closes when it is dropped, belong to no thread.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; nothing but the drop looks into `Pages`.
+// SAFETY: I5: as above; nothing but the drop looks into `Pages`.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
@@ -443,7 +443,7 @@ impl Mapping {
 
     #[inline]
     fn as_consumer_words(&self) -> &ConsumerWords {
-        // SAFETY: as above; each segment has at least the bytes of a consumer's.
+        // SAFETY: I5, I6, I7: as above; each segment has at least the bytes of a consumer's.
         unsafe { self.start.cast().as_ref() }
     }
 }

@@ -187,7 +187,7 @@ mod system {
     #[cfg(target_os = "linux")]
     pub(super) fn keep_from_children(mapping: &Mapping) -> Result<(), SegmentError> {
         let advice = rustix::mm::Advice::LinuxDontFork;
-        // SAFETY: the range is that of the mapping; the advice changes what a forked child inherits, not our pages.
+        // SAFETY: I6: the range is that of the mapping; the advice changes what a forked child inherits, not our pages.
         unsafe { rustix::mm::madvise(mapping.start.as_ptr().cast(), mapping.bytes, advice) }
             .map_err(host("keep to itself"))
     }

@@ -9,6 +9,8 @@ mod segments;
 mod memfd {
     pub(crate) const BACKING: shm::Backing = shm::Backing::Memfd;
 
+    #[path = "changing.rs"]
+    mod changing;
     #[path = "words.rs"]
     mod words;
 }
@@ -18,6 +20,9 @@ mod memfd {
 mod named {
     pub(crate) const BACKING: shm::Backing = shm::Backing::Named;
 
+    #[path = "changing.rs"]
+    #[expect(clippy::duplicate_mod, reason = "the same tests over the other backing")]
+    mod changing;
     #[path = "words.rs"]
     #[expect(clippy::duplicate_mod, reason = "the same tests over the other backing")]
     mod words;

@@ -1,6 +1,6 @@
 //! A peer that owns the other segment and writes what it likes: each breach has its name, sticks, and never panics.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
 use shm::layout::{
@@ -16,27 +16,31 @@ use crate::hand_made::HandMade;
 
 const CAPACITY: u64 = 1 << 16;
 // The map of `layout.rs`, written down a second time: a hostile peer knows it too.
-const TAIL: usize = 128;
+pub(crate) const TAIL: usize = 128;
 const ATTEMPTED: usize = 136;
 const LOST: usize = 256;
 const CLOSED: usize = 384;
 const ROOM_AT: usize = 392;
 const SLOTS: usize = 512;
-const HEAD: usize = 128;
+pub(crate) const HEAD: usize = 128;
 const WAKE_AT: usize = 256;
 
-struct HostileProducer(HandMade);
+pub(crate) struct HostileProducer(HandMade);
 
 impl HostileProducer {
-    fn new() -> (Self, Consumer) {
+    pub(crate) fn new() -> (Self, Consumer) {
         let bytes = PRODUCER_HEADER_BYTES + CAPACITY as usize;
         let data = HandMade::as_agreed(bytes, MAGIC_PRODUCER, BACKING);
         let view = ProducerView::attach(data.hand_over(), CAPACITY as usize).unwrap();
         (Self(data), Consumer::new(view, ConsumerSegment::create(BACKING).unwrap()))
     }
 
-    fn set(&self, offset: usize, value: u64) {
-        self.0.word(offset).store(value, Ordering::Release);
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
+        self.0.word(offset)
+    }
+
+    pub(crate) fn set(&self, offset: usize, value: u64) {
+        self.word(offset).store(value, Ordering::Release);
     }
 
     fn set_data(&self, position: u64, value: u64) {
@@ -44,18 +48,18 @@ impl HostileProducer {
     }
 
     /// A well-formed record of `bytes` of payload at `position`.
-    fn set_record(&self, position: u64, slot: u16, sequence: u64, bytes: u32) -> u64 {
+    pub(crate) fn set_record(&self, position: u64, slot: u16, sequence: u64, bytes: u32) -> u64 {
         self.set_data(position, tag(bytes, slot));
         self.set_data(position + 8, sequence);
         position + 16 + u64::from(bytes).next_multiple_of(8)
     }
 }
 
-fn tag(length: u32, slot: u16) -> u64 {
+pub(crate) fn tag(length: u32, slot: u16) -> u64 {
     u64::from(length) | (u64::from(slot) << 32)
 }
 
-fn read(consumer: &mut Consumer) -> Result<Option<shm::Record>, Violation> {
+pub(crate) fn read(consumer: &mut Consumer) -> Result<Option<shm::Record>, Violation> {
     consumer.read(&mut Vec::new())
 }
 
@@ -297,17 +301,21 @@ fn bytes_that_change_after_the_read_change_nothing() {
     assert_eq!(consumer.settle(&record, 1), Ok(0));
 }
 
-struct HostileConsumer(HandMade);
+pub(crate) struct HostileConsumer(HandMade);
 
 impl HostileConsumer {
-    fn new() -> (Self, Producer) {
+    pub(crate) fn new() -> (Self, Producer) {
         let marks = HandMade::as_agreed(CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER, BACKING);
         let view = ConsumerView::attach(marks.hand_over()).unwrap();
         (Self(marks), Producer::new(ProducerSegment::create(CAPACITY as usize, BACKING).unwrap(), view))
     }
 
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
+        self.0.word(offset)
+    }
+
     fn set(&self, offset: usize, value: u64) {
-        self.0.word(offset).store(value, Ordering::Release);
+        self.word(offset).store(value, Ordering::Release);
     }
 }
 
@@ -393,7 +401,7 @@ fn word() -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_word_makes_the_consumer_panic(

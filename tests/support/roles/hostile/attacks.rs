@@ -192,34 +192,45 @@ pub(super) fn on_theirs(theirs: &Segment, name: &str, value: u64) {
 /// How often a word changes while its reader looks at it: for some hundred microseconds.
 const FLIPS: u64 = 10_000;
 
-/// Changes a word as fast as it can, and leaves it at the first value.
-fn flip(word: &AtomicU64, values: [u64; 2]) {
-    for _ in 0..FLIPS {
-        word.store(values[1], Ordering::Relaxed);
-        word.store(values[0], Ordering::Relaxed);
-    }
+/// Changes a word as fast as it can, and leaves it at the first value. In the midst of it, `meanwhile` runs.
+fn flip(word: &AtomicU64, values: [u64; 2], meanwhile: impl FnOnce()) {
+    let half = || {
+        for _ in 0..FLIPS / 2 {
+            word.store(values[1], Ordering::Relaxed);
+            word.store(values[0], Ordering::Relaxed);
+        }
+    };
+    half();
+    meanwhile();
+    half();
 }
 
-/// Publishes `rounds` records, with a word of each changing while it is read.
+/// Publishes up to `rounds` records, with a word of each changing while it is read.
 pub(super) fn flip_records(ring: &mut Ring, what: &str, rounds: u64) {
     let payload = record::batch(NAME, 0);
     let length = payload.len() as u64;
     for round in 0..rounds {
-        let (sequence, honest) = (ring.sequence, ring.tag(length));
-        ring.publish_payload(&payload);
-        let (start, end) = (ring.tail - 16 - length.next_multiple_of(8), ring.tail);
+        let size = 16 + length.next_multiple_of(8);
+        if ring.to_end() < 2 * size {
+            // No padding meanwhile: it takes a fresh ring.
+            return;
+        }
+        let (start, sequence, honest) = (ring.tail, ring.sequence, ring.tag(length));
+        let end = ring.write(honest, sequence, &payload);
+        (ring.tail, ring.sequence) = (end, sequence + 1);
         let word = |position| &ring.own.words()[ring.offset(position) / 8];
         let strings = u64::from_le_bytes(*b"xxevil\0\0");
-        match what {
-            "flip-length" => flip(word(start), [honest, ring.tag(length + 64)]),
-            "flip-slot" => flip(word(start), [honest, honest | 5 << 32]),
-            "flip-sequence" => flip(word(start + 8), [sequence, u64::MAX]),
-            "flip-counts" => flip(word(start + 16), [1 | 1 << 32, 1 | 0x0200_0002 << 32]),
-            "flip-strings" => flip(word(start + 16 + at::STRING_AREA as u64), [strings, u64::MAX]),
-            "flip-tail" => flip(&ring.own.words()[TAIL / 8], [end, u64::MAX - 7]),
-            "flip-lost" => flip(&ring.own.words()[LOST / 8], [round, u64::MAX - round]),
+        let (word, values) = match what {
+            "flip-length" => (word(start), [honest, ring.tag(length + 64)]),
+            "flip-slot" => (word(start), [honest, honest | 5 << 32]),
+            "flip-sequence" => (word(start + 8), [sequence, u64::MAX]),
+            "flip-counts" => (word(start + 16), [1 | 1 << 32, 1 | 0x0200_0002 << 32]),
+            "flip-strings" => (word(start + 16 + at::STRING_AREA as u64), [strings, u64::MAX]),
+            "flip-tail" => (&ring.own.words()[TAIL / 8], [end, u64::MAX - 7]),
+            "flip-lost" => (&ring.own.words()[LOST / 8], [round, u64::MAX - round]),
             other => panic!("no attack {other}"),
-        }
+        };
+        flip(word, values, || ring.show(end));
         if !ring.ring() {
             return;
         }
@@ -232,10 +243,8 @@ pub(super) fn flip_marks(ring: &Ring, what: &str, rounds: u64) {
         let published = ring.read_all();
         let word = |offset: usize| &ring.own.words()[offset / 8];
         match what {
-            // What it says it waits for is the very next flush, however many there are.
-            "wake-always" => (0..FLIPS).for_each(|_| ring.own.set(WAKE_AT, ring.read_all() + 8)),
-            "flip-head" => flip(word(HEAD), [published, u64::MAX - 7]),
-            "flip-wake-at" => flip(word(WAKE_AT), [published + 8, u64::MAX]),
+            "flip-head" => flip(word(HEAD), [published, u64::MAX - 7], || ()),
+            "flip-wake-at" => flip(word(WAKE_AT), [published + 8, u64::MAX], || ()),
             other => panic!("no attack {other}"),
         }
     }

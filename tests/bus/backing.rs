@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::json;
 
 use super::bad_input::{frame, hello, provoke};
-use crate::support::{Folder, Role, STRANGER, look, wait_until};
+use crate::support::{Folder, Role, STRANGER, look, name_of_segment, wait_until};
 
 const TOPIC: &str = "events.process.batch";
 
@@ -22,10 +22,8 @@ struct Left(PathBuf);
 impl Left {
     /// By process `pid`, `bytes` long. The last digits tell those of one test from each other.
     fn new(pid: u32, bytes: u64, last: u32) -> Self {
-        let digit = |place: u32| char::from_digit(pid / 36_u32.pow(place) % 36, 36).expect("a digit");
-        let pid: String = (0..5).rev().map(digit).collect();
-        let made_by = std::process::id();
-        let path = PathBuf::from(format!("/dev/shm/deebp{pid}{made_by:010}{last:09}"));
+        let number = u128::from(std::process::id()) * 1_000_000_000 + u128::from(last);
+        let path = PathBuf::from(format!("/dev/shm{}", name_of_segment('p', pid, number)));
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         file.and_then(|file| file.set_len(bytes)).expect("there is room");
         Self(path)

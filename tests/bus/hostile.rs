@@ -2,19 +2,24 @@
 //!
 //! The attacks stand in [`table`], by the names that `docs/threats.md` has for them; what an intruder does under each name is in
 //! `tests/support/roles/hostile`. Each is made beside an honest pair that shares a process with the victim, and must feel nothing.
+//!
+//! What a peer writes has the same outcome whatever rings are made of. Where that decides, in the kernel's answers and in what is
+//! handed over, the tests of [`named`] have a table of their own; another user shares rings of sealed memory only.
 
 mod descriptors;
 mod document;
+mod named;
 mod publisher;
 mod subscriber;
 mod table;
 
 use serde_json::{Value, json};
 
-use crate::support::{Folder, Role, wait_until};
+use crate::support::{Folder, Role, backing, wait_until};
 use table::Then;
 
 const TOPIC: &str = "events.process.batch";
+const RING_BYTES: usize = 1 << 16;
 
 /// A broker, and two honest processes that talk to each other beside what is attacked.
 struct Scene {
@@ -28,8 +33,14 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::over(&backing())
+    }
+
+    /// With rings made of this, whatever those of other tests are made of.
+    fn over(backing: &str) -> Self {
         let folder = Folder::new();
-        let agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16, "socket_mode": 0o666})).up();
+        let options = json!({"ring_bytes": RING_BYTES, "socket_mode": 0o666, "backing": backing});
+        let agent = Role::agent(&folder, options).up();
         let mut detector = Role::client(&folder, "detector").up();
         detector.must(&json!({"do": "subscribe", "name": "beside", "patterns": ["events.network.#"]}));
         let mut netmond = Role::client(&folder, "netmond").up();
@@ -39,13 +50,17 @@ impl Scene {
 
     /// The honest pair goes on, and so does the control plane.
     fn is_undisturbed(&mut self, after: &str) {
+        self.pair_is_undisturbed(after);
+        let names = texts(&self.agent.must(&json!({"do": "components"})), "components");
+        assert!(["agent", "detector", "netmond"].iter().all(|name| names.iter().any(|known| known == name)));
+    }
+
+    fn pair_is_undisturbed(&mut self, after: &str) {
         self.netmond.must(&json!({"do": "batch", "from": self.beside, "count": 20}));
         self.beside += 20;
         let report = self.detector.must(&json!({"do": "await", "name": "beside", "total": self.beside}));
         let facts = ["received", "lost", "disorder", "errors"].map(|fact| &report[fact]);
         assert_eq!(facts, [&json!(self.beside), &json!(0), &json!(0), &json!([])], "after {after}");
-        let names = texts(&self.agent.must(&json!({"do": "components"})), "components");
-        assert!(["agent", "detector", "netmond"].iter().all(|name| names.iter().any(|known| known == name)));
     }
 
     /// How often `component` broke a ring, as `by` says.

@@ -44,6 +44,13 @@ pub(crate) fn is_named() -> bool {
     backing() == "named"
 }
 
+/// The name of a segment: a producer's (`p`) or a consumer's (`c`), said to be made by process `pid`.
+pub(crate) fn name_of_segment(kind: char, pid: u32, number: u128) -> String {
+    let digit = |place: u32| char::from_digit(pid / 36_u32.pow(place) % 36, 36).expect("a digit");
+    let pid: String = (0..5).rev().map(digit).collect();
+    format!("/deeb{kind}{pid}{number:019}")
+}
+
 /// A folder of one test, removed with it.
 #[derive(Debug)]
 pub(crate) struct Folder(tempfile::TempDir);
@@ -196,12 +203,7 @@ impl Role {
     /// Waits until it ends by itself, having been told that there is nothing more to do.
     pub(crate) fn end(mut self) -> ExitStatus {
         self.stdin = None;
-        let mut status = None;
-        wait_until("the role ends", || {
-            status = self.child.try_wait().expect("it is ours");
-            status.is_some()
-        });
-        status.expect("it has just ended")
+        self.death()
     }
 
     /// The next answer.
@@ -211,6 +213,16 @@ impl Role {
             Err(RecvTimeoutError::Timeout) => panic!("{} did not answer within {deadline:?}", self.what),
             Err(RecvTimeoutError::Disconnected) => panic!("{} ended without an answer", self.what),
         }
+    }
+
+    /// Waits until it ends, however it does.
+    pub(crate) fn death(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the role dies", || {
+            status = self.child.try_wait().expect("it is ours");
+            status.is_some()
+        });
+        status.expect("it has just died")
     }
 
     /// Stops it (SIGSTOP), and waits until it is.

@@ -31,7 +31,7 @@ pub(super) fn create(kind: Kind, bytes: usize) -> Result<(Handle, Mapping), Segm
 /// Checked and mapped, and its name taken away; the magic is the caller's to look at.
 pub(super) fn attach(name: &SegmentName, kind: Kind, bytes: usize) -> Result<Mapping, SegmentError> {
     check(name, kind, bytes, system::own_user())?;
-    let memory = named(name).open().map_err(not_open)?;
+    let memory = open(name)?;
     check_size(memory.len() as u64, bytes)?;
     // A second look at it, dropped as its maker would drop it. It may be that its maker has, meanwhile.
     if let Ok(mut last) = named(name).open() {
@@ -99,21 +99,24 @@ fn host(step: &'static str, error: ShmemError) -> SegmentError {
     SegmentError::Host { step, source }
 }
 
-fn not_open(error: ShmemError) -> SegmentError {
-    match host("open", error) {
-        SegmentError::Host { source, .. } if source.kind() == io::ErrorKind::NotFound => SegmentError::Gone,
+/// Maps what is under a name that was handed to this process.
+fn open(name: &SegmentName) -> Result<Shmem, SegmentError> {
+    named(name).open().map_err(|error| match host("open", error) {
+        SegmentError::Host { source, .. } => system::not_open(source, system::own_user()),
         other => other,
-    }
+    })
 }
 
 /// What the system says of a name beyond what `shared_memory` asks.
 #[cfg(unix)]
 mod system {
     use std::fs::File;
+    use std::io;
     use std::os::unix::fs::MetadataExt;
 
     use rustix::fs::Mode;
     use rustix::io::Errno;
+    use rustix::shm::OFlags;
 
     use super::super::host;
     use super::{Mapping, SegmentError, SegmentName, check_size};
@@ -124,38 +127,42 @@ mod system {
         rustix::process::geteuid().as_raw()
     }
 
-    /// A link leads elsewhere, and who opens a file with a lease on it waits for who holds the lease: what is not a plain file of
-    /// shared memory, there to be opened, is none of ours.
+    /// No link is followed, since it could lead anywhere, and nobody is waited for: who has a lease on the file can make whoever
+    /// opens it wait for most of a minute.
     #[cfg(target_os = "linux")]
-    fn open(name: &SegmentName) -> Result<File, SegmentError> {
-        use rustix::fs::OFlags;
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let memory: File = match rustix::fs::open(format!("/dev/shm{name}"), flags, Mode::empty()) {
-            Ok(memory) => memory.into(),
-            Err(Errno::NOENT) => return Err(SegmentError::Gone),
-            Err(Errno::LOOP | Errno::AGAIN | Errno::NXIO) => return Err(SegmentError::NotMemory),
-            Err(errno) => return Err(host("open")(errno)),
-        };
-        let is_file = memory.metadata().is_ok_and(|found| found.is_file());
-        if is_file { Ok(memory) } else { Err(SegmentError::NotMemory) }
+    const OPEN: OFlags = OFlags::RDWR.union(OFlags::from_bits_retain(
+        rustix::fs::OFlags::NOFOLLOW.union(rustix::fs::OFlags::NONBLOCK).bits(),
+    ));
+    /// Names lead to no files here.
+    #[cfg(not(target_os = "linux"))]
+    const OPEN: OFlags = OFlags::RDWR;
+
+    fn open(name: &SegmentName) -> io::Result<File> {
+        Ok(rustix::shm::open(name.as_str(), OPEN, Mode::empty())?.into())
     }
 
-    #[cfg(not(target_os = "linux"))]
-    fn open(name: &SegmentName) -> Result<File, SegmentError> {
-        match rustix::shm::open(name.as_str(), rustix::shm::OFlags::RDWR, Mode::empty()) {
-            Ok(memory) => Ok(memory.into()),
-            Err(Errno::NOENT) => Err(SegmentError::Gone),
-            Err(errno) => Err(host("open")(errno)),
+    /// Whose fault it is that a segment of `owner` can't be opened.
+    pub(super) fn not_open(source: io::Error, owner: u32) -> SegmentError {
+        match Errno::from_io_error(&source) {
+            Some(Errno::NOENT) => SegmentError::Gone,
+            // A link, a folder, a socket, a file with a lease, a program that runs.
+            Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::AGAIN | Errno::TXTBSY) => {
+                SegmentError::NotMemory
+            }
+            // Who is not the owner may be refused for being another.
+            Some(Errno::ACCESS | Errno::PERM) if owner == own_user() => SegmentError::NotMemory,
+            _ => SegmentError::Host { step: "open", source },
         }
     }
 
     /// Fills a segment of our own with memory, so that no touch of it can fail.
     pub(super) fn allocate(name: &SegmentName, bytes: usize) -> Result<(), SegmentError> {
-        fill(&open(name)?, bytes).map_err(host("allocate"))
+        let failed = |source| SegmentError::Host { step: "open", source };
+        fill(&open(name).map_err(failed)?, bytes).map_err(host("allocate"))
     }
 
     pub(super) fn check(name: &SegmentName, bytes: usize, owner: u32) -> Result<(), SegmentError> {
-        let memory = open(name)?;
+        let memory = open(name).map_err(|source| not_open(source, owner))?;
         let failed = |source| SegmentError::Host { step: "inspect", source };
         let found = memory.metadata().map_err(failed)?;
         let (uid, mode) = (found.uid(), found.mode() & 0o777);
@@ -218,7 +225,9 @@ mod system {
 /// Windows knows no owner here but the folder for temporary files, and its memory can't shrink while it is mapped.
 #[cfg(not(unix))]
 mod system {
-    use super::{Mapping, SegmentError, SegmentName, check_size, named, not_open};
+    use std::io;
+
+    use super::{Mapping, SegmentError, SegmentName, check_size, open};
 
     pub(super) fn own_user() -> u32 {
         0
@@ -229,7 +238,14 @@ mod system {
     }
 
     pub(super) fn check(name: &SegmentName, bytes: usize, _: u32) -> Result<(), SegmentError> {
-        check_size(named(name).open().map_err(not_open)?.len() as u64, bytes)
+        check_size(open(name)?.len() as u64, bytes)
+    }
+
+    pub(super) fn not_open(source: io::Error, _: u32) -> SegmentError {
+        if source.kind() == io::ErrorKind::NotFound {
+            return SegmentError::Gone;
+        }
+        SegmentError::Host { step: "open", source }
     }
 
     pub(super) fn keep_from_children(_: &Mapping) -> Result<(), SegmentError> {

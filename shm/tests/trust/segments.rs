@@ -70,19 +70,25 @@ fn nobody_but_the_writer_can_change_a_segment() {
 
 #[test]
 fn no_mapping_of_a_segment_is_inherited_by_a_forked_child() {
-    let data = ProducerSegment::create(CAPACITY, Backing::Memfd).unwrap();
-    let _view = ProducerView::attach(data.handle().try_clone().unwrap(), CAPACITY).unwrap();
-    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-    let mut ours = 0;
-    let mut within = false;
-    for line in maps.lines() {
-        within |= line.contains("memfd:eventbus-p");
-        if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| within) {
-            assert!(flags.split(' ').any(|flag| flag == "dc"), "not kept to itself: {flags}");
-            (ours, within) = (ours + 1, false);
+    for backing in [Backing::Memfd, Backing::Named] {
+        let data = ProducerSegment::create(CAPACITY, backing).unwrap();
+        let mark = match data.handle() {
+            Handle::Descriptor(_) => "memfd:eventbus-p".to_owned(),
+            Handle::Name(name) => format!("/dev/shm{name}"),
+        };
+        let _view = ProducerView::attach(data.handle().try_clone().unwrap(), CAPACITY).unwrap();
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut ours = 0;
+        let mut within = false;
+        for line in maps.lines() {
+            within |= line.contains(&mark);
+            if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| within) {
+                assert!(flags.split(' ').any(|flag| flag == "dc"), "not kept to itself: {flags}");
+                (ours, within) = (ours + 1, false);
+            }
         }
+        assert!(ours >= 2, "both mappings were looked at");
     }
-    assert!(ours >= 2, "both mappings were looked at");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::{Scene, TOPIC, texts};
 use crate::support::{Role, STRANGER};
 
 /// Says hello as procmond, or as the exporter, and offers something for its segment.
-fn offer(intruder: &mut Role, as_publisher: bool, offer: &str) -> serde_json::Value {
+pub(super) fn offer(intruder: &mut Role, as_publisher: bool, offer: &str) -> serde_json::Value {
     if as_publisher {
         intruder.must(&json!({"do": "hello", "id": "procmond"}));
         intruder.must(&json!({"do": "declare", "publisher": 0, "topic": TOPIC, "offer": offer}))
@@ -19,7 +19,7 @@ fn offer(intruder: &mut Role, as_publisher: bool, offer: &str) -> serde_json::Va
 
 #[test]
 fn what_is_no_segment_ends_the_session_that_offered_it_and_no_other() {
-    let mut scene = Scene::new();
+    let mut scene = Scene::over("memfd");
     scene.detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
     let intruders = [(true, None), (false, None), (true, Some(STRANGER)), (false, Some(STRANGER))];
     for (as_publisher, uid) in intruders {

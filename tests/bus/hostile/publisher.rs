@@ -19,8 +19,12 @@ struct Attacked {
 }
 
 impl Attacked {
-    fn new(uid: Option<u32>) -> Self {
-        let mut scene = Scene::new();
+    fn new() -> Self {
+        Self::by(None, Scene::new())
+    }
+
+    /// With an intruder of this user.
+    fn by(uid: Option<u32>, mut scene: Scene) -> Self {
         scene.detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
         let mut intruder = Role::intruder(&scene.folder, uid);
         intruder.must(&json!({"do": "hello", "id": "procmond"}));
@@ -86,8 +90,7 @@ impl Attacked {
     }
 }
 
-fn each_word_has_its_answer(uid: Option<u32>) {
-    let mut attacked = Attacked::new(uid);
+fn each_word_has_its_answer(mut attacked: Attacked) {
     for attack in AS_PUBLISHER {
         attacked.begin(attack.name, attack.left);
         let lost = count(&attacked.tally(), "lost");
@@ -100,17 +103,17 @@ fn each_word_has_its_answer(uid: Option<u32>) {
 
 #[test]
 fn whatever_a_publisher_writes_its_reader_has_a_name_for_it() {
-    each_word_has_its_answer(None);
+    each_word_has_its_answer(Attacked::new());
 }
 
 #[test]
 fn whatever_a_publisher_of_another_user_writes_its_reader_has_a_name_for_it() {
-    each_word_has_its_answer(Some(STRANGER));
+    each_word_has_its_answer(Attacked::by(Some(STRANGER), Scene::over("memfd")));
 }
 
 #[test]
 fn words_that_change_while_they_are_read_are_read_once() {
-    let mut attacked = Attacked::new(None);
+    let mut attacked = Attacked::new();
     attacked.scene.netmond.must(&json!({"do": "burst_until_killed", "tag": "burst"}));
     for name in FLIPS_AS_PUBLISHER {
         attacked.begin("", 0);
@@ -136,7 +139,7 @@ fn words_that_change_while_they_are_read_are_read_once() {
 
 #[test]
 fn whatever_a_publisher_does_to_its_doorbell_others_are_heard() {
-    let mut attacked = Attacked::new(None);
+    let mut attacked = Attacked::new();
     for attack in BELLS_AS_PUBLISHER {
         attacked.begin("", 0);
         attacked.intruder.tell(&json!({"do": "bell", "name": attack.name}));
@@ -151,12 +154,13 @@ fn whatever_a_publisher_does_to_its_doorbell_others_are_heard() {
 #[test]
 fn the_kernel_refuses_all_that_would_change_a_segment_from_outside() {
     for uid in [None, Some(STRANGER)] {
-        let mut attacked = Attacked::new(uid);
+        let mut attacked = Attacked::by(uid, Scene::over("memfd"));
         attacked.begin("", 0);
-        let said = attacked.intruder.must(&json!({"do": "kernel"}));
         for segment in ["own", "theirs"] {
             for (attempt, errno) in KERNEL {
-                assert_eq!(said[segment][attempt], *errno, "{attempt} on {segment} of {uid:?}");
+                let attack = json!({"do": "kernel", "name": attempt, "on": segment});
+                let said = &attacked.intruder.must(&attack)["said"];
+                assert_eq!(said, errno, "{attempt} on {segment} of {uid:?}");
             }
         }
         attacked.publish(0);
@@ -166,7 +170,7 @@ fn the_kernel_refuses_all_that_would_change_a_segment_from_outside() {
 
 #[test]
 fn a_child_that_keeps_everything_open_keeps_no_ring_alive() {
-    let mut attacked = Attacked::new(None);
+    let mut attacked = Attacked::new();
     attacked.begin("", 0);
     assert!(look::segments(attacked.scene.detector.pid()) > attacked.segments);
     let child = attacked.intruder.must(&json!({"do": "leave_child"}));

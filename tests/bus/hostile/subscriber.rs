@@ -19,8 +19,12 @@ struct Attacked {
 }
 
 impl Attacked {
-    fn new(uid: Option<u32>) -> Self {
-        let mut scene = Scene::new();
+    fn new() -> Self {
+        Self::by(None, Scene::new())
+    }
+
+    /// With an intruder of this user.
+    fn by(uid: Option<u32>, mut scene: Scene) -> Self {
         scene.agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
         let mut procmond = Role::client(&scene.folder, "procmond").up();
         procmond.must(&json!({"do": "declare", "topic": TOPIC}));
@@ -77,8 +81,7 @@ impl Attacked {
     }
 }
 
-fn each_word_has_its_answer(uid: Option<u32>) {
-    let mut attacked = Attacked::new(uid);
+fn each_word_has_its_answer(mut attacked: Attacked) {
     for attack in AS_SUBSCRIBER {
         attacked.begin(attack.name);
         attacked.intruder.must(&json!({"do": "attack", "name": attack.name}));
@@ -90,17 +93,17 @@ fn each_word_has_its_answer(uid: Option<u32>) {
 
 #[test]
 fn whatever_a_subscriber_writes_its_publisher_has_a_name_for_it() {
-    each_word_has_its_answer(None);
+    each_word_has_its_answer(Attacked::new());
 }
 
 #[test]
 fn whatever_a_subscriber_of_another_user_writes_its_publisher_has_a_name_for_it() {
-    each_word_has_its_answer(Some(STRANGER));
+    each_word_has_its_answer(Attacked::by(Some(STRANGER), Scene::over("memfd")));
 }
 
 #[test]
 fn marks_that_change_while_they_are_looked_at_are_looked_at_once() {
-    let mut attacked = Attacked::new(None);
+    let mut attacked = Attacked::new();
     for name in FLIPS_AS_SUBSCRIBER {
         attacked.begin(name);
         attacked.intruder.tell(&json!({"do": "flip", "name": name, "rounds": 500}));
@@ -114,7 +117,7 @@ fn marks_that_change_while_they_are_looked_at_are_looked_at_once() {
 
 #[test]
 fn whatever_a_subscriber_does_to_its_doorbell_publishing_never_waits() {
-    let mut attacked = Attacked::new(None);
+    let mut attacked = Attacked::new();
     for attack in BELLS_AS_SUBSCRIBER {
         attacked.begin(attack.name);
         attacked.intruder.must(&json!({"do": "bell", "name": attack.name}));
@@ -125,7 +128,7 @@ fn whatever_a_subscriber_does_to_its_doorbell_publishing_never_waits() {
 
 #[test]
 fn a_doorbell_that_is_full_and_never_read_is_rung_all_the_same() {
-    let mut attacked = Attacked::new(None);
+    let mut attacked = Attacked::new();
     attacked.begin("full");
     // Each event is what it says it waits for.
     let mut unread = 0;
@@ -147,12 +150,13 @@ fn a_doorbell_that_is_full_and_never_read_is_rung_all_the_same() {
 #[test]
 fn the_kernel_refuses_a_subscriber_all_that_would_change_a_segment() {
     for uid in [None, Some(STRANGER)] {
-        let mut attacked = Attacked::new(uid);
+        let mut attacked = Attacked::by(uid, Scene::over("memfd"));
         attacked.begin("kernel");
-        let said = attacked.intruder.must(&json!({"do": "kernel"}));
         for segment in ["own", "theirs"] {
             for (attempt, errno) in KERNEL {
-                assert_eq!(said[segment][attempt], *errno, "{attempt} on {segment} of {uid:?}");
+                let attack = json!({"do": "kernel", "name": attempt, "on": segment});
+                let said = &attacked.intruder.must(&attack)["said"];
+                assert_eq!(said, errno, "{attempt} on {segment} of {uid:?}");
             }
         }
         attacked.sees("kernel", Then::Nothing);

@@ -179,6 +179,45 @@ pub(super) const DESCRIPTORS: &[(&str, &str)] = &[
     ("descriptor-long", "were agreed"),
     ("descriptor-unfillable", "can't be filled with memory"),
     ("descriptor-sparse", ""),
+    ("handle-a-name", "a segment that is not what rings are made of here"),
+];
+
+const TOO_MANY: &str = "a descriptor where none belongs, or none where one does";
+const NO_SEGMENT: &str = "nor the name of such a segment";
+const MALFORMED: &str = "holds no message of this version";
+
+/// What is handed over where a name is due, and what the broker says before it hangs up; empty: it is taken.
+pub(super) const NAMES: &[(&str, &str)] = &[
+    ("handle-a-descriptor", "a segment that is not what rings are made of here"),
+    ("handle-none", TOO_MANY),
+    ("name-and-a-descriptor", TOO_MANY),
+    ("name-and-what-lingers", TOO_MANY),
+    ("name-empty", MALFORMED),
+    ("name-too-long", MALFORMED),
+    ("name-of-a-path", MALFORMED),
+    ("name-in-capitals", MALFORMED),
+    ("name-of-the-other-kind", NO_SEGMENT),
+    ("named-gone", "is gone"),
+    ("named-link", NO_SEGMENT),
+    ("named-folder", NO_SEGMENT),
+    ("named-leased", NO_SEGMENT),
+    ("named-pipe", "has 0 bytes where"),
+    ("named-short", "were agreed"),
+    ("named-long", "were agreed"),
+    ("named-read-by-others", "with mode 604"),
+    ("named-written-by-a-group", "with mode 620"),
+    ("named-of-a-stranger", "belongs to uid 65534"),
+    ("named-sparse", ""),
+];
+
+/// What a name leads to once the broker has looked, and of what the reader then accuses who did that; empty: of nothing.
+pub(super) const SWAPPED: &[(&str, &str)] = &[
+    ("swapped-gone", ""),
+    ("swapped-link", NO_SEGMENT),
+    ("swapped-folder", NO_SEGMENT),
+    ("swapped-leased", NO_SEGMENT),
+    ("swapped-short", "were agreed"),
+    ("swapped-read-by-others", "with mode 604"),
 ];
 
 /// A segment that the broker takes, and the other side does not.
@@ -198,4 +237,35 @@ pub(super) const KERNEL: &[(&str, &str)] = &[
     ("reopen-write", "PERM"),
     ("reopen-mmap", "PERM"),
     ("reopen-ftruncate", "PERM"),
+];
+
+/// What the kernel says to a process of the same user that attempts this on a segment with a name, and whether who shares the ring
+/// dies of it.
+pub(super) const NAMED_KERNEL: &[(&str, &str, bool)] = &[
+    ("ftruncate-grow", "done", false),
+    ("allocate-behind", "done", false),
+    ("write", "done", false),
+    ("mmap-writable", "done", false),
+    ("mprotect-writable", "done", false),
+    ("reopen-write", "done", false),
+    ("reopen-mmap", "done", false),
+    ("zero-range", "OPNOTSUPP", false),
+    ("seal-more", "PERM", false),
+    ("punch-hole", "done", false),
+    ("ftruncate-shrink", "done", true),
+    ("reopen-ftruncate", "done", true),
+];
+
+/// Words of the other side, which a process of the same user can write where they have a name: a subscriber's, a publisher's.
+pub(super) const THEIRS_AS_PUBLISHER: &[&str] = &["their-magic", "their-head", "their-wake-at", "their-all"];
+pub(super) const THEIRS_AS_SUBSCRIBER: &[&str] = &[
+    "their-magic",
+    "their-tail",
+    "their-attempted",
+    "their-lost",
+    "their-slots",
+    "their-closed",
+    "their-room-at",
+    "their-records",
+    "their-all",
 ];

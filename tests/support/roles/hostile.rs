@@ -17,13 +17,15 @@ use shm::layout::{
 };
 
 use crate::support::DEADLINE;
+use descriptors::Offer;
 use ring::Ring;
 use segment::Segment;
-use wire::{DESCRIPTOR, Frame, Notice, Reader, request};
+use wire::{Frame, Notice, Reader, handle, request};
 
 mod attacks;
 mod bells;
 mod descriptors;
+mod names;
 mod record;
 mod ring;
 mod segment;
@@ -141,11 +143,15 @@ struct Shared {
 #[derive(Default)]
 struct State {
     ring_bytes: Option<usize>,
+    /// Rings are made of memory with names.
+    named: bool,
     refused: bool,
     /// The last request was granted.
     granted: bool,
     /// What is offered where a segment is due.
     offer: String,
+    /// It was changed behind the broker's back.
+    swapped: bool,
     rings: BTreeMap<u64, Ring>,
     accused: Vec<String>,
     goodbye: Option<String>,
@@ -204,18 +210,27 @@ impl Intruder {
             "bell" => self.with_ring(|ring| bells::attack(ring, text("name"))),
             "read" => self.with_ring(|ring| json!({ "published": ring.read_all() })),
             "kernel" => self.with_ring(|ring| {
-                let theirs = ring.theirs.as_ref().expect("it is complete");
-                json!({
-                    "own": segment::attack(ring.own.descriptor.as_fd()),
-                    "theirs": segment::attack(theirs.descriptor.as_fd()),
-                })
+                let on = if text("on") == "own" { Some(&ring.own) } else { ring.theirs.as_ref() };
+                let on = on.expect("it is complete").descriptor.as_fd();
+                json!({ "said": segment::attempt(on, text("name")) })
             }),
+            "theirs" => self.with_ring(|ring| {
+                let theirs = ring.theirs.as_ref().expect("it is complete");
+                attacks::on_theirs(theirs, text("name"), number("value"));
+                json!({})
+            }),
+            "head" => self.with_ring(|ring| {
+                let theirs = ring.theirs.as_ref().expect("it is complete");
+                json!({ "head": theirs.word(HEAD), "tail": ring.tail })
+            }),
+            "open" => json!({ "said": names::open(text("name")).map_or_else(name, |_| "done".into()) }),
             "deaf" => {
                 // It may have been hung up on.
                 let _ = self.stream.shutdown(std::net::Shutdown::Read);
                 self.send(Frame::new(request::SUBSCRIBE).number(2).number(2).number(1).text("#"));
                 json!({})
             }
+            "await_granted" => self.wait(|state| state.granted || state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
             "leave_child" => self.leave_child(),
             other => panic!("no command {other}"),
@@ -233,6 +248,7 @@ impl Intruder {
         state.rings.clear();
         state.accused.clear();
         state.granted = false;
+        state.swapped = false;
     }
 
     fn send(&self, frame: Frame) {
@@ -271,7 +287,10 @@ impl Intruder {
 
     fn await_ring(&self) -> Value {
         self.wait(|state| {
-            state.over || state.rings.values().any(|ring| ring.closed || (state.granted && ring.is_ready()))
+            let swapped = state.swapped;
+            state.over
+                || swapped
+                || state.rings.values().any(|ring| ring.closed || (state.granted && ring.is_ready()))
         })
     }
 
@@ -336,7 +355,11 @@ fn follow(mut reader: Reader, writer: &UnixStream, shared: &Shared) {
         drop(state);
         shared.changed.notify_all();
     }
-    shared.state.lock().expect("nobody panics with it").over = true;
+    let mut state = shared.state.lock().expect("nobody panics with it");
+    state.over = true;
+    // Nobody will attach any more.
+    state.rings.values_mut().for_each(|ring| ring.own.name = None);
+    drop(state);
     shared.changed.notify_all();
 }
 
@@ -345,38 +368,22 @@ impl State {
         // A broker that has hung up says so to the reader.
         let done = |order| drop(Frame::new(request::DONE).number(order).send(writer, &[]));
         match notice {
-            Notice::Welcome { ring_bytes } => {
+            Notice::Welcome { ring_bytes, named } => {
+                self.named = named;
                 self.ring_bytes = Some(usize::try_from(ring_bytes).expect("a size"));
             }
             Notice::Refused => self.refused = true,
             Notice::Granted => self.granted = true,
             Notice::MakeSegment { ring, of_producer } => {
-                let (bytes, magic, variant) = if of_producer {
-                    let data = self.ring_bytes.expect("it was welcome");
-                    (PRODUCER_HEADER_BYTES + data, MAGIC_PRODUCER, request::PRODUCER_SEGMENT)
-                } else {
-                    (CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER, request::CONSUMER_SEGMENT)
-                };
-                let (own, sent) = descriptors::offer(&self.offer, bytes, magic);
-                let sent: Vec<_> = sent.iter().map(AsFd::as_fd).collect();
-                let _ = Frame::new(variant).number(ring).number(DESCRIPTOR).send(writer, &sent);
                 let bell = descriptor.expect("a bell comes with it");
-                let made = Ring {
-                    of_producer,
-                    own,
-                    theirs: None,
-                    bell,
-                    target: None,
-                    tail: 0,
-                    sequence: 0,
-                    closed: false,
-                };
-                self.rings.insert(ring, made);
+                self.make_segment(ring, of_producer, bell, writer);
             }
-            Notice::Attach { ring } => {
-                if let (Some(ring), Some(descriptor)) = (self.rings.get_mut(&ring), descriptor) {
-                    ring.theirs = Some(Segment::received(descriptor));
-                }
+            Notice::Attach { ring, name } => {
+                let Some(ring) = self.rings.get_mut(&ring) else { return };
+                ring.theirs = match name {
+                    Some(name) => Segment::of_name(&name, self.offer == "name-kept"),
+                    None => descriptor.map(Segment::received),
+                };
             }
             Notice::Grant { order, ring, slot, generation } => {
                 if let Some(ring) = self.rings.get_mut(&ring) {
@@ -396,11 +403,38 @@ impl State {
             Notice::CloseRing { ring, accused } => {
                 if let Some(ring) = self.rings.get_mut(&ring) {
                     ring.closed = true;
+                    ring.own.name = None;
                 }
                 self.accused.extend(accused);
             }
             Notice::Goodbye { reason } => self.goodbye = Some(reason),
             Notice::Other => {}
         }
+    }
+
+    /// Hands over what is offered where its segment of a ring is due.
+    fn make_segment(&mut self, ring: u64, of_producer: bool, bell: OwnedFd, writer: &UnixStream) {
+        let (bytes, magic, variant) = if of_producer {
+            let data = self.ring_bytes.expect("it was welcome");
+            (PRODUCER_HEADER_BYTES + data, MAGIC_PRODUCER, request::PRODUCER_SEGMENT)
+        } else {
+            (CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER, request::CONSUMER_SEGMENT)
+        };
+        let offer = if self.named { names::offer } else { descriptors::offer };
+        let Offer { own, name, descriptors } = offer(&self.offer, bytes, magic);
+        let frame = Frame::new(variant).number(ring);
+        let frame = match name {
+            Some(name) => frame.number(handle::NAME).text(&name),
+            None => frame.number(handle::DESCRIPTOR),
+        };
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        let _ = frame.send(writer, &descriptors);
+        if let Some(what) = self.offer.strip_prefix("swapped-") {
+            names::swap(what, &own, magic);
+            self.swapped = true;
+        }
+        let made =
+            Ring { of_producer, own, theirs: None, bell, target: None, tail: 0, sequence: 0, closed: false };
+        self.rings.insert(ring, made);
     }
 }

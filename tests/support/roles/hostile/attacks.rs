@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use shm::layout::PADDING;
+use shm::layout::{PADDING, PRODUCER_HEADER_BYTES};
 
 use super::record::{self, at};
 use super::ring::{NAME, Ring};
+use super::segment::Segment;
 use super::{ATTEMPTED, CLOSED, GO, HEAD, LOST, ROOM_AT, SLOTS, TAIL, WAKE_AT};
 
 const MAX: u64 = u64::MAX;
@@ -167,6 +168,25 @@ pub(super) fn on_producer(ring: &mut Ring, name: &str) {
         "consumer-magic-changed" => ring.own.set(0, MAX),
         other => panic!("no attack {other}"),
     }
+}
+
+/// Writes `value` into the words that are the other side's alone.
+pub(super) fn on_theirs(theirs: &Segment, name: &str, value: u64) {
+    let (first, last) = match name {
+        "their-magic" => (0, 8),
+        "their-tail" => (TAIL, TAIL + 8),
+        "their-attempted" => (ATTEMPTED, ATTEMPTED + 8),
+        "their-lost" => (LOST, LOST + 8),
+        "their-closed" => (CLOSED, CLOSED + 8),
+        "their-room-at" => (ROOM_AT, ROOM_AT + 8),
+        "their-slots" => (SLOTS, PRODUCER_HEADER_BYTES),
+        "their-records" => (PRODUCER_HEADER_BYTES, theirs.words().len() * 8),
+        "their-head" => (HEAD, HEAD + 8),
+        "their-wake-at" => (WAKE_AT, WAKE_AT + 8),
+        "their-all" => (0, theirs.words().len() * 8),
+        other => panic!("no attack {other}"),
+    };
+    (first..last).step_by(8).for_each(|offset| theirs.set(offset, value));
 }
 
 /// How often a word changes while its reader looks at it: for some hundred microseconds.

@@ -7,17 +7,24 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 
 use super::segment::{SEALS, Segment};
-use super::{GO, TAIL};
+use super::{GO, TAIL, names};
 use crate::support::{DEADLINE, ROLE};
 
 /// How long a socket keeps whoever closes it last, where nothing is done about it.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// A segment of ours, and what is sent in its place.
-pub(super) fn offer(kind: &str, bytes: usize, magic: u64) -> (Segment, Vec<OwnedFd>) {
+/// A segment of ours, and what is sent for it or in its place.
+pub(super) struct Offer {
+    pub(super) own: Segment,
+    pub(super) name: Option<String>,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+/// What is offered where a memfd is due.
+pub(super) fn offer(kind: &str, bytes: usize, magic: u64) -> Offer {
     let honest = || Segment::honest(bytes, magic);
     let open = |path: &str, flags| rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty());
     let sent = match kind {
@@ -25,7 +32,7 @@ pub(super) fn offer(kind: &str, bytes: usize, magic: u64) -> (Segment, Vec<Owned
         "descriptor-forty" => {
             let own = honest();
             let forty = (0..40).map(|_| own.descriptor.try_clone().expect("a descriptor")).collect();
-            return (own, forty);
+            return Offer { own, name: None, descriptors: forty };
         }
         "descriptor-dev-null" => vec![open("/dev/null", OFlags::RDWR).expect("it is there")],
         "descriptor-file" => vec![open("/proc/self/exe", OFlags::RDONLY).expect("it is there")],
@@ -39,20 +46,30 @@ pub(super) fn offer(kind: &str, bytes: usize, magic: u64) -> (Segment, Vec<Owned
         "descriptor-unfillable" => {
             let own = sparse(bytes, magic);
             let path = format!("/proc/self/fd/{}", own.descriptor.as_raw_fd());
-            return (own, vec![open(&path, OFlags::RDONLY).expect("it is ours")]);
+            let unwritable = open(&path, OFlags::RDONLY).expect("it is ours");
+            return Offer { own, name: None, descriptors: vec![unwritable] };
         }
-        "third-writer" => return own_is(shared(bytes, magic)),
+        "third-writer" => {
+            let made = Segment::sparse(bytes);
+            share(&made, magic);
+            made.seal(&SEALS);
+            return own_is(made);
+        }
+        "handle-a-name" => {
+            let name = Some(names::fresh(names::kind(magic)));
+            return Offer { own: honest(), name, descriptors: vec![] };
+        }
         other => match other.strip_prefix("descriptor-lacks-") {
             Some(missing) => return own_is(lacking(missing, bytes, magic)),
             None => return own_is(honest()),
         },
     };
-    (honest(), sent)
+    Offer { own: honest(), name: None, descriptors: sent }
 }
 
-fn own_is(own: Segment) -> (Segment, Vec<OwnedFd>) {
+fn own_is(own: Segment) -> Offer {
     let copy = own.descriptor.try_clone().expect("a descriptor");
-    (own, vec![copy])
+    Offer { own, name: None, descriptors: vec![copy] }
 }
 
 fn honest_of(bytes: usize, magic: u64) -> OwnedFd {
@@ -103,10 +120,9 @@ pub(super) fn lingering() -> TcpStream {
     connection
 }
 
-/// A segment that another process has mapped writable before it was sealed.
-fn shared(bytes: usize, magic: u64) -> Segment {
-    let made = Segment::sparse(bytes);
-    rustix::fs::fallocate(&made.descriptor, FallocateFlags::empty(), 0, bytes as u64).expect("memory");
+/// Has another process map a segment writable.
+pub(super) fn share(made: &Segment, magic: u64) {
+    made.fill();
     made.set(0, magic);
     let memory = made.descriptor.try_clone().expect("a descriptor");
     let mut third = Command::new(std::env::current_exe().expect("this binary has a path"))
@@ -118,8 +134,6 @@ fn shared(bytes: usize, magic: u64) -> Segment {
         .expect("the third process starts");
     std::thread::spawn(move || third.wait());
     wait_for(|| made.word(GO) == 1);
-    made.seal(&SEALS);
-    made
 }
 
 /// The third process: says that it has mapped the segment, and breaks the ring once it is told to. Ends with its parent.

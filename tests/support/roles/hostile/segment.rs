@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
-use serde_json::{Map, Value};
+
+use super::names::{self, Name};
 
 pub(super) const SEALS: [SealFlags; 4] =
     [SealFlags::SHRINK, SealFlags::GROW, SealFlags::FUTURE_WRITE, SealFlags::SEAL];
 
-/// A memfd, mapped for as long as the process lives.
+/// A memfd, or memory with a name, mapped for as long as the process lives.
 pub(super) struct Segment {
     pub(super) descriptor: OwnedFd,
+    /// Until the peer has it open.
+    pub(super) name: Option<Name>,
     words: &'static [AtomicU64],
 }
 
@@ -29,10 +32,33 @@ impl Segment {
     /// As an honest peer makes it.
     pub(super) fn honest(bytes: usize, magic: u64) -> Self {
         let made = Self::sparse(bytes);
-        rustix::fs::fallocate(&made.descriptor, FallocateFlags::empty(), 0, bytes as u64).expect("memory");
+        made.fill();
         made.set(0, magic);
         made.seal(&SEALS);
         made
+    }
+
+    /// Under a fresh name, without memory so far.
+    pub(super) fn named(kind: char, bytes: usize) -> Self {
+        let (name, descriptor) = Name::create(kind);
+        rustix::fs::ftruncate(&descriptor, bytes as u64).expect("a size");
+        Self { name: Some(name), ..Self::of_writable(descriptor, bytes) }
+    }
+
+    /// The other side's, by its name, which is taken away by that unless `keep`. `None`: it has gone.
+    pub(super) fn of_name(name: &str, keep: bool) -> Option<Self> {
+        let descriptor = names::open(name).ok()?;
+        if !keep {
+            drop(Name::from(name.to_owned()));
+        }
+        let bytes = rustix::fs::fstat(&descriptor).expect("it is open").st_size;
+        Some(Self::of_writable(descriptor, usize::try_from(bytes).expect("a size")))
+    }
+
+    /// Has all its memory allocated.
+    pub(super) fn fill(&self) {
+        let bytes = self.words.len() as u64 * 8;
+        rustix::fs::fallocate(&self.descriptor, FallocateFlags::empty(), 0, bytes).expect("memory");
     }
 
     /// The other side's, as it was handed over.
@@ -53,7 +79,7 @@ impl Segment {
         let start: *const AtomicU64 = start.expect("it can be mapped").cast();
         // SAFETY: the range was just mapped, is never unmapped, and is only ever seen as atomics.
         let words = unsafe { std::slice::from_raw_parts(start, bytes / 8) };
-        Self { descriptor, words }
+        Self { descriptor, name: None, words }
     }
 
     pub(super) fn seal(&self, seals: &[SealFlags]) {
@@ -74,36 +100,29 @@ impl Segment {
     }
 }
 
-/// All that the kernel could let somebody do to a segment, and what it says.
-pub(super) fn attack(descriptor: BorrowedFd<'_>) -> Value {
-    let said = |result: Result<(), Errno>| match result {
-        Ok(()) => "done".to_owned(),
-        Err(errno) => super::name(errno),
-    };
+/// One of all things that the kernel could let somebody do to a segment, and what it says.
+pub(super) fn attempt(descriptor: BorrowedFd<'_>, name: &str) -> String {
     let writable = ProtFlags::READ | ProtFlags::WRITE;
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let zero = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
     let bytes = [0xff; 8];
     let size = rustix::fs::fstat(descriptor).map(|status| status.st_size as u64).unwrap_or(0);
-    let again = reopen(descriptor);
-    let again = again.as_ref().map(AsFd::as_fd);
-    let tries = [
-        ("ftruncate-shrink", rustix::fs::ftruncate(descriptor, 0)),
-        ("ftruncate-grow", rustix::fs::ftruncate(descriptor, 2 * size)),
-        ("punch-hole", rustix::fs::fallocate(descriptor, punch, 0, 4096)),
-        ("zero-range", rustix::fs::fallocate(descriptor, zero, 0, 4096)),
-        ("allocate-behind", rustix::fs::fallocate(descriptor, FallocateFlags::empty(), size, 4096)),
-        ("write", rustix::io::pwrite(descriptor, &bytes, 0).map(drop)),
-        ("mmap-writable", map(descriptor, writable, |_| Ok(()))),
-        ("mprotect-writable", map(descriptor, ProtFlags::READ, make_writable)),
-        ("seal-more", rustix::fs::fcntl_add_seals(descriptor, SealFlags::WRITE)),
-        ("reopen-write", again.map_err(|e| *e).and_then(|fd| rustix::io::pwrite(fd, &bytes, 0).map(drop))),
-        ("reopen-mmap", again.map_err(|e| *e).and_then(|fd| map(fd, writable, |_| Ok(())))),
-        ("reopen-ftruncate", again.map_err(|e| *e).and_then(|fd| rustix::fs::ftruncate(fd, 0))),
-    ];
-    let answers: Map<String, Value> =
-        tries.into_iter().map(|(name, result)| (name.to_owned(), said(result).into())).collect();
-    answers.into()
+    let said = match name {
+        "ftruncate-shrink" => rustix::fs::ftruncate(descriptor, 0),
+        "ftruncate-grow" => rustix::fs::ftruncate(descriptor, 2 * size),
+        "punch-hole" => rustix::fs::fallocate(descriptor, punch, 0, 4096),
+        "zero-range" => rustix::fs::fallocate(descriptor, zero, 0, 4096),
+        "allocate-behind" => rustix::fs::fallocate(descriptor, FallocateFlags::empty(), size, 4096),
+        "write" => rustix::io::pwrite(descriptor, &bytes, 0).map(drop),
+        "mmap-writable" => map(descriptor, writable, |_| Ok(())),
+        "mprotect-writable" => map(descriptor, ProtFlags::READ, make_writable),
+        "seal-more" => rustix::fs::fcntl_add_seals(descriptor, SealFlags::WRITE),
+        "reopen-write" => reopen(descriptor).and_then(|again| rustix::io::pwrite(again, &bytes, 0).map(drop)),
+        "reopen-mmap" => reopen(descriptor).and_then(|again| map(again.as_fd(), writable, |_| Ok(()))),
+        "reopen-ftruncate" => reopen(descriptor).and_then(|again| rustix::fs::ftruncate(again, 0)),
+        other => panic!("no attempt {other}"),
+    };
+    said.map_or_else(super::name, |()| "done".to_owned())
 }
 
 fn reopen(descriptor: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {

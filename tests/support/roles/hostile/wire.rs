@@ -22,14 +22,19 @@ pub(super) mod request {
     pub(crate) const DONE: u64 = 7;
 }
 
-/// A handle that is a descriptor, by its place in the protocol's enum.
-pub(super) const DESCRIPTOR: u64 = 0;
+/// Handles by their places in the protocol's enum.
+pub(super) mod handle {
+    pub(crate) const DESCRIPTOR: u64 = 0;
+    pub(crate) const NAME: u64 = 1;
+}
 
 /// What of the broker's notices an attacker needs to know.
 #[derive(Debug)]
 pub(super) enum Notice {
     Welcome {
         ring_bytes: u64,
+        /// Rings are made of memory with names.
+        named: bool,
     },
     Refused,
     /// What was asked for is granted.
@@ -40,6 +45,8 @@ pub(super) enum Notice {
     },
     Attach {
         ring: u64,
+        /// Without one a descriptor comes with it.
+        name: Option<String>,
     },
     Grant {
         order: u64,
@@ -131,7 +138,8 @@ impl Reader {
                 if let Some(body) = rest.get(..length) {
                     let notice = Cursor(body).notice();
                     self.bytes.drain(..4 + length);
-                    let carries = matches!(notice, Notice::MakeSegment { .. } | Notice::Attach { .. });
+                    let carries =
+                        matches!(notice, Notice::MakeSegment { .. } | Notice::Attach { name: None, .. });
                     let descriptor = if carries { self.descriptors.pop_front() } else { None };
                     return Some((notice, descriptor));
                 }
@@ -191,13 +199,17 @@ impl Cursor<'_> {
             0 => {
                 let _version_and_epoch = (self.number(), self.number());
                 let _component = self.text();
-                Notice::Welcome { ring_bytes: self.number() }
+                Notice::Welcome { ring_bytes: self.number(), named: self.number() == 1 }
             }
             1 => Notice::Refused,
             2 | 3 => Notice::Granted,
             4 => Notice::MakeSegment { ring: self.number(), of_producer: true },
             5 => Notice::MakeSegment { ring: self.number(), of_producer: false },
-            6 | 7 => Notice::Attach { ring: self.number() },
+            6 | 7 => {
+                let ring = self.number();
+                let named = self.number() == handle::NAME;
+                Notice::Attach { ring, name: named.then(|| self.text()) }
+            }
             8 => {
                 let (order, ring) = (self.number(), self.number());
                 Notice::Grant { order, ring, slot: self.number(), generation: self.number() }

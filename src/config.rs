@@ -80,9 +80,8 @@ pub(crate) const RECORDS_PER_TURN: usize = 256;
 /// must not find the ring full of what was read already.
 pub(crate) const TURNS_PER_RING: usize = 16;
 
-/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld,
-/// publishers missed). Above it: the list is cut, the
-/// rights are not.
+/// Bytes of each list in the answer to a subscribe (patterns granted, patterns withheld, publishers missed). Above it: the list is
+/// cut, the rights are not.
 pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
 
 /// Descriptors that wait for the rest of their frame. The kernel hands over those of one frame at a time. Above it: the

@@ -233,7 +233,8 @@ pub(crate) enum Notice {
         request: u32,
         publisher: PublisherId,
     },
-    /// `missed`: components whose session ended because they did not install the route in time.
+    /// `missed`: components that will not be heard: their session ended because they did not install the route in time, or they were
+    /// parted from this one over a broken ring.
     Subscribed {
         request: u32,
         #[serde(deserialize_with = "list")]

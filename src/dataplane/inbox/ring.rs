@@ -94,12 +94,14 @@ impl InRing {
     /// Looks up anew which queues each topic is for.
     pub(super) fn refresh(&mut self, hub: &Hub) {
         for number in 0..self.slots.len() {
+            let Some(slot) = &self.slots[number] else { continue };
+            let queues = hub.targets(&slot.topic);
+            // Only now: whoever joined after this moment would be told of what happened in between.
             let since = self.now(u16::try_from(number).expect("slots are numbered by u16"));
             let Some(slot) = &mut self.slots[number] else { continue };
             let known: HashMap<*const Queue, Moment> =
                 slot.targets.iter().map(|target| (Arc::as_ptr(&target.queue), target.since)).collect();
-            slot.targets = hub
-                .targets(&slot.topic)
+            slot.targets = queues
                 .iter()
                 .map(|queue| Target {
                     queue: Arc::clone(queue),

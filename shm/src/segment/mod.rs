@@ -146,7 +146,8 @@ pub enum SegmentError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// The peer's handle is not of memory made for this: no memfd, one on huge pages, or the name of the other kind of segment.
+    /// The peer's handle is not of memory made for this: no memfd, one on huge pages, the name of the other kind of
+    /// segment, or one that leads to something else.
     #[error("the peer's handle is not a memfd on ordinary pages, nor the name of such a segment")]
     NotMemory,
     /// The peer left a way to change the segment.

@@ -64,7 +64,7 @@ impl<M: Memory> Consumer<M> {
         let capacity = memory.data().len() as u64 * RECORD_ALIGN;
         assert!(
             capacity.is_power_of_two() && capacity >= CAPACITY_LEAST,
-            "I2: the capacity of a ring is a power of two"
+            "I2: the capacity of a ring is a power of two, and holds a record"
         );
         memory.wake_at().store(AWAKE, Ordering::Relaxed);
         let slots = vec![0; memory.slots().len()].into_boxed_slice();
@@ -193,12 +193,12 @@ impl<M: Memory> Consumer<M> {
         fence(Ordering::SeqCst);
         let lost = self.memory.lost().load(Ordering::Relaxed);
         let closed = self.memory.closed().load(Ordering::Relaxed);
-        self.refresh_tail()?;
+        let fresh = self.refresh_tail();
         let sleep = self.tail - self.position < want && lost == self.lost && closed == 0;
-        if !sleep {
+        if !sleep || fresh.is_err() {
             self.disarm();
         }
-        Ok(sleep)
+        fresh.map(|()| sleep)
     }
 
     /// Takes back what [`arm`](Self::arm) asked for: the consumer is awake and looks by itself.

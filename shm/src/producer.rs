@@ -76,7 +76,7 @@ impl<M: Memory> Producer<M> {
         let capacity = memory.data().len() as u64 * RECORD_ALIGN;
         assert!(
             capacity.is_power_of_two() && capacity >= CAPACITY_LEAST,
-            "I2: the capacity of a ring is a power of two"
+            "I2: the capacity of a ring is a power of two, and holds a record"
         );
         memory.room_at().store(AWAKE, Ordering::Relaxed);
         let slots = vec![Slot::default(); memory.slots().len()].into_boxed_slice();

@@ -9,7 +9,8 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 
 use super::closers::Closers;
 
-/// Descriptors that one message can bring at most: the kernel's own limit (`SCM_MAX_FD`), so that none is closed by it.
+/// Descriptors that one message can bring at most: the kernel's own limit (`SCM_MAX_FD`), so that it closes none while this process
+/// has as many to spare.
 const DESCRIPTORS_MAX: usize = 253;
 
 /// What is received is not inherited over `exec`; on Apple's systems it could be, in the moment before it is closed.
@@ -18,23 +19,53 @@ const WITHOUT_WAITING: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLO
 #[cfg(target_vendor = "apple")]
 const WITHOUT_WAITING: RecvFlags = RecvFlags::DONTWAIT;
 
-static CLOSERS: Closers<OwnedFd> = Closers::new();
+/// Memory of up to this size is closed where it is dropped: freeing it takes some milliseconds, and nobody can make that longer.
+#[cfg(target_os = "linux")]
+const AT_ONCE_BYTES_MAX: i64 = 64 << 20;
+
+static CLOSERS: Closers<Foreign> = Closers::new();
+/// For ends of doorbells: they must not stay open because something else is stuck.
+static BELL_CLOSERS: Closers<Foreign> = Closers::new();
+
+/// What a peer may have had in its hands.
+#[derive(Debug)]
+struct Foreign(OwnedFd);
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        // This may wait, too: for whoever is sending over the socket. What is no socket doesn't linger.
+        let _ = rustix::net::sockopt::set_socket_linger(&self.0, None);
+    }
+}
 
 /// What a process holds open, and hands to another together with a message.
 ///
-/// Dropped, it is closed by a thread of its own, since a peer may have seen to it that closing it takes long; its own memory a
-/// process closes itself.
+/// Dropped, it is closed by a thread of its own, since a peer may have seen to it that closing it takes long; of a socket, lingering
+/// is switched off before, for all who have it. Memory that can be sealed and is not large is closed at once.
 #[derive(Debug)]
 pub struct Descriptor {
     /// Empty once it was closed or taken.
     open: Option<OwnedFd>,
-    /// Memory that this process made: there is nothing to wait for.
-    is_own_memory: bool,
+    kind: Kind,
+}
+
+/// Who closes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Memory that this process made.
+    OwnMemory,
+    /// An end of a doorbell that this process made.
+    Bell,
+    Any,
 }
 
 impl Descriptor {
     pub(crate) fn of_own_memory(open: OwnedFd) -> Self {
-        Self { open: Some(open), is_own_memory: true }
+        Self { open: Some(open), kind: Kind::OwnMemory }
+    }
+
+    pub(crate) fn of_bell(open: OwnedFd) -> Self {
+        Self { open: Some(open), kind: Kind::Bell }
     }
 
     /// A second one for the same thing.
@@ -43,18 +74,32 @@ impl Descriptor {
     /// What the kernel says when descriptors are short.
     pub fn try_clone(&self) -> io::Result<Self> {
         let open = self.as_fd().try_clone_to_owned()?;
-        Ok(Self { open: Some(open), is_own_memory: self.is_own_memory })
+        Ok(Self { open: Some(open), kind: self.kind })
     }
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        if let Some(open) = self.open.take().filter(|_| !self.is_own_memory) {
-            // What is no socket doesn't linger.
-            let _ = rustix::net::sockopt::set_socket_linger(&open, None);
-            CLOSERS.close(open);
+        let Some(open) = self.open.take() else { return };
+        match self.kind {
+            Kind::OwnMemory => drop(open),
+            Kind::Bell => BELL_CLOSERS.close(Foreign(open)),
+            Kind::Any if is_small_memory(open.as_fd()) => drop(open),
+            Kind::Any => CLOSERS.close(Foreign(open)),
         }
     }
+}
+
+/// The kernel answers both questions by itself: what has seals is served by nobody else.
+#[cfg(target_os = "linux")]
+fn is_small_memory(open: BorrowedFd<'_>) -> bool {
+    let has_seals = rustix::fs::fcntl_get_seals(open).is_ok();
+    has_seals && rustix::fs::fstat(open).is_ok_and(|found| found.st_size <= AT_ONCE_BYTES_MAX)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_small_memory(_: BorrowedFd<'_>) -> bool {
+    false
 }
 
 impl AsFd for Descriptor {
@@ -65,7 +110,7 @@ impl AsFd for Descriptor {
 
 impl From<OwnedFd> for Descriptor {
     fn from(open: OwnedFd) -> Self {
-        Self { open: Some(open), is_own_memory: false }
+        Self { open: Some(open), kind: Kind::Any }
     }
 }
 
@@ -86,7 +131,8 @@ pub struct Received {
     pub cut: bool,
 }
 
-/// Takes bytes from a socket, and all descriptors that come with them, without waiting.
+/// Takes bytes from a socket, and all descriptors that come with them, without waiting for more. Those that don't fit into this
+/// process the kernel closes here and now, and that may take long.
 ///
 /// # Errors
 /// What the kernel says; `WouldBlock`: there is nothing yet.

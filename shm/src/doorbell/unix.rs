@@ -45,7 +45,7 @@ impl Doorbell {
     /// What the kernel says when descriptors are short.
     pub fn ends() -> io::Result<(Descriptor, Descriptor)> {
         let (one, other) = sockets()?;
-        Ok((one.into(), other.into()))
+        Ok((Descriptor::of_bell(one), Descriptor::of_bell(other)))
     }
 
     /// Wakes the peer. Never waits. `false`: the kernel had no memory for it, and the peer may still sleep; ring again

@@ -110,6 +110,7 @@ impl Inbox {
             hub,
             events,
             rings: Vec::new(),
+            ended: Vec::new(),
             spares: Arc::default(),
             hub_seen: 0,
             session_over: false,
@@ -179,9 +180,19 @@ struct DataThread {
     hub: Arc<Hub>,
     events: DataEvents,
     rings: Vec<InRing>,
+    /// Rings that came to their end before the broker closed them.
+    ended: Vec<EndedRing>,
     spares: Arc<Spares>,
     hub_seen: u64,
     session_over: bool,
+}
+
+/// What is left of a ring: whom to tell if the broker closes it with an accusation, which may come behind the news that the publisher
+/// has let go of it.
+struct EndedRing {
+    id: RingId,
+    origin: Arc<Origin>,
+    queues: Vec<Arc<Queue>>,
 }
 
 impl DataThread {
@@ -261,23 +272,35 @@ impl DataThread {
                 }
             }
             Command::Close { ring, accused } => {
-                if let Some(ring) = self.ring(ring) {
-                    ring.end_soon();
-                    if let Some(violation) = accused {
-                        let component = ring.origin.component.to_string();
-                        let violation = format!("it holds this process to have broken the ring: {violation}");
-                        interrupt(ring.queues(), &RecvError::Poisoned { component, violation });
-                    }
-                }
+                self.close(ring, accused);
             }
             Command::Join { .. } => unreachable!("the caller takes it itself"),
             Command::SessionOver => {
                 self.session_over = true;
+                // Nobody closes them any more.
+                self.ended.clear();
                 self.end_if_drained();
             }
             Command::Stop => return false,
         }
         true
+    }
+
+    fn close(&mut self, id: RingId, accused: Option<String>) {
+        let ended = self.ended.iter().position(|ring| ring.id == id).map(|at| self.ended.swap_remove(at));
+        let (origin, queues) = match (self.ring(id), ended) {
+            (Some(ring), _) => {
+                ring.close();
+                (Arc::clone(&ring.origin), ring.queues().collect())
+            }
+            (None, Some(ended)) => (ended.origin, ended.queues),
+            (None, None) => return,
+        };
+        if let Some(violation) = accused {
+            let component = origin.component.to_string();
+            let violation = format!("it holds this process to have broken the ring: {violation}");
+            interrupt(queues.into_iter(), &RecvError::Poisoned { component, violation });
+        }
     }
 
     fn ring(&mut self, id: RingId) -> Option<&mut InRing> {
@@ -298,7 +321,11 @@ impl DataThread {
                     index += 1;
                 }
                 Turn::Ended => {
-                    self.rings.swap_remove(index);
+                    let ring = self.rings.swap_remove(index);
+                    if !ring.is_closed() && !self.session_over {
+                        let (id, queues) = (ring.id, ring.queues().collect());
+                        self.ended.push(EndedRing { id, origin: ring.origin, queues });
+                    }
                     self.end_if_drained();
                 }
                 Turn::Broken(violation) => {

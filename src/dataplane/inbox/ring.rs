@@ -30,6 +30,8 @@ pub(super) struct InRing {
     readers: Vec<Waker>,
     /// The publisher is gone: what is there now is read, and no more.
     ending: bool,
+    /// The broker has said that it ends.
+    closed: bool,
     /// The publisher may sleep for space that it has by now: the kernel had no memory for its bell.
     owes_ring: bool,
 }
@@ -74,6 +76,7 @@ impl InRing {
             spares,
             readers: Vec::new(),
             ending: false,
+            closed: false,
             owes_ring: false,
         }
     }
@@ -126,6 +129,16 @@ impl InRing {
             self.ending = true;
             self.consumer.freeze();
         }
+    }
+
+    /// The broker ends the ring.
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+        self.end_soon();
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Takes up to `records` records, or a part of the ring; stops early when commands wait.

@@ -107,8 +107,8 @@ const STEPS: [Step; 21] = [
     Step {
         name: "room is looked for before it is asked for",
         file: "producer",
-        from: "        self.memory.room_at().store(room_at, Ordering::Relaxed);\n        // ROOM: our store before our look at the space that the consumer gave back.\n        fence(Ordering::SeqCst);\n        self.refresh_head()?;\n",
-        to: "        self.refresh_head()?;\n        self.memory.room_at().store(room_at, Ordering::Relaxed);\n        fence(Ordering::SeqCst);\n",
+        from: "        // ROOM: our store before our look at the space that the consumer gave back.\n        fence(Ordering::SeqCst);\n        let sleep = self.refresh_head().map(|()| self.head < room_at);\n",
+        to: "        self.memory.room_at().store(AWAKE, Ordering::Relaxed);\n        let sleep = self.refresh_head().map(|()| self.head < room_at);\n        self.memory.room_at().store(room_at, Ordering::Relaxed);\n        fence(Ordering::SeqCst);\n",
     },
     Step {
         name: "space is given back before it is read",

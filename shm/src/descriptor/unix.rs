@@ -53,6 +53,7 @@ pub struct Descriptor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Memory that this process made.
+    #[cfg(target_os = "linux")]
     OwnMemory,
     /// An end of a doorbell that this process made.
     Bell,
@@ -60,6 +61,7 @@ enum Kind {
 }
 
 impl Descriptor {
+    #[cfg(target_os = "linux")]
     pub(crate) fn of_own_memory(open: OwnedFd) -> Self {
         Self { open: Some(open), kind: Kind::OwnMemory }
     }
@@ -82,6 +84,7 @@ impl Drop for Descriptor {
     fn drop(&mut self) {
         let Some(open) = self.open.take() else { return };
         match self.kind {
+            #[cfg(target_os = "linux")]
             Kind::OwnMemory => drop(open),
             Kind::Bell => BELL_CLOSERS.close(Foreign(open)),
             Kind::Any if is_small_memory(open.as_fd()) => drop(open),

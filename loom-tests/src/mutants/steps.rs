@@ -25,7 +25,7 @@ pub(super) fn of(file: &str) -> impl Iterator<Item = &'static Step> {
     STEPS.iter().filter(move |step| step.file == file)
 }
 
-const STEPS: [Step; 21] = [
+const STEPS: [Step; 22] = [
     Step {
         name: "the tail is stored before the record",
         file: "producer",
@@ -115,6 +115,13 @@ const STEPS: [Step; 21] = [
         file: "consumer",
         from: "        self.memory.head().store(self.position, Ordering::Release);\n",
         to: "        self.memory.head().store(self.tail, Ordering::Release);\n",
+    },
+    Step {
+        // Neither SLEEP nor ROOM, but what ANSWER needs of the same fence.
+        name: "the fence behind the space releases nothing",
+        file: "consumer",
+        from: "        // ROOM: our store before our look at `room_at`. ANSWER: and before our next store of `wake_at`.\n        fence(Ordering::SeqCst);\n",
+        to: "        fence(Ordering::Acquire);\n",
     },
     Step {
         name: "space wakes nobody",

@@ -245,6 +245,12 @@ impl InRing {
 mod tests {
     use shm::{Backing, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
 
+    use std::collections::VecDeque;
+    use std::task::{Context, Poll};
+
+    use parking_lot::Mutex;
+
+    use super::super::{Command, DataThread, Hub, RecvError, Shared};
     use super::*;
     use crate::access::Component;
     use crate::batch::{BatchWriter, Opaque};
@@ -287,5 +293,58 @@ mod tests {
         assert!(matches!(turn, Turn::Busy), "{turn:?}");
         let left = producer.occupied().expect("nothing is broken");
         assert!(left < full && left > full / 2, "{left} of {full} bytes are left");
+    }
+
+    /// A data thread with this one ring, to be driven by hand, and the queue that the ring feeds.
+    fn thread_with(mut ring: InRing) -> (DataThread, Arc<Queue>) {
+        let queue = Arc::new(Queue::new(1 << 20));
+        let topic = Topic::new("events.process.batch").expect("a legal topic");
+        ring.grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
+        let (wake, woken) = Doorbell::pair().expect("descriptors");
+        let shared = Shared {
+            commands: Mutex::default(),
+            waiting: AtomicBool::new(false),
+            wake,
+            counters: Arc::default(),
+        };
+        let thread = DataThread {
+            shared: Arc::new(shared),
+            woken,
+            hub: Arc::new(Hub::new()),
+            events: tokio::sync::mpsc::unbounded_channel().0,
+            rings: vec![ring],
+            ended: Vec::new(),
+            spares: Arc::default(),
+            hub_seen: 1,
+            session_over: false,
+        };
+        (thread, queue)
+    }
+
+    /// The publisher lets go of a ring that it holds to be broken, and the broker's word about it comes later.
+    #[test]
+    fn an_accusation_is_told_also_behind_the_end_of_its_ring() {
+        let (mut producer, ring) = ring();
+        let _ = producer.close();
+        let (mut thread, queue) = thread_with(ring);
+        thread.turn();
+        assert!(thread.rings.is_empty(), "it has ended");
+
+        thread.carry_out(Command::Close { ring: RingId(1), accused: Some("its head".into()) });
+
+        let mut items = VecDeque::new();
+        let taken = queue.poll_take(&mut items, &mut Context::from_waker(Waker::noop()));
+        assert!(matches!(taken, Poll::Ready(true)), "{taken:?}");
+        assert!(matches!(items.as_slices().0, [Err(RecvError::Poisoned { .. })]), "{items:?}");
+        assert!(thread.ended.is_empty(), "nothing is left of the ring");
+    }
+
+    #[test]
+    fn of_a_ring_that_the_broker_closes_first_nothing_is_left_either() {
+        let (_producer, ring) = ring();
+        let (mut thread, _queue) = thread_with(ring);
+        thread.carry_out(Command::Close { ring: RingId(1), accused: None });
+        thread.turn();
+        assert!(thread.rings.is_empty() && thread.ended.is_empty());
     }
 }

@@ -22,7 +22,7 @@ fn word(number: u8, position: u64) -> Word {
         3 => Word::Lost,
         4 => Word::Closed,
         5 => Word::Slot(position as u16),
-        6 => Word::RoomAt,
+        8 => Word::RoomAt,
         _ => Word::Data(position),
     }
 }

@@ -106,7 +106,8 @@ impl Target {
                 self.memory.set(Word::Head, head.wrapping_add(u64::from(input.byte()?) * 8));
             }
             10 => self.memory.set(word(input.byte()?), input.word()?),
-            11 => {
+            11 => self.memory.set_later(input.byte()?, word(input.byte()?), u64::from(input.byte()?) * 8),
+            12 => {
                 self.flush(false);
                 let room = u16::from_le_bytes(input.bytes()?).into();
                 let result = self.producer.arm(room);
@@ -115,12 +116,11 @@ impl Target {
                 // It looked while it asked, so it sleeps for a head that it has not seen.
                 assert!(result != Ok(true) || room_at + CAPACITY == self.tail + room.min(CAPACITY));
             }
-            12 => {
+            _ => {
                 let room = self.producer.room_for(input.byte()?.into());
                 let result = self.producer.has_room(room);
                 self.judge(result.err());
             }
-            _ => self.memory.set_later(input.byte()?, word(input.byte()?), u64::from(input.byte()?) * 8),
         }
         Some(())
     }

@@ -27,6 +27,8 @@ pub struct Producer<M = Pair> {
     attempted_published: u64,
     /// Events lost on the ring.
     lost: u64,
+    /// Bytes that only urgent records may use.
+    reserve: u64,
     slots: Box<[Slot]>,
     /// Slots with a loss that is not published yet.
     lossy: Vec<u16>,
@@ -46,7 +48,8 @@ struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PushError {
-    /// There is no room, with the padding before it, until the consumer gives space back. The record's events are counted, and told to the consumer, as lost.
+    /// There is no room, with the padding before it and the reserve, until the consumer gives space back. The record's events are
+    /// counted, and told to the consumer, as lost.
     #[error("the ring is full")]
     Full,
     /// The caller's record is above an eighth of the ring. It is not counted: it was never attempted.
@@ -89,12 +92,23 @@ impl<M: Memory> Producer<M> {
             attempted: 0,
             attempted_published: 0,
             lost: 0,
+            reserve: 0,
             slots,
             lossy: Vec::new(),
             answered: AWAKE,
             poisoned: None,
             not_sync: PhantomData,
         }
+    }
+
+    /// Keeps `bytes` of the ring for [urgent](Self::push_urgent) records: any other finds the ring full while it would leave less.
+    /// None at first.
+    ///
+    /// # Panics
+    /// Above a quarter of the ring: a consumer that asks to be woken for half of it has to be reached by ordinary records.
+    pub fn set_reserve(&mut self, bytes: u64) {
+        assert!(bytes <= self.capacity / 4, "ordinary records fill more than half of the ring");
+        self.reserve = bytes;
     }
 
     /// Writes one record of `events` events for `slot`, its payload being the `parts` one after the other. The consumer
@@ -107,6 +121,34 @@ impl<M: Memory> Producer<M> {
     /// If a part other than the last is not a multiple of 8 bytes long.
     pub fn push(
         &mut self,
+        slot: u16,
+        generation: u16,
+        events: u32,
+        parts: &[&[u8]],
+    ) -> Result<(), PushError> {
+        self.push_leaving(self.reserve, slot, generation, events, parts)
+    }
+
+    /// As [`push`](Self::push), for a record that may use the [reserve](Self::set_reserve), too.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    ///
+    /// # Panics
+    /// As [`push`](Self::push).
+    pub fn push_urgent(
+        &mut self,
+        slot: u16,
+        generation: u16,
+        events: u32,
+        parts: &[&[u8]],
+    ) -> Result<(), PushError> {
+        self.push_leaving(0, slot, generation, events, parts)
+    }
+
+    fn push_leaving(
+        &mut self,
+        reserve: u64,
         slot: u16,
         generation: u16,
         events: u32,
@@ -130,7 +172,7 @@ impl<M: Memory> Producer<M> {
 
         let size = record_bytes(bytes);
         let padding = self.padding_before(size);
-        if let Err(refused) = self.claim(padding + size) {
+        if let Err(refused) = self.claim(padding + size + reserve) {
             self.note_loss(slot, events);
             return Err(refused);
         }
@@ -169,7 +211,7 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Whether `room` bytes (at most: the whole ring) are free. If those that [`room_for`](Self::room_for) a record says are, a
-    /// push of it finds space.
+    /// push of it finds space; less the reserve, an urgent one.
     ///
     /// # Errors
     /// The consumer's breach of the ring's laws, now or earlier.
@@ -210,16 +252,26 @@ impl<M: Memory> Producer<M> {
         self.memory.room_at().store(AWAKE, Ordering::Relaxed);
     }
 
-    /// Bytes that a record with this payload needs where the next one goes: its header, its payload, and the padding before it.
-    /// A payload above the limit needs what one at the limit does: [`push`](Self::push) is who refuses it.
+    /// Bytes that a record with this payload needs where the next one goes: its header, its payload, the padding before it, and the
+    /// reserve, unless it is urgent. A payload above the limit needs what one at the limit does: [`push`](Self::push) is who refuses it.
     pub fn room_for(&self, payload_bytes: usize) -> u64 {
         let size = record_bytes(payload_bytes.min(self.payload_bytes_max()));
-        self.padding_before(size) + size
+        self.padding_before(size) + size + self.reserve
     }
 
     /// Events attempted on this ring: taken and lost.
     pub fn attempted(&self) -> u64 {
         self.attempted
+    }
+
+    /// Bytes kept for urgent records.
+    pub fn reserve(&self) -> u64 {
+        self.reserve
+    }
+
+    /// Where the next record goes: bytes pushed since the ring was made, headers and padding included.
+    pub fn tail(&self) -> u64 {
+        self.tail
     }
 
     /// Bytes that the consumer has not given back yet, as of now.

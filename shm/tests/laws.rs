@@ -88,6 +88,34 @@ fn a_loss_rings_once_for_each_sleep() {
 }
 
 #[test]
+fn urgent_records_find_room_where_others_leave_it() {
+    let (_, mut producer, mut consumer) = ring();
+    producer.set_reserve(2 * RECORD_BYTES);
+    let records = CAPACITY as u64 / RECORD_BYTES;
+    assert_eq!((0..).take_while(|_| push(&mut producer)).count() as u64, records - 2);
+    assert_eq!(producer.has_room(producer.room_for(PAYLOAD.len())), Ok(false));
+    assert_eq!(producer.room_for(PAYLOAD.len()), 3 * RECORD_BYTES, "the record, and the reserve");
+    let urgent = (0..4).take_while(|_| producer.push_urgent(1, 0, 1, &[&PAYLOAD]).is_ok()).count();
+    assert_eq!(urgent, 2, "as many as fit into the reserve");
+    assert!(!producer.flush());
+    assert_eq!(
+        (0..).take_while(|_| read(&mut consumer)).count() as u64,
+        records,
+        "in the order of the pushes"
+    );
+    let mut lost = Vec::new();
+    consumer.tail_loss(|slot, events| lost.push((slot, events))).unwrap();
+    assert_eq!(lost, [(0, 1), (1, 1)]);
+}
+
+#[test]
+#[should_panic(expected = "ordinary records fill more than half of the ring")]
+fn a_reserve_that_a_sleeping_consumer_would_never_be_woken_over_is_a_bug() {
+    let (_, mut producer, _consumer) = ring();
+    producer.set_reserve(CAPACITY as u64 / 4 + 8);
+}
+
+#[test]
 fn who_does_not_sleep_is_not_armed() {
     let (memory, mut producer, mut consumer) = ring();
     assert!(push(&mut producer) && !producer.flush());

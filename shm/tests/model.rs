@@ -10,6 +10,9 @@ use shm::{
 const CAPACITY: usize = 1 << 16;
 const PAYLOAD_BYTES_MAX: usize = shm::layout::payload_bytes_max(CAPACITY);
 const SLOTS: usize = 3;
+/// What is pushed on this slot is urgent.
+const URGENT: u16 = 2;
+const RESERVE: u64 = CAPACITY as u64 / 8;
 const BACKINGS: [Backing; 2] = [Backing::Memfd, Backing::Named];
 
 #[derive(Debug, Clone)]
@@ -79,8 +82,10 @@ impl Model {
         let marks = ConsumerSegment::create(backing).unwrap();
         let seen_data = ProducerView::attach(data.handle().try_clone().unwrap(), CAPACITY).unwrap();
         let seen_marks = ConsumerView::attach(marks.handle().try_clone().unwrap()).unwrap();
+        let mut producer = Producer::new(data, seen_marks);
+        producer.set_reserve(RESERVE);
         Self {
-            producer: Some(Producer::new(data, seen_marks)),
+            producer: Some(producer),
             open: true,
             consumer: Consumer::new(seen_data, marks),
             records: VecDeque::new(),
@@ -129,15 +134,20 @@ impl Model {
         let cut = if split { bytes / 16 * 8 } else { 0 };
         let parts: &[&[u8]] = &[&payload[..cut], &payload[cut..]];
         let size = 16 + (bytes as u64).next_multiple_of(8);
-        let taken = match self.producer().push(slot, generation, events, parts) {
+        let (pushed, limit) = if slot == URGENT {
+            (self.producer().push_urgent(slot, generation, events, parts), CAPACITY as u64)
+        } else {
+            (self.producer().push(slot, generation, events, parts), CAPACITY as u64 - RESERVE)
+        };
+        let taken = match pushed {
             Ok(()) => true,
             Err(PushError::Full) => false,
             Err(error) => panic!("{error}"),
         };
         // At most one padding is in the ring, and it is shorter than the record behind it.
         let longest = shm::layout::payload_bytes_max(CAPACITY) as u64 + 16;
-        assert!(!taken || self.held + size <= CAPACITY as u64, "taken into a full ring");
-        assert!(taken || self.held + size + 2 * longest > CAPACITY as u64, "refused by a ring with space");
+        assert!(!taken || self.held + size <= limit, "taken into a full ring");
+        assert!(taken || self.held + size + 2 * longest > limit, "refused by a ring with space");
         if taken {
             self.held += size;
             self.records.push_back(Expected { slot, generation, events, payload, flushed: false });
@@ -331,16 +341,16 @@ fn takes_records_to_its_last_byte(backing: Backing) {
     let bytes = 64 - 16;
     let records = (CAPACITY / 64) as u64;
     for _ in 0..records {
-        model.push(0, 1, bytes, false);
+        model.push(URGENT, 1, bytes, false);
     }
     model.flush();
     // From now on each record needs exactly the space of the one that was just read.
     for taken in records..3 * records {
-        model.push(0, 1, 0, false);
+        model.push(URGENT, 1, 0, false);
         assert_eq!(model.producer().occupied().unwrap(), CAPACITY as u64, "full");
         assert!(model.read());
         model.release();
-        model.push(0, 1, bytes, false);
+        model.push(URGENT, 1, bytes, false);
         assert_eq!(model.records.len() as u64, records, "the ring has space for record {taken}");
         model.flush();
     }

@@ -23,7 +23,7 @@ use crate::topic::{Topic, TopicError, TopicPattern};
 use crate::wire::{GoodbyeReason, Refusal, Welcome};
 
 pub use connect::{ConnectError, ConnectOptions};
-pub use publisher::{BatchBuilder, Publisher};
+pub use publisher::{BatchBuilder, Publisher, Unread};
 pub use subscription::{EventReceiver, Subscription};
 
 pub(crate) use session::run as run_session;

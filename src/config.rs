@@ -17,6 +17,10 @@ pub(crate) const RING_BYTES: usize = 8 << 20;
 /// newest batches are lost to this subscription, and counted.
 pub(crate) const QUEUE_BYTES: usize = 2 * RING_BYTES;
 
+/// Which part of a ring, and of a queue, is kept for urgent topics: an eighth, some 4,000 events of 256 bytes in a ring of the
+/// default size. Bulk finds them full before that, and can't crowd an alert out.
+pub(crate) const URGENT_PART: usize = 8;
+
 /// How long a publisher, or a subscriber, may take to install a route. Beyond it, its session ends: an event must not be
 /// published past a subscriber that believes itself subscribed.
 pub(crate) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
@@ -56,6 +60,9 @@ pub(crate) const SLOTS_MAX: usize = shm::layout::SLOTS_MAX;
 /// How often a publisher that is in use looks whether its subscribers are still there. The broker says so, too, but not to a
 /// process that was stopped meanwhile, or whose session is over.
 pub(crate) const DESERTED_CHECK: Duration = Duration::from_millis(100);
+
+/// How long after the host refused something it is tried again: descriptors run short for moments.
+pub(crate) const HOST_RETRY: Duration = Duration::from_millis(10);
 
 /// Interruptions that wait for one subscription. Above it: the newest are not told, only logged.
 pub(crate) const INTERRUPTIONS_MAX: usize = 64;

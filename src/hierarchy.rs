@@ -6,10 +6,11 @@
 //! decided in `access`.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
-use crate::topic::{TopicError, TopicPattern};
+use crate::topic::{Topic, TopicError, TopicPattern};
 
 /// How closely a topic is guarded.
 ///
@@ -171,9 +172,35 @@ pub(crate) static ROWS: &[Row] = {
     ]
 };
 
+/// What arrives under any load of other topics: rings and queues keep a reserve for it. Few events, each of which counts.
+const URGENT: [&str; 4] = ["events.+.anomaly", "events.+.lifecycle", "alerts.#", "control.#"];
+
+/// Whether the topic is urgent.
+pub(crate) fn is_urgent(topic: &Topic) -> bool {
+    static PATTERNS: LazyLock<[TopicPattern; URGENT.len()]> =
+        LazyLock::new(|| URGENT.map(|pattern| TopicPattern::new(pattern).expect("it is well-formed")));
+    PATTERNS.iter().any(|pattern| pattern.matches(topic))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documented_urgent_topics_are_those() {
+        let section = include_str!("../docs/topic-hierarchy.md")
+            .split("\n## ")
+            .find(|s| s.starts_with("Urgent topics"));
+        let section = section.expect("a section of the document");
+        let documented: Vec<&str> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("- `")?.split_once('`').map(|(pattern, _)| pattern))
+            .collect();
+        assert_eq!(documented, URGENT);
+        let is_urgent = |name: &str| is_urgent(&Topic::new(name).expect("a legal topic"));
+        assert!(is_urgent("events.network.anomaly") && is_urgent("control.shutdown") && is_urgent("alerts"));
+        assert!(!is_urgent("events.process.batch") && !is_urgent("events.anomaly"));
+    }
 
     fn patterns() -> Vec<TopicPattern> {
         ROWS.iter().map(|row| row.pattern().expect(row.topics)).collect()

@@ -85,10 +85,10 @@ pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, StartError};
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
-    EventReceiver, PublishError, Publisher, SubscribeError, Subscription,
+    EventReceiver, PublishError, Publisher, SubscribeError, Subscription, Unread,
 };
 pub use correlation::CorrelationMetadata;
-pub use dataplane::{Delivery, ReceivedBatch, RecvError};
+pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError};
 pub use event::{
     BusEvent, CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, StartError};
 use crate::client::{Core, Disconnected, run_session};
-use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
+use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
 use crate::control::{Action, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
@@ -26,10 +26,6 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Messages of clients that wait for the loop. Full: clients wait.
 const EVENTS_MAX: usize = 256;
-
-/// How long nobody is accepted after that failed: out of descriptors, most likely, and the client still waits, so that it
-/// would be tried again without end.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 /// What the tasks of connections tell the loop.
 #[derive(Debug)]
@@ -205,7 +201,7 @@ impl Server {
     }
 
     fn accepted(&mut self, accepted: std::io::Result<Socket>) {
-        self.accept_from = accepted.is_err().then(|| Instant::now() + ACCEPT_PAUSE);
+        self.accept_from = accepted.is_err().then(|| Instant::now() + HOST_RETRY);
         let connected = accepted.and_then(|socket| {
             // First of all, so that nothing a client may have sent by now keeps us when it is turned away.
             let stream = Stream::new(socket)?;
@@ -557,10 +553,10 @@ mod tests {
         let mut server = Server::new(BrokerOptions::new(&path), events);
         let before = Instant::now();
         server.accepted(Err(std::io::Error::other("no descriptors")));
-        assert!(before.elapsed() < ACCEPT_PAUSE, "the loop did not wait");
+        assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");
         let _client = sys::connect(&path).expect("it listens");
         let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
         accepted.expect("the pause ends").expect("the client was waiting");
-        assert!(before.elapsed() >= ACCEPT_PAUSE);
+        assert!(before.elapsed() >= HOST_RETRY);
     }
 }

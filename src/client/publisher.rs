@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::session::{Command, Commands, Ground};
 use crate::batch::{BatchEvent, BatchWriter, EventTooLarge, PushError, RECORD_BYTES_TARGET};
@@ -13,9 +14,18 @@ use crate::routing::TopicId;
 /// Records of ordinary size that a publisher keeps for its next batch: 4 MiB of them, which is a scan of some 15,000 processes.
 const RECORDS_KEPT: usize = 64;
 
+/// Events that not every subscriber has read within the patience of a [`flush`](Publisher::flush). They are not lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{events} events were not read by every subscriber in time")]
+pub struct Unread {
+    /// How many, at most.
+    pub events: u64,
+}
+
 /// Publishes on one topic, over rings of its own. `Send`, but neither `Sync` nor `Clone`: it is the one producer of its rings.
 ///
-/// Publishing is synchronous and never waits. A subscriber whose ring is full loses the newest events, and is told how many.
+/// Publishing is synchronous and never waits. A subscriber whose ring is full loses the newest events, and is told how many. Who would rather
+/// wait than lose says for how long: [`publish_within`](Self::publish_within), [`flush`](Self::flush).
 ///
 /// ```
 /// use daemoneye_eventbus::{ConnectOptions, CorrelationMetadata, EventBusClient};
@@ -121,6 +131,33 @@ impl Publisher {
         publish_one(outbox, records, *record_bytes_max, *topic, event, correlation)
     }
 
+    /// Publishes one event, and rather waits than have a subscriber lose it: for up to `patience`, until each subscriber has room
+    /// in its ring. Who has none even then loses it, and is told so, as with [`publish`](Self::publish).
+    ///
+    /// Room in a ring is all that it waits for: the subscriber's process empties it into the queues of its subscriptions, where an
+    /// application that is too slow loses. Subscriptions of this process have no ring.
+    ///
+    /// Cancelled, it has published nothing.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn publish_within(
+        &mut self,
+        event: &impl BatchEvent,
+        patience: Duration,
+    ) -> Result<Delivery, EventTooLarge> {
+        let deadline = deadline_of(patience);
+        let Self { outbox, records, topic, correlation, record_bytes_max, .. } = self;
+        if !outbox.has_targets(*topic) {
+            return Ok(outbox.skip(1));
+        }
+        let record = encode_one(records, *record_bytes_max, event, correlation)?;
+        outbox.await_room(*topic, record.bytes(), deadline).await;
+        let delivery = outbox.publish(*topic, record);
+        outbox.flush();
+        Ok(delivery)
+    }
+
     /// Publishes one event on any topic of this publisher.
     pub(super) fn publish_on(
         &mut self,
@@ -135,6 +172,50 @@ impl Publisher {
     /// Begins a batch: events that are published together.
     pub fn batch(&mut self) -> BatchBuilder<'_> {
         BatchBuilder { publisher: self, filled: 0, open: false, events: 0 }
+    }
+
+    /// Of the events published so far, counted from the first, how many every subscriber that is there has read, or is told of as
+    /// lost: what a write-ahead log needs to keep no longer. It may lag behind by a 64th of a ring while a subscriber reads.
+    ///
+    /// Read means: out of the ring, by the subscriber's process. What its application makes of it, and whether the process lives
+    /// for long enough, no publisher hears.
+    pub fn consumed(&mut self) -> u64 {
+        self.outbox.consumed()
+    }
+
+    /// Waits for up to `patience` until every subscriber has read all that was published so far. For what *read* means see
+    /// [`consumed`](Self::consumed). Cancel-safe.
+    ///
+    /// # Errors
+    /// [`Unread`] if they have not.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use daemoneye_eventbus::{ConnectOptions, EventBusClient, Opaque};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+    /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+    /// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+    /// let _batches = bus.subscription(&["events.process.#"]).await?;
+    /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+    /// let mut publisher = procmond.publisher("events.process.batch").await?;
+    /// publisher.publish_within(&Opaque(b"it waits for room"), Duration::from_secs(1)).await?;
+    /// publisher.flush(Duration::from_secs(10)).await?;
+    /// assert_eq!(publisher.consumed(), publisher.published());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn flush(&mut self, patience: Duration) -> Result<(), Unread> {
+        self.outbox.await_readers(deadline_of(patience)).await;
+        match self.published() - self.consumed() {
+            0 => Ok(()),
+            events => Err(Unread { events }),
+        }
     }
 
     /// Events published so far, whether anybody was there for them or not.
@@ -161,19 +242,35 @@ fn publish_one(
     if !outbox.has_targets(topic) {
         return Ok(outbox.skip(1));
     }
+    let record = encode_one(records, record_bytes_max, event, correlation)?;
+    let delivery = outbox.publish(topic, record);
+    outbox.flush();
+    Ok(delivery)
+}
+
+/// Encodes one event into the first of the records.
+fn encode_one<'a>(
+    records: &'a mut Vec<BatchWriter>,
+    record_bytes_max: u32,
+    event: &impl BatchEvent,
+    correlation: &CorrelationMetadata,
+) -> Result<&'a mut BatchWriter, EventTooLarge> {
     if records.is_empty() {
         records.push(BatchWriter::new(record_bytes_max));
     }
     let record = &mut records[0];
     record.begin(correlation)?;
     match record.push(event, None) {
-        Ok(()) => {}
-        Err(PushError::EventTooLarge(error)) => return Err(error),
+        Ok(()) => Ok(record),
+        Err(PushError::EventTooLarge(error)) => Err(error),
         Err(PushError::RecordFull) => unreachable!("an empty record is not full"),
     }
-    let delivery = outbox.publish(topic, record);
-    outbox.flush();
-    Ok(delivery)
+}
+
+/// Patience beyond what clocks can tell is for ever, which here is a century.
+fn deadline_of(patience: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    Instant::now() + patience.min(CENTURY)
 }
 
 /// Events on their way into one batch. They are encoded as they are pushed, and leave together with [`publish`](Self::publish);
@@ -260,18 +357,41 @@ impl BatchBuilder<'_> {
     }
 
     /// Publishes the batch. Never waits.
-    pub fn publish(self) -> Delivery {
+    pub fn publish(mut self) -> Delivery {
         let mut delivery = Delivery::default();
-        if self.events > 0 {
-            let Publisher { outbox, records, topic, .. } = self.publisher;
-            for record in records.iter_mut().take(self.filled + 1).filter(|record| record.len() > 0) {
-                delivery.add(outbox.publish(*topic, record));
-                // Once per record and not at the end: a batch may be larger than a ring, and the subscriber can make room
-                // only for what it sees.
-                outbox.flush();
-            }
+        let (outbox, topic, records) = self.full_records();
+        for record in records {
+            delivery.add(outbox.publish(topic, record));
+            // Once per record and not at the end: a batch may be larger than a ring, and the subscriber can make room
+            // only for what it sees.
+            outbox.flush();
         }
         delivery
+    }
+
+    /// Publishes the batch, and rather waits than have a subscriber lose a part of it: for up to `patience` in all, as
+    /// [`Publisher::publish_within`] does for one event. So a batch may be larger than a ring.
+    ///
+    /// Cancelled, it has published as many records from the front as had room by then; [`Publisher::published`] tells how many
+    /// events that are.
+    pub async fn publish_within(mut self, patience: Duration) -> Delivery {
+        let deadline = deadline_of(patience);
+        let mut delivery = Delivery::default();
+        let (outbox, topic, records) = self.full_records();
+        for record in records {
+            outbox.await_room(topic, record.bytes(), deadline).await;
+            delivery.add(outbox.publish(topic, record));
+            outbox.flush();
+        }
+        delivery
+    }
+
+    /// The records with something in them, and where they go.
+    fn full_records(&mut self) -> (&mut Outbox, TopicId, impl Iterator<Item = &mut BatchWriter>) {
+        let Publisher { outbox, records, topic, .. } = &mut *self.publisher;
+        let count = if self.events > 0 { self.filled + 1 } else { 0 };
+        let records = records.iter_mut().take(count).filter(|record| record.len() > 0);
+        (outbox, *topic, records)
     }
 
     fn push_event(

@@ -372,6 +372,7 @@ impl Session {
             DataEvent::Granted { order } => self.ask(Request::Done { order }),
             DataEvent::Joined { subscription } => self.subscribe(subscription),
             DataEvent::Retired(producers) => drop(producers),
+            DataEvent::Wait(wait) => drop(tokio::spawn(wait.carry_out())),
         }
     }
 
@@ -453,7 +454,7 @@ mod tests {
 
     use super::super::Core;
     use super::*;
-    use crate::dataplane::Queue;
+    use crate::dataplane::{Queue, Taken};
     use crate::wire::{Epoch, Handle};
 
     const RING_BYTES: usize = 64 << 10;
@@ -519,9 +520,9 @@ mod tests {
         let queue = Arc::new(Queue::new(1 << 20));
         core.ground.hub.add(0, vec![], Arc::clone(&queue));
         let mut now = Context::from_waker(Waker::noop());
-        assert!(queue.poll_take(&mut VecDeque::new(), &mut now).is_pending());
+        assert!(queue.poll_next(&mut Taken::default(), &mut now).is_pending());
         drop(session);
         assert_eq!(*over.borrow(), Some(Disconnected::BrokerGone));
-        assert!(queue.poll_take(&mut VecDeque::new(), &mut now).is_ready(), "its subscriptions have ended");
+        assert!(queue.poll_next(&mut Taken::default(), &mut now).is_ready(), "its subscriptions have ended");
     }
 }

@@ -1,6 +1,5 @@
 //! Subscribing.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,11 +9,14 @@ use futures_core::Stream;
 use super::Subscribed;
 use super::session::{Command, Commands};
 use crate::access::Withheld;
-use crate::dataplane::{Hub, Item, Queue, ReceivedBatch, RecvError};
+use crate::dataplane::{Hub, Item, Losses, Queue, ReceivedBatch, RecvError, Taken};
 use crate::event::BusEvent;
 use crate::topic::TopicPattern;
 
 /// A stream of batches. It ends when the session is over and each ring that leads here was read to its end.
+///
+/// Batches of one [`Publisher`](crate::Publisher) come in the order of their publication. One on an urgent topic (an anomaly, an alert,
+/// a lifecycle event, control) goes ahead of what other publishers have sent and this subscription has not read yet.
 ///
 /// An error is an interruption, not the end: [`RecvError::Lagged`] stands where events were lost.
 ///
@@ -44,7 +46,7 @@ use crate::topic::TopicPattern;
 /// ```
 #[derive(Debug)]
 pub struct Subscription {
-    ready: VecDeque<Item>,
+    taken: Taken,
     pub(super) subscribed: Subscribed,
     queue: Arc<Queue>,
     _lease: Lease,
@@ -71,7 +73,7 @@ impl Drop for Lease {
 impl Subscription {
     pub(super) fn new(commands: Commands, hub: Arc<Hub>, number: u32, queue: Arc<Queue>) -> Self {
         Self {
-            ready: VecDeque::new(),
+            taken: Taken::default(),
             subscribed: Subscribed::default(),
             queue: Arc::clone(&queue),
             _lease: Lease { commands, hub, queue, number },
@@ -102,6 +104,12 @@ impl Subscription {
         &self.subscribed.missed
     }
 
+    /// What was lost so far on the way to this subscription, told or yet to be told.
+    #[must_use]
+    pub fn losses(&self) -> Losses {
+        self.queue.losses()
+    }
+
     /// The same subscription, event by event.
     #[must_use]
     pub fn into_events(self) -> EventReceiver {
@@ -109,16 +117,7 @@ impl Subscription {
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
-        loop {
-            if let Some(item) = self.ready.pop_front() {
-                return Poll::Ready(Some(item));
-            }
-            match self.queue.poll_take(&mut self.ready, context) {
-                Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
+        self.queue.poll_next(&mut self.taken, context)
     }
 }
 

@@ -17,6 +17,7 @@ use crossbeam::utils::Backoff;
 use parking_lot::Mutex;
 use shm::{Consumer, Doorbell, Heard, Moment};
 
+use super::queue::Source;
 use super::{DataEvent, DataEvents, Hub, Origin, Queue, ReceivedBatch, RecvError};
 use crate::batch::{Record, Spares};
 use crate::config::RECORDS_PER_TURN;
@@ -402,6 +403,8 @@ struct Slot {
     topic: Topic,
     generation: u16,
     granted: bool,
+    /// Whose the events of this slot are, in the queues.
+    source: Source,
     targets: Vec<Target>,
 }
 
@@ -414,11 +417,11 @@ struct Target {
 
 impl Slot {
     /// Tells queues of the loss of the events with these numbers, as far as it concerns each.
-    fn lost<'a>(targets: impl Iterator<Item = &'a Target>, events: Range<u64>) {
+    fn lost<'a>(&self, targets: impl Iterator<Item = &'a Target>, events: Range<u64>) {
         for target in targets {
             let count = events.end.saturating_sub(events.start.max(target.since.sequence));
             if count > 0 {
-                target.queue.lost(count);
+                target.queue.lost(count, self.source);
             }
         }
     }

@@ -17,12 +17,12 @@ mod received;
 
 pub(crate) use hub::Hub;
 pub(crate) use inbox::{Inbox, InboxCounters};
-pub(crate) use outbox::{Outbox, OutboxShared, RouteTarget};
-pub(crate) use queue::{Item, Queue};
+pub(crate) use outbox::{Outbox, OutboxShared, RouteTarget, Wait};
+pub(crate) use queue::{Item, Queue, Taken};
 pub(crate) use received::Origin;
 
 pub use outbox::Delivery;
-pub use queue::RecvError;
+pub use queue::{Losses, RecvError};
 pub use received::ReceivedBatch;
 
 use crate::wire::{OrderId, RingId};
@@ -38,6 +38,8 @@ pub(crate) enum DataEvent {
     Joined { subscription: u32 },
     /// Rings that a publisher lets go of. To unmap them takes milliseconds, which no publisher shall wait.
     Retired(Vec<shm::Producer>),
+    /// A publisher waits for room in its rings.
+    Wait(Wait),
 }
 
 /// Where the data plane says it. The control plane's turn of reading it is bounded by the number of rings.

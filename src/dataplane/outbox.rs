@@ -13,16 +13,23 @@ use std::task::Waker;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use shm::{Doorbell, Heard, Producer, PushError};
+use shm::{Doorbell, Producer};
 
 use super::hub::Queues;
+use super::queue::Source;
 use super::{DataEvent, DataEvents, Hub, Origin, ReceivedBatch};
 use crate::batch::{BatchWriter, Record};
 use crate::config::DESERTED_CHECK;
+use crate::hierarchy;
 use crate::routing::{RoutingTable, TopicId};
 use crate::sys;
 use crate::topic::Topic;
 use crate::wire::RingId;
+
+mod ring;
+mod room;
+use ring::{Address, OutRing, Over};
+pub(crate) use room::Wait;
 
 /// What became of events that were published together.
 ///
@@ -221,21 +228,8 @@ pub(crate) struct Outbox {
 #[derive(Debug, Clone)]
 enum Target {
     Local { topic: Topic, queues: Queues },
-    Ring { index: usize, slot: u16, generation: u16 },
+    Ring { index: usize, address: Address },
 }
-
-#[derive(Debug)]
-struct OutRing {
-    id: RingId,
-    producer: Producer,
-    doorbell: Doorbell,
-    dirty: bool,
-    /// A wake-up could not be sent and has to be repeated.
-    owes_wake: bool,
-}
-
-/// The subscriber of a ring is gone, or broke it: nothing more goes there.
-struct Over;
 
 impl Outbox {
     pub(crate) fn new(shared: Arc<OutboxShared>, hub: Arc<Hub>, events: DataEvents) -> Self {
@@ -274,6 +268,7 @@ impl Outbox {
         let events = record.len() as u64;
         self.sequence += events;
         let mut delivery = Delivery { events, ..Delivery::default() };
+        let orphaned = self.shared.orphaned.load(Ordering::Relaxed);
         for target in self.table.targets(topic) {
             let taken = match target {
                 Target::Local { queues, .. } if queues.is_empty() => continue,
@@ -282,18 +277,21 @@ impl Outbox {
                     deliver(record, topic, queues, origin);
                     true
                 }
-                Target::Ring { index, slot, generation } => {
-                    let Some(ring) = &mut self.rings[*index] else {
-                        continue;
-                    };
+                Target::Ring { index, address } => {
+                    let place = &mut self.rings[*index];
+                    let Some(ring) = place else { continue };
                     if !ring.dirty {
                         ring.dirty = true;
                         self.dirty.push(*index);
                     }
-                    match ring.push(*slot, *generation, record, &self.shared, &self.events) {
-                        Ok(taken) => taken,
-                        Err(Over) => {
-                            retire(&self.events, self.rings[*index].take());
+                    match ring.push(*address, record, self.sequence) {
+                        Ok(taken) if taken || !(orphaned && ring.is_deserted()) => taken,
+                        Ok(_) => {
+                            retire(&self.events, place.take());
+                            continue;
+                        }
+                        Err(over) => {
+                            part(&self.events, place, over);
                             continue;
                         }
                     }
@@ -310,8 +308,8 @@ impl Outbox {
         for index in self.dirty.drain(..) {
             if let Some(ring) = &mut self.rings[index] {
                 ring.dirty = false;
-                if let Err(Over) = ring.flush() {
-                    retire(&self.events, self.rings[index].take());
+                if let Err(over) = ring.flush() {
+                    part(&self.events, &mut self.rings[index], over);
                 }
             }
         }
@@ -385,7 +383,8 @@ impl Outbox {
             RouteTarget::Slot { ring, slot, generation } => {
                 let is_it = |other: &Option<OutRing>| other.as_ref().is_some_and(|other| other.id == ring);
                 let index = self.rings.iter().position(is_it)?;
-                Some(Target::Ring { index, slot, generation })
+                let address = Address { slot, generation, urgent: hierarchy::is_urgent(topic) };
+                Some(Target::Ring { index, address })
             }
         }
     }
@@ -394,64 +393,23 @@ impl Outbox {
 impl Drop for Outbox {
     /// Tells each subscriber that this was all.
     fn drop(&mut self) {
-        for ring in self.rings.iter_mut().flatten() {
-            if ring.producer.close() {
-                // Nobody there to wake is nobody to tell.
-                let _ = ring.doorbell.ring();
-            }
-        }
+        self.rings.iter_mut().flatten().for_each(OutRing::close);
     }
 }
 
-impl OutRing {
-    fn new(id: RingId, producer: Producer, doorbell: Doorbell) -> Self {
-        Self { id, producer, doorbell, dirty: false, owes_wake: false }
+/// Lets go of a ring, and says so if its subscriber broke it.
+fn part(events: &DataEvents, place: &mut Option<OutRing>, over: Over) {
+    let ring = place.take();
+    if let (Over::Broken(violation), Some(ring)) = (over, &ring) {
+        // Without a control thread there is nobody to tell.
+        let _ = events.send(DataEvent::Poisoned { ring: ring.id, violation: violation.to_string() });
     }
-
-    /// Whether the ring took the record.
-    fn push(
-        &mut self,
-        slot: u16,
-        generation: u16,
-        record: &BatchWriter,
-        shared: &OutboxShared,
-        events: &DataEvents,
-    ) -> Result<bool, Over> {
-        let count = u32::try_from(record.len()).expect("a record has at most 512 events");
-        match self.producer.push(slot, generation, count, &record.parts()) {
-            Ok(()) => Ok(true),
-            Err(PushError::Poisoned(violation)) => {
-                let violation = violation.to_string();
-                // Without a control thread there is nobody to tell.
-                let _ = events.send(DataEvent::Poisoned { ring: self.id, violation });
-                Err(Over)
-            }
-            Err(PushError::Full) if shared.orphaned.load(Ordering::Relaxed) && self.is_deserted() => {
-                Err(Over)
-            }
-            Err(PushError::Full) => Ok(false),
-            // Records are made for this ring: the slot is not, and so is none that a correct broker names.
-            Err(_) => Err(Over),
-        }
-    }
-
-    fn flush(&mut self) -> Result<(), Over> {
-        if self.producer.flush() || self.owes_wake {
-            let rung = self.doorbell.ring().map_err(|shm::PeerGone| Over)?;
-            self.owes_wake = !rung;
-        }
-        Ok(())
-    }
-
-    /// Whether the subscriber's end of the doorbell is closed.
-    fn is_deserted(&self) -> bool {
-        self.doorbell.hear() == Heard::PeerGone
-    }
+    retire(events, ring);
 }
 
 /// Has rings unmapped by the control thread.
 fn retire(events: &DataEvents, rings: impl IntoIterator<Item = OutRing>) {
-    let producers: Vec<Producer> = rings.into_iter().map(|ring| ring.producer).collect();
+    let producers: Vec<Producer> = rings.into_iter().map(OutRing::into_producer).collect();
     if !producers.is_empty() {
         // Without a control thread they are unmapped here.
         let _ = events.send(DataEvent::Retired(producers));
@@ -463,5 +421,6 @@ fn deliver(record: &BatchWriter, topic: &Topic, queues: &Queues, origin: &Arc<Or
     let bytes = record.bytes();
     let copy = Record::copy_of(record);
     let batch = ReceivedBatch::new(copy, topic.clone(), Arc::clone(origin));
-    queues.iter().filter_map(|queue| queue.push(&batch, bytes)).for_each(Waker::wake);
+    let source = Source { publisher: origin.publisher, urgent: hierarchy::is_urgent(topic) };
+    queues.iter().filter_map(|queue| queue.push(&batch, bytes, source)).for_each(Waker::wake);
 }

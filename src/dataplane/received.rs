@@ -79,6 +79,11 @@ impl ReceivedBatch {
         Self(Arc::new(Inner { record, topic, origin, events: OnceLock::new() }))
     }
 
+    #[cfg(test)]
+    pub(super) fn origin(&self) -> &Origin {
+        &self.0.origin
+    }
+
     /// The topic that the events were published on. One that this process was granted.
     #[must_use]
     pub fn topic(&self) -> &Topic {

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::task::Poll;
 
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName as _};
 use rustix::event::{PollFd, PollFlags};
@@ -15,6 +16,8 @@ use shm::{Descriptor, Doorbell, Received};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+
+use crate::config::HOST_RETRY;
 
 /// Bytes taken from a socket at once.
 const READ_BYTES: usize = 16 << 10;
@@ -165,6 +168,29 @@ pub(crate) fn wait(doorbells: &[&Doorbell]) -> Vec<bool> {
         Err(Errno::INVAL) => vec![true; doorbells.len()],
         Err(errno) => unreachable!("poll refuses nothing but bad arguments: {errno}"),
     }
+}
+
+/// A doorbell of somebody else, to be waited for by a runtime. Waiting takes nothing in.
+#[derive(Debug)]
+pub(crate) struct Bell(OwnedFd);
+
+impl Bell {
+    pub(crate) fn of(doorbell: &Doorbell) -> io::Result<Self> {
+        doorbell.as_fd().try_clone_to_owned().map(Self)
+    }
+}
+
+/// Resolves when one of the doorbells rings or is closed at the other end; soon, where the host can't watch them.
+pub(crate) async fn first_ring(bells: Vec<Bell>) {
+    let watch = |bell: Bell| AsyncFd::with_interest(bell.0, Interest::READABLE);
+    let Ok(watched) = bells.into_iter().map(watch).collect::<io::Result<Vec<_>>>() else {
+        return tokio::time::sleep(HOST_RETRY).await;
+    };
+    std::future::poll_fn(|context| {
+        let rung = watched.iter().any(|bell| bell.poll_read_ready(context).is_ready());
+        if rung { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which all processes of a host share.

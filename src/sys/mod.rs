@@ -9,7 +9,7 @@
 //!   closed at once;
 //! - [`Credentials`]: who the kernel says is at the other end, and whether that process still lives, and where the
 //!   kernel can't say so, a warning; [`uid_of_peer`] and [`own_uid`], where the user is all that matters;
-//! - [`wait`]: sleep until one of several doorbells rings;
+//! - [`wait`]: sleep until one of several doorbells rings; [`Bell`] and [`first_ring`], the same for a runtime;
 //! - [`monotonic_nanos`]: the clock that all processes of the host share.
 //!
 //! Linux does. Elsewhere `unsupported` stands in: it says so to whoever listens or connects, and the rest of it has no values.
@@ -25,12 +25,15 @@ mod listener;
 mod unsupported;
 
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Credentials, Socket, Stream, connect, monotonic_nanos, own_uid, uid_of_peer, wait};
+pub(crate) use linux::{
+    Bell, Credentials, Socket, Stream, connect, first_ring, monotonic_nanos, own_uid, uid_of_peer, wait,
+};
 #[cfg(target_os = "linux")]
 pub(crate) use listener::Listener;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::{
-    Credentials, Listener, Socket, Stream, connect, monotonic_nanos, own_uid, uid_of_peer, wait,
+    Bell, Credentials, Listener, Socket, Stream, connect, first_ring, monotonic_nanos, own_uid, uid_of_peer,
+    wait,
 };
 
 /// Why the broker can't listen at its path.

@@ -99,6 +99,24 @@ pub(crate) fn wait(doorbells: &[&Doorbell]) -> Vec<bool> {
     unreachable!("{} doorbells, where no data thread has been started for want of any ring", doorbells.len())
 }
 
+/// A doorbell of somebody else: there is none.
+#[derive(Debug)]
+pub(crate) struct Bell(Infallible);
+
+impl Bell {
+    pub(crate) fn of(_: &Doorbell) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// Resolves when one of the doorbells rings: there is none.
+pub(crate) async fn first_ring(bells: Vec<Bell>) {
+    match bells.into_iter().next() {
+        Some(bell) => match bell.0 {},
+        None => std::future::pending().await,
+    }
+}
+
 /// Nanoseconds since the process began to count: no other process is compared with.
 pub(crate) fn monotonic_nanos() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -8,6 +8,7 @@ mod bad_input;
 mod crash;
 mod death;
 mod delivery;
+mod flow;
 mod hostile;
 mod overload;
 mod rights;

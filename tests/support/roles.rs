@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::{ANSWER, DEADLINE, ROLE};
 
+mod flow;
 mod hostile;
 mod log;
 mod signals;
@@ -125,6 +126,8 @@ struct Tally {
     gaps: u64,
     /// The number that is due next, by the name of who numbers.
     due: BTreeMap<String, u64>,
+    /// Who was heard, in the order of their first events.
+    order: Vec<String>,
     errors: Vec<String>,
     ended: bool,
 }
@@ -205,6 +208,7 @@ impl BusRole {
             "batch" | "singles" | "large" | "burst_until_killed" => {
                 self.publish_by_handle(command, &text("tag"), number("from"), number("count")).await
             }
+            "batch_within" | "singles_within" | "give_up" | "flush" | "losses" => self.flow(command).await,
             "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
             "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
@@ -236,6 +240,7 @@ impl BusRole {
                 Ok(json!({}))
             }
             "tags" => Ok(self.subscriptions[&text("name")].tags()),
+            "order" => Ok(self.subscriptions[&text("name")].order()),
             "poisonings" => Ok(self.poisonings().await),
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
@@ -467,6 +472,11 @@ impl Reader {
         json!({ "tags": tally.due.keys().collect::<Vec<_>>() })
     }
 
+    /// The same, in the order in which they were heard.
+    fn order(&self) -> Value {
+        json!({ "order": self.tally.lock().expect("nobody panics with it").order })
+    }
+
     /// Waits until `next` is the number that is due next of those that `tag` counts.
     async fn due(&self, tag: &str, next: u64) -> Value {
         let due = |tally: &Tally| tally.due.get(tag).copied().unwrap_or(0);
@@ -509,6 +519,9 @@ impl Tally {
             return;
         };
         let index = u64::from(process.pid());
+        if !self.due.contains_key(process.name()) {
+            self.order.push(process.name().to_owned());
+        }
         let due = self.due.entry(process.name().to_owned()).or_insert(0);
         match index.checked_sub(*due) {
             Some(missing) => self.gaps += missing,

@@ -8,11 +8,12 @@ use std::task::Waker;
 use shm::{Consumer, Doorbell, Moment, Record};
 use zerocopy::IntoBytes;
 
-use super::{InboxCounters, Slot, Target, received};
+use super::{InboxCounters, Slot, Source, Target, received};
 use crate::batch::{self, Spares, event_count};
 use crate::config::TURNS_PER_RING;
 use crate::dataplane::hub::Queues;
 use crate::dataplane::{Hub, Origin, Queue};
+use crate::hierarchy;
 use crate::topic::Topic;
 use crate::wire::RingId;
 
@@ -88,7 +89,8 @@ impl InRing {
         }
         let since = self.now(slot);
         let targets = queues.iter().map(|queue| Target { queue: Arc::clone(queue), since }).collect();
-        self.slots[index] = Some(Slot { topic, generation, granted: true, targets });
+        let source = Source { publisher: self.origin.publisher, urgent: hierarchy::is_urgent(&topic) };
+        self.slots[index] = Some(Slot { topic, generation, granted: true, source, targets });
     }
 
     pub(super) fn revoke(&mut self, slot: u16) {
@@ -186,11 +188,12 @@ impl InRing {
             return Ok(Taken::Record(record.bytes));
         }
         let targets = slot.targets.iter().filter(|target| record.position >= target.since.position);
-        Slot::lost(targets.clone(), record.sequence - lost..record.sequence);
+        slot.lost(targets.clone(), record.sequence - lost..record.sequence);
         let batch = batch::Record::parse(&self.payload, record.bytes, Some(&self.spares));
         let batch = received(batch.map_err(|error| error.to_string())?, slot, &self.origin);
         add(&counters.received, events.into());
-        self.readers.extend(targets.filter_map(|target| target.queue.push(&batch, record.bytes)));
+        self.readers
+            .extend(targets.filter_map(|target| target.queue.push(&batch, record.bytes, slot.source)));
         Ok(Taken::Record(record.bytes))
     }
 
@@ -204,7 +207,7 @@ impl InRing {
             if let Some(Some(slot)) = self.slots.get(usize::from(number))
                 && slot.granted
             {
-                Slot::lost(slot.targets.iter(), end - events..end);
+                slot.lost(slot.targets.iter(), end - events..end);
             }
         }
         if self.ending || self.consumer.ended().map_err(|error| error.to_string())? {
@@ -245,7 +248,6 @@ impl InRing {
 mod tests {
     use shm::{Backing, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
 
-    use std::collections::VecDeque;
     use std::task::{Context, Poll};
 
     use parking_lot::Mutex;
@@ -255,6 +257,7 @@ mod tests {
     use crate::access::Component;
     use crate::batch::{BatchWriter, Opaque};
     use crate::correlation::CorrelationMetadata;
+    use crate::dataplane::Taken;
     use crate::wire::{Epoch, PublisherId};
 
     const RING_BYTES: usize = 1 << 16;
@@ -332,10 +335,8 @@ mod tests {
 
         thread.carry_out(Command::Close { ring: RingId(1), accused: Some("its head".into()) });
 
-        let mut items = VecDeque::new();
-        let taken = queue.poll_take(&mut items, &mut Context::from_waker(Waker::noop()));
-        assert!(matches!(taken, Poll::Ready(true)), "{taken:?}");
-        assert!(matches!(items.as_slices().0, [Err(RecvError::Poisoned { .. })]), "{items:?}");
+        let next = queue.poll_next(&mut Taken::default(), &mut Context::from_waker(Waker::noop()));
+        assert!(matches!(next, Poll::Ready(Some(Err(RecvError::Poisoned { .. })))), "{next:?}");
         assert!(thread.ended.is_empty(), "nothing is left of the ring");
     }
 

@@ -1,0 +1,229 @@
+//! One ring, as its publisher writes it.
+
+use std::collections::VecDeque;
+
+use shm::{Doorbell, Heard, PeerGone, Producer, PushError, Violation};
+
+use crate::batch::BatchWriter;
+use crate::config::URGENT_PART;
+use crate::sys::Bell;
+use crate::wire::RingId;
+
+#[derive(Debug)]
+pub(super) struct OutRing {
+    pub(super) id: RingId,
+    producer: Producer,
+    doorbell: Doorbell,
+    /// Something was pushed and not flushed.
+    pub(super) dirty: bool,
+    /// A wake-up could not be sent and has to be repeated.
+    owes_wake: bool,
+    marks: Marks,
+}
+
+/// Where in a ring the events of a topic go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Address {
+    pub(super) slot: u16,
+    pub(super) generation: u16,
+    /// They may use the reserve.
+    pub(super) urgent: bool,
+}
+
+/// Nothing more goes to a subscriber.
+#[derive(Debug)]
+pub(super) enum Over {
+    /// It is gone.
+    Gone,
+    /// It broke the ring.
+    Broken(Violation),
+}
+
+impl From<Violation> for Over {
+    fn from(violation: Violation) -> Self {
+        Self::Broken(violation)
+    }
+}
+
+impl From<PeerGone> for Over {
+    fn from(_: PeerGone) -> Self {
+        Self::Gone
+    }
+}
+
+impl OutRing {
+    pub(super) fn new(id: RingId, mut producer: Producer, doorbell: Doorbell) -> Self {
+        producer.set_reserve((producer.capacity() / URGENT_PART) as u64);
+        let marks = Marks::new(producer.capacity() as u64);
+        Self { id, producer, doorbell, dirty: false, owes_wake: false, marks }
+    }
+
+    /// Whether the ring took the record, whose last event is the publisher's event number `sequence - 1`.
+    pub(super) fn push(
+        &mut self,
+        address: Address,
+        record: &BatchWriter,
+        sequence: u64,
+    ) -> Result<bool, Over> {
+        let Address { slot, generation, urgent } = address;
+        let count = u32::try_from(record.len()).expect("a record has at most 512 events");
+        let pushed = if urgent {
+            self.producer.push_urgent(slot, generation, count, &record.parts())
+        } else {
+            self.producer.push(slot, generation, count, &record.parts())
+        };
+        self.marks.note(self.producer.tail(), sequence);
+        match pushed {
+            Ok(()) => Ok(true),
+            Err(PushError::Full) => Ok(false),
+            Err(PushError::Poisoned(violation)) => Err(violation.into()),
+            // Records are made for this ring: the slot is not, and so is none that a correct broker names.
+            Err(_) => Err(Over::Gone),
+        }
+    }
+
+    /// Makes visible what was pushed, and wakes the subscriber if that is what it waits for.
+    pub(super) fn flush(&mut self) -> Result<(), Over> {
+        if self.producer.flush() || self.owes_wake {
+            self.owes_wake = !self.doorbell.ring()?;
+        }
+        Ok(())
+    }
+
+    /// Tells the subscriber that this was all.
+    pub(super) fn close(&mut self) {
+        if self.producer.close() {
+            // Nobody there to wake is nobody to tell.
+            let _ = self.doorbell.ring();
+        }
+    }
+
+    /// Whether the subscriber's end of the doorbell is closed. Takes in what rang.
+    pub(super) fn is_deserted(&self) -> bool {
+        self.doorbell.hear() == Heard::PeerGone
+    }
+
+    /// What to wait for room in the ring with: for a record of so many bytes, or for all of the ring. `None`: it is there.
+    /// All that was pushed is flushed.
+    pub(super) fn await_room(&mut self, room: Room) -> Result<Option<std::io::Result<Bell>>, Over> {
+        // First take in what rang for earlier waits, then ask: what rings after that is for this one.
+        if self.is_deserted() {
+            return Err(Over::Gone);
+        }
+        let bytes = match room {
+            Room::All => u64::MAX,
+            Room::For { bytes, urgent } => {
+                self.producer.room_for(bytes) - if urgent { self.producer.reserve() } else { 0 }
+            }
+        };
+        Ok(self.producer.arm(bytes)?.then(|| Bell::of(&self.doorbell)))
+    }
+
+    /// Waits for room no longer.
+    pub(super) fn disarm(&mut self) {
+        self.producer.disarm();
+    }
+
+    /// Up to which of the publisher's events the subscriber has read all that went into this ring; `None`: all.
+    pub(super) fn read_up_to(&mut self) -> Result<Option<u64>, Over> {
+        let occupied = self.producer.occupied()?;
+        Ok(self.marks.read_up_to(self.producer.tail() - occupied))
+    }
+
+    pub(super) fn into_producer(self) -> Producer {
+        self.producer
+    }
+}
+
+/// How much room a publisher waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Room {
+    /// For one record.
+    For { bytes: usize, urgent: bool },
+    /// The whole ring: all was read.
+    All,
+}
+
+/// How often in the length of a ring it is noted which event stands where.
+const MARKS_PER_RING: u64 = 64;
+
+/// Which of the publisher's events stands where in a ring, noted now and then.
+#[derive(Debug)]
+struct Marks {
+    capacity: u64,
+    marks: VecDeque<Mark>,
+    newest: Mark,
+    /// Events before the last mark that was passed.
+    passed: u64,
+}
+
+/// Events below `sequence` stand before `tail`.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mark {
+    tail: u64,
+    sequence: u64,
+}
+
+impl Marks {
+    fn new(capacity: u64) -> Self {
+        Self { capacity, marks: VecDeque::new(), newest: Mark::default(), passed: 0 }
+    }
+
+    fn note(&mut self, tail: u64, sequence: u64) {
+        self.newest = Mark { tail, sequence };
+        let last = self.marks.back().map_or(0, |mark| mark.tail);
+        if tail - last >= self.capacity / MARKS_PER_RING {
+            // Nobody asks in between, maybe: what lies a whole ring behind was read.
+            let gone = tail.saturating_sub(self.capacity);
+            self.pass(gone);
+            self.marks.push_back(self.newest);
+        }
+    }
+
+    fn pass(&mut self, head: u64) {
+        while let Some(mark) = self.marks.front().filter(|mark| mark.tail <= head) {
+            self.passed = mark.sequence;
+            self.marks.pop_front();
+        }
+    }
+
+    fn read_up_to(&mut self, head: u64) -> Option<u64> {
+        self.pass(head);
+        (head < self.newest.tail).then_some(self.passed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CAPACITY: u64 = 64 * 100;
+
+    #[test]
+    fn what_is_said_to_be_read_was_read() {
+        let mut marks = Marks::new(CAPACITY);
+        assert_eq!(marks.read_up_to(0), None);
+        // Records of 30 bytes, of 2 events each.
+        for record in 1..=20 {
+            marks.note(record * 30, record * 2);
+        }
+        for head in 0..600 {
+            let read = marks.read_up_to(head).expect("not all was read");
+            assert!(read * 15 <= head, "{read} events of 15 bytes in {head}");
+            assert!(head < read * 15 + 150, "not further behind than marks are apart: {read} at {head}");
+        }
+        assert_eq!(marks.read_up_to(600), None);
+        // A loss leaves the tail where it was.
+        marks.note(600, 100);
+        assert_eq!(marks.read_up_to(600), None);
+    }
+
+    #[test]
+    fn marks_are_bounded_also_if_nobody_asks() {
+        let mut marks = Marks::new(CAPACITY);
+        for record in 1..10_000 {
+            marks.note(record * 100, record);
+        }
+        assert!(marks.marks.len() as u64 <= MARKS_PER_RING + 1, "{}", marks.marks.len());
+    }
+}

@@ -1,0 +1,120 @@
+//! A publisher that would rather wait than lose.
+//!
+//! It asks each ring for room, and to be rung when there is. On the doorbells waits the control thread, which has a runtime that
+//! can, whatever the application has; for a moment at a time, since subscribers come, leave and die meanwhile.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::ring::Room;
+use super::{DataEvent, OutRing, Outbox, Target, part};
+use crate::config::{DESERTED_CHECK, HOST_RETRY};
+use crate::routing::TopicId;
+use crate::sys::{Bell, first_ring};
+
+/// What the control thread is to wait for on behalf of a publisher.
+#[derive(Debug)]
+pub(crate) struct Wait {
+    bells: Vec<Bell>,
+    longest: Duration,
+    over: oneshot::Sender<()>,
+}
+
+impl Wait {
+    /// Waits, unless the publisher has stopped waiting.
+    pub(crate) async fn carry_out(mut self) {
+        tokio::select! {
+            () = self.over.closed() => {}
+            () = tokio::time::sleep(self.longest) => {}
+            () = first_ring(self.bells) => {}
+        }
+        // Who has stopped waiting needs no answer.
+        let _ = self.over.send(());
+    }
+}
+
+/// Rings that were asked for room; no longer, when it is dropped.
+struct Asked<'a>(&'a mut [Option<OutRing>]);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.0.iter_mut().flatten().for_each(OutRing::disarm);
+    }
+}
+
+impl Outbox {
+    /// Waits until each subscriber of `topic` has room for a record of so many bytes; at the deadline no longer.
+    pub(crate) async fn await_room(&mut self, topic: TopicId, bytes: usize, deadline: Instant) {
+        let targets = |outbox: &Self| {
+            let rings = outbox.table.targets(topic).iter().filter_map(|target| match target {
+                Target::Ring { index, address } => {
+                    Some((*index, Room::For { bytes, urgent: address.urgent }))
+                }
+                Target::Local { .. } => None,
+            });
+            rings.collect()
+        };
+        while self.await_once(deadline, targets).await {}
+    }
+
+    /// Waits until each subscriber has read all that is in its ring; at the deadline no longer.
+    pub(crate) async fn await_readers(&mut self, deadline: Instant) {
+        let all = |outbox: &Self| (0..outbox.rings.len()).map(|index| (index, Room::All)).collect();
+        while self.await_once(deadline, all).await {}
+    }
+
+    /// Waits for the first ring that may have the room that is wanted of it. `false`: all have it, or it is too late.
+    async fn await_once(
+        &mut self,
+        deadline: Instant,
+        wanted: impl FnOnce(&Self) -> Vec<(usize, Room)>,
+    ) -> bool {
+        self.follow();
+        self.flush();
+        let (mut bells, mut longest) = (Vec::new(), deadline.saturating_duration_since(Instant::now()));
+        let late = longest.is_zero();
+        longest = longest.min(DESERTED_CHECK);
+        let mut calm = true;
+        for (index, room) in wanted(self) {
+            let place = &mut self.rings[index];
+            let Some(ring) = place else { continue };
+            match ring.await_room(room) {
+                Ok(None) => {}
+                Ok(Some(bell)) => {
+                    calm = false;
+                    match bell {
+                        Ok(bell) => bells.push(bell),
+                        // The host has no descriptor for it: look again soon.
+                        Err(_) => longest = longest.min(HOST_RETRY),
+                    }
+                }
+                Err(over) => part(&self.events, place, over),
+            }
+        }
+        let asked = Asked(&mut self.rings);
+        if calm || late {
+            return false;
+        }
+        let (over, waited) = oneshot::channel();
+        let wait = DataEvent::Wait(Wait { bells, longest, over });
+        // Without a control thread nobody waits.
+        let waited = self.events.send(wait).is_ok() && waited.await.is_ok();
+        drop(asked);
+        waited
+    }
+
+    /// Events of this publisher, counted from its first, that every subscriber that is there has read out of its ring, or was
+    /// told of as lost.
+    pub(crate) fn consumed(&mut self) -> u64 {
+        let mut consumed = self.sequence;
+        for place in &mut self.rings {
+            let Some(ring) = place else { continue };
+            match ring.read_up_to() {
+                Ok(read) => consumed = consumed.min(read.unwrap_or(consumed)),
+                Err(over) => part(&self.events, place, over),
+            }
+        }
+        consumed
+    }
+}

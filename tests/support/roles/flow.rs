@@ -1,0 +1,54 @@
+//! Publishers that wait for room, and that are asked how far their subscribers are.
+
+use std::time::Duration;
+
+use daemoneye_eventbus::{EventTooLarge, Publisher};
+use serde_json::{Value, json};
+
+use super::{BusRole, delivery, error, event, not_made};
+
+impl BusRole {
+    pub(super) async fn flow(&mut self, command: &Value) -> Result<Value, Value> {
+        let text = |key: &str| command[key].as_str().unwrap_or("main");
+        let number = |key: &str| command[key].as_u64().unwrap_or(0);
+        let patience = Duration::from_millis(number("within_ms"));
+        if command["do"] == "losses" {
+            let losses = self.unread.get(text("name")).ok_or_else(not_made)?.losses();
+            return Ok(json!({ "ring": losses.ring, "queue": losses.queue }));
+        }
+        let publisher = self.publishers.get_mut(text("name")).ok_or_else(not_made)?;
+        let events =
+            (number("from")..number("from") + number("count")).map(|index| event(text("tag"), index));
+        let too_large = |e: EventTooLarge| error(&e, "TooLarge");
+        match command["do"].as_str() {
+            Some("batch_within") => {
+                let mut batch = publisher.batch();
+                for event in events {
+                    batch.push(&event).map_err(too_large)?;
+                }
+                Ok(delivery(batch.publish_within(patience).await))
+            }
+            Some("singles_within") => {
+                for event in events {
+                    publisher.publish_within(&event, patience).await.map_err(too_large)?;
+                }
+                Ok(delivery(publisher.totals()))
+            }
+            Some("give_up") => Ok(give_up(publisher, patience).await),
+            Some("flush") => {
+                let unread = publisher.flush(patience).await.err().map_or(0, |unread| unread.events);
+                Ok(json!({ "unread": unread, "consumed": publisher.consumed() }))
+            }
+            other => panic!("no command {other:?}"),
+        }
+    }
+}
+
+/// Waits for room, and for readers, and gives up both.
+async fn give_up(publisher: &mut Publisher, patience: Duration) -> Value {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let event = event("given up", 0);
+    let published = tokio::time::timeout(patience, publisher.publish_within(&event, day)).await;
+    let read = tokio::time::timeout(patience, publisher.flush(day)).await;
+    json!({ "given_up": [published.is_err(), read.is_err()], "published": publisher.published() })
+}

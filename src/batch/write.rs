@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::mem::size_of;
+use std::num::NonZeroU64;
 use std::time::SystemTime;
 
 use thiserror::Error;
@@ -25,8 +26,9 @@ pub(crate) struct BatchWriter {
     record_bytes_max: u32,
     phase: Phase,
     events: usize,
-    /// The bytes of the record before its first event.
-    begun_bytes: usize,
+    /// Where the batch's correlation ends, and what that is known by.
+    begun: ChainEnd,
+    stamp: Option<NonZeroU64>,
     header: Header,
     /// The batch's correlation, then the events.
     main: Chain,
@@ -60,7 +62,8 @@ impl BatchWriter {
             record_bytes_max,
             phase: Phase::Idle,
             events: 0,
-            begun_bytes: 0,
+            begun: ChainEnd { entries: 0, pairs: 0, string_bytes: 0 },
+            stamp: None,
             header: Header {
                 version: U32::new(VERSION),
                 events: U16::ZERO,
@@ -85,22 +88,39 @@ impl BatchWriter {
     ///
     /// [`EventTooLarge`] if no record takes even the correlation; the writer is then idle.
     pub(crate) fn begin(&mut self, correlation: &CorrelationMetadata) -> Result<(), EventTooLarge> {
+        self.begin_stamped(correlation, None)
+    }
+
+    /// As [`begin`](Self::begin). A stamp, which the correlation has to itself, tells whether the record before began with it, too: then
+    /// it is there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    pub(crate) fn begin_stamped(
+        &mut self,
+        correlation: &CorrelationMetadata,
+        stamp: Option<NonZeroU64>,
+    ) -> Result<(), EventTooLarge> {
         self.phase = Phase::Idle;
         self.events = 0;
-        self.main.clear();
         self.overrides.clear();
         self.blobs.clear();
-        let flat = flat_correlation(correlation);
-        let limit = self.record_bytes_max as usize;
-        if limit
-            .checked_sub(size_of::<Header>())
-            .and_then(|room| self.main.append(&flat, flat.word_a, 0, room))
-            .is_none()
-        {
-            let bytes = flat.bytes().saturating_add(size_of::<Header>() as u64);
-            return Err(EventTooLarge { bytes, limit: limit as u64 });
+        if stamp.is_some() && self.stamp == stamp {
+            self.main.cut(self.begun);
+        } else {
+            self.stamp = None;
+            self.main.clear();
+            let flat = flat_correlation(correlation);
+            let limit = self.record_bytes_max as usize;
+            let room = limit.checked_sub(size_of::<Header>());
+            if room.and_then(|room| self.main.append(&flat, flat.word_a, 0, room)).is_none() {
+                let bytes = flat.bytes().saturating_add(size_of::<Header>() as u64);
+                return Err(EventTooLarge { bytes, limit: limit as u64 });
+            }
+            self.begun = self.main.end();
+            self.stamp = stamp;
         }
-        self.begun_bytes = self.bytes();
         self.phase = Phase::Open;
         Ok(())
     }
@@ -125,12 +145,12 @@ impl BatchWriter {
     }
 
     fn push_overriding(&mut self, flat: &Flat<'_>, correlation: &Flat<'_>) -> Result<(), PushError> {
-        let room = self.room();
+        let (room, before) = (self.room(), self.overrides.end());
         if room.and_then(|room| self.overrides.append(correlation, correlation.word_a, 0, room)).is_some() {
             if self.append(flat, self.overrides.entries.len()).is_some() {
                 return Ok(());
             }
-            self.overrides.pop();
+            self.overrides.cut(before);
         }
         Err(self.refusal(flat, Some(correlation)))
     }
@@ -166,7 +186,7 @@ impl BatchWriter {
     /// Why an event did not fit: would it fit into a record of its own?
     #[cold]
     fn refusal(&self, flat: &Flat<'_>, correlation: Option<&Flat<'_>>) -> PushError {
-        let bytes = (self.begun_bytes as u64)
+        let bytes = ((size_of::<Header>() + self.begun.bytes()) as u64)
             .saturating_add(flat.bytes())
             .saturating_add(correlation.map_or(0, Flat::bytes));
         let limit = u64::from(self.record_bytes_max);
@@ -233,30 +253,48 @@ struct Chain {
     string_bytes: usize,
 }
 
+/// A place in a chain.
+#[derive(Debug, Clone, Copy, Default)]
+struct ChainEnd {
+    entries: usize,
+    pairs: usize,
+    string_bytes: usize,
+}
+
+impl ChainEnd {
+    /// The bytes of what is before it.
+    const fn bytes(self) -> usize {
+        self.entries * size_of::<Entry>() + self.pairs * size_of::<Pair>() + self.string_bytes
+    }
+}
+
 impl Chain {
     const fn new() -> Self {
         Self { entries: Vec::new(), pairs: Vec::new(), storage: Vec::new(), string_bytes: 0 }
     }
 
     fn clear(&mut self) {
-        self.entries.clear();
-        self.pairs.clear();
-        self.string_bytes = 0;
+        self.cut(ChainEnd::default());
     }
 
-    /// Takes back the last entry.
-    fn pop(&mut self) {
-        let last = self.entries.pop().expect("only what was appended is taken back");
-        self.pairs.truncate(index(last.pairs));
-        self.string_bytes = index(last.strings);
+    fn end(&self) -> ChainEnd {
+        let (entries, pairs) = (self.entries.len(), self.pairs.len());
+        ChainEnd { entries, pairs, string_bytes: self.string_bytes }
+    }
+
+    /// Takes back what was appended since it ended there.
+    fn cut(&mut self, end: ChainEnd) {
+        self.entries.truncate(end.entries);
+        self.pairs.truncate(end.pairs);
+        self.string_bytes = end.string_bytes;
     }
 
     fn strings(&self) -> &[u8] {
         &self.storage[..self.string_bytes]
     }
 
-    const fn bytes(&self) -> usize {
-        self.entries.len() * size_of::<Entry>() + self.pairs.len() * size_of::<Pair>() + self.string_bytes
+    fn bytes(&self) -> usize {
+        self.end().bytes()
     }
 
     /// Appends an entry if that takes at most `room` bytes; `None`, and nothing appended, if it takes more.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -68,6 +69,8 @@ pub struct Publisher {
     shared: Arc<OutboxShared>,
     topic: TopicId,
     correlation: CorrelationMetadata,
+    /// What records know the correlation by.
+    stamp: NonZeroU64,
     /// The records of the batch in progress, and of earlier ones, to be used again.
     records: Vec<BatchWriter>,
     record_bytes_max: u32,
@@ -102,6 +105,7 @@ impl Publisher {
             shared,
             topic: TopicId::nth(0),
             correlation: CorrelationMetadata::default(),
+            stamp: NonZeroU64::MIN,
             records: Vec::new(),
             record_bytes_max,
             lease: Lease { number, commands },
@@ -120,6 +124,7 @@ impl Publisher {
     /// Sets what later events are correlated with, unless they say otherwise. At first it is a new id.
     pub fn set_correlation(&mut self, correlation: CorrelationMetadata) {
         self.correlation = correlation;
+        self.stamp = self.stamp.checked_add(1).expect("nobody sets it for centuries");
     }
 
     /// Publishes one event. Never waits.
@@ -127,8 +132,11 @@ impl Publisher {
     /// # Errors
     /// [`EventTooLarge`], and nothing was published. It is looked at only if there is a subscriber.
     pub fn publish(&mut self, event: &impl BatchEvent) -> Result<Delivery, EventTooLarge> {
-        let Self { outbox, records, topic, correlation, record_bytes_max, .. } = self;
-        publish_one(outbox, records, *record_bytes_max, *topic, event, correlation)
+        if !self.outbox.has_targets(self.topic) {
+            return Ok(self.outbox.skip(1));
+        }
+        self.encode(event, None)?;
+        Ok(self.publish_first(self.topic))
     }
 
     /// Publishes one event, and rather waits than have a subscriber lose it: for up to `patience`, until each subscriber has room
@@ -147,15 +155,12 @@ impl Publisher {
         patience: Duration,
     ) -> Result<Delivery, EventTooLarge> {
         let deadline = deadline_of(patience);
-        let Self { outbox, records, topic, correlation, record_bytes_max, .. } = self;
-        if !outbox.has_targets(*topic) {
-            return Ok(outbox.skip(1));
+        if !self.outbox.has_targets(self.topic) {
+            return Ok(self.outbox.skip(1));
         }
-        let record = encode_one(records, *record_bytes_max, event, correlation)?;
-        outbox.await_room(*topic, record.bytes(), deadline).await;
-        let delivery = outbox.publish(*topic, record);
-        outbox.flush();
-        Ok(delivery)
+        self.encode(event, None)?;
+        self.outbox.await_room(self.topic, self.records[0].bytes(), deadline).await;
+        Ok(self.publish_first(self.topic))
     }
 
     /// Publishes one event on any topic of this publisher.
@@ -165,8 +170,36 @@ impl Publisher {
         event: &impl BatchEvent,
         correlation: &CorrelationMetadata,
     ) -> Result<Delivery, EventTooLarge> {
-        let Self { outbox, records, record_bytes_max, .. } = self;
-        publish_one(outbox, records, *record_bytes_max, topic, event, correlation)
+        if !self.outbox.has_targets(topic) {
+            return Ok(self.outbox.skip(1));
+        }
+        self.encode(event, Some(correlation))?;
+        Ok(self.publish_first(topic))
+    }
+
+    /// Encodes one event into the first record, under this publisher's correlation or another.
+    fn encode(
+        &mut self,
+        event: &impl BatchEvent,
+        other: Option<&CorrelationMetadata>,
+    ) -> Result<(), EventTooLarge> {
+        let (correlation, stamp) = other.map_or((&self.correlation, Some(self.stamp)), |other| (other, None));
+        if self.records.is_empty() {
+            self.records.push(BatchWriter::new(self.record_bytes_max));
+        }
+        let record = &mut self.records[0];
+        record.begin_stamped(correlation, stamp)?;
+        match record.push(event, None) {
+            Ok(()) => Ok(()),
+            Err(PushError::EventTooLarge(error)) => Err(error),
+            Err(PushError::RecordFull) => unreachable!("an empty record is not full"),
+        }
+    }
+
+    fn publish_first(&mut self, topic: TopicId) -> Delivery {
+        let delivery = self.outbox.publish(topic, &mut self.records[0]);
+        self.outbox.flush();
+        delivery
     }
 
     /// Begins a batch: events that are published together.
@@ -228,42 +261,6 @@ impl Publisher {
     #[must_use]
     pub fn totals(&self) -> Delivery {
         self.shared.totals()
-    }
-}
-
-fn publish_one(
-    outbox: &mut Outbox,
-    records: &mut Vec<BatchWriter>,
-    record_bytes_max: u32,
-    topic: TopicId,
-    event: &impl BatchEvent,
-    correlation: &CorrelationMetadata,
-) -> Result<Delivery, EventTooLarge> {
-    if !outbox.has_targets(topic) {
-        return Ok(outbox.skip(1));
-    }
-    let record = encode_one(records, record_bytes_max, event, correlation)?;
-    let delivery = outbox.publish(topic, record);
-    outbox.flush();
-    Ok(delivery)
-}
-
-/// Encodes one event into the first of the records.
-fn encode_one<'a>(
-    records: &'a mut Vec<BatchWriter>,
-    record_bytes_max: u32,
-    event: &impl BatchEvent,
-    correlation: &CorrelationMetadata,
-) -> Result<&'a mut BatchWriter, EventTooLarge> {
-    if records.is_empty() {
-        records.push(BatchWriter::new(record_bytes_max));
-    }
-    let record = &mut records[0];
-    record.begin(correlation)?;
-    match record.push(event, None) {
-        Ok(()) => Ok(record),
-        Err(PushError::EventTooLarge(error)) => Err(error),
-        Err(PushError::RecordFull) => unreachable!("an empty record is not full"),
     }
 }
 
@@ -420,11 +417,11 @@ impl BatchBuilder<'_> {
 
     /// Opens the record with this index.
     fn begin(&mut self, index: usize) -> Result<(), EventTooLarge> {
-        let Publisher { records, correlation, record_bytes_max, .. } = &mut *self.publisher;
+        let Publisher { records, correlation, stamp, record_bytes_max, .. } = &mut *self.publisher;
         if records.len() == index {
             records.push(BatchWriter::new(*record_bytes_max));
         }
-        records[index].begin(correlation)?;
+        records[index].begin_stamped(correlation, Some(*stamp))?;
         self.filled = index;
         self.open = true;
         Ok(())

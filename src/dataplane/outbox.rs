@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
-use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use shm::{Doorbell, Producer};
@@ -26,8 +25,10 @@ use crate::sys;
 use crate::topic::Topic;
 use crate::wire::RingId;
 
+mod clock;
 mod ring;
 mod room;
+use clock::WallClock;
 use ring::{Address, OutRing, Over};
 pub(crate) use room::Wait;
 
@@ -223,6 +224,7 @@ pub(crate) struct Outbox {
     sequence: u64,
     /// When it was last looked whether subscribers are still there, in nanoseconds of the monotonic clock.
     checked: u64,
+    wall_clock: WallClock,
 }
 
 #[derive(Debug, Clone)]
@@ -244,6 +246,7 @@ impl Outbox {
             dirty: Vec::new(),
             sequence: 0,
             checked: 0,
+            wall_clock: WallClock::new(),
         }
     }
 
@@ -264,7 +267,7 @@ impl Outbox {
         let now = sys::monotonic_nanos();
         self.follow();
         self.drop_deserted(now);
-        record.seal(self.sequence, SystemTime::now(), now);
+        record.seal(self.sequence, self.wall_clock.at(now), now);
         let events = record.len() as u64;
         self.sequence += events;
         let mut delivery = Delivery { events, ..Delivery::default() };

@@ -1,6 +1,7 @@
 //! What the writer takes: at each limit, and one past it.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::collection::vec;
@@ -248,4 +249,35 @@ fn a_payload_and_long_strings_fill_a_record_together() {
     };
     assert_eq!(writer.push(&request, None), Ok(()));
     assert_eq!(writer.bytes(), RECORD_BYTES_MAX as usize);
+}
+
+#[test]
+fn a_record_that_begins_as_the_one_before_is_what_it_would_be_otherwise() {
+    let scan =
+        CorrelationMetadata::new("scan-42".to_string()).with_tag("host".to_string(), "here".to_string());
+    let other = CorrelationMetadata::new("scan-43".to_string());
+    let (one, two) = (NonZeroU64::MIN, NonZeroU64::new(2));
+    let events = one_of_each();
+    let bytes = |writer: &mut BatchWriter| {
+        for event in &events {
+            push(writer, event).expect("it fits");
+        }
+        writer.seal(0, UNIX_EPOCH, 0);
+        writer.parts().concat()
+    };
+    let fresh = |correlation| {
+        let mut writer = BatchWriter::new(RECORD_BYTES_MAX);
+        writer.begin(correlation).expect("it fits");
+        bytes(&mut writer)
+    };
+    let mut writer = BatchWriter::new(RECORD_BYTES_MAX);
+    for (correlation, stamp) in
+        [(&scan, Some(one)), (&scan, Some(one)), (&other, two), (&scan, None), (&other, two)]
+    {
+        writer.begin_stamped(correlation, stamp).expect("it fits");
+        assert_eq!(bytes(&mut writer), fresh(correlation), "{stamp:?}");
+    }
+    // Two in a row with one stamp: what the second says is not looked at.
+    writer.begin_stamped(&scan, two).expect("it fits");
+    assert_eq!(bytes(&mut writer), fresh(&other));
 }

@@ -1,6 +1,6 @@
 //! Doors for the fuzz targets of `tests/fuzz`, there under `--cfg fuzzing` alone: no part of the crate's interface.
 
-use crate::batch::{self, Batch, Record};
+use crate::batch::{self, Batch, Records};
 use crate::wire::frames::Deframer;
 use crate::wire::{Notice, Request, codec};
 
@@ -12,7 +12,9 @@ pub fn batch(record: &[u8]) -> Option<Batch> {
         bytes[..chunk.len()].copy_from_slice(chunk);
         u64::from_le_bytes(bytes).to_le()
     });
-    Record::parse(&words.collect::<Vec<_>>(), record.len(), None).ok().map(Batch::of_record)
+    let mut records = Records::default();
+    records.push(&words.collect::<Vec<_>>(), record.len()).ok()?;
+    Some(Batch::of_first(records))
 }
 
 /// The number of events of a record by its header alone.

@@ -53,23 +53,22 @@ mod encode;
 mod fields;
 mod layout;
 mod read;
+mod records;
 mod refs;
-mod spare;
 #[cfg(test)]
 mod tests;
 mod time;
 mod write;
 
-pub(crate) use check::event_count;
+pub(crate) use check::{Malformed, event_count};
 pub use encode::{BatchEvent, EventTooLarge, Opaque};
 pub use fields::Pairs;
-pub(crate) use read::Record;
 pub use read::{Batch, BatchView, Events};
+pub(crate) use records::Records;
 pub use refs::{
     CorrelationRef, EventRef, FilesystemEventRef, NetworkEventRef, PerformanceEventRef, ProcessEventRef,
     TriggerRequestRef,
 };
-pub(crate) use spare::Spares;
 pub(crate) use write::{BatchWriter, PushError};
 
 /// The most events that one record holds: 512. It bounds how long a reader is busy with one record.

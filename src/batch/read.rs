@@ -1,18 +1,17 @@
 //! Records into events: validated once, then read in place.
 
 use std::fmt;
-use std::mem::size_of;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use zerocopy::IntoBytes;
-
-use super::check::{Head, Malformed, check};
+use super::check::Head;
+#[cfg(test)]
+use super::check::{Malformed, check};
 use super::encode::{BatchEvent, EventTooLarge};
 use super::fields::Fields;
-use super::layout::{WORD_BYTES, index};
+use super::layout::index;
+use super::records::Records;
 use super::refs::{CorrelationRef, EventRef};
-use super::spare::{Memory, Spares};
 use super::time::from_epoch;
 use super::write::{BatchWriter, PushError};
 use crate::correlation::CorrelationMetadata;
@@ -43,14 +42,8 @@ use crate::correlation::CorrelationMetadata;
 /// ```
 #[derive(Clone)]
 pub struct Batch {
-    record: Arc<Record>,
+    records: Arc<Records>,
 }
-
-/// A validated record, in memory of its own.
-///
-/// It is in two parts, header, entries, pairs and blobs, and the string area: UTF-8 is checked where it becomes a `str`, so that
-/// a view costs nothing. The copy takes 3 ns per process event; checking again would take as much for every view.
-pub(crate) struct Record(Memory);
 
 impl Batch {
     /// A batch of one event that no publisher sent, for tests of code that reads batches.
@@ -89,14 +82,15 @@ impl Batch {
             PushError::RecordFull => unreachable!("an empty record is not full"),
         })?;
         writer.seal(0, published_at, 0);
-        let record = Record::copy_of(&writer);
-        Ok(Self { record: Arc::new(record) })
+        let mut records = Records::default();
+        records.push_own(&writer);
+        Ok(Self { records: Arc::new(records) })
     }
 
-    /// A batch that nobody received.
+    /// A batch that nobody received: the first of these records.
     #[cfg(fuzzing)]
-    pub(crate) fn of_record(record: Record) -> Self {
-        Self { record: Arc::new(record) }
+    pub(crate) fn of_first(records: Records) -> Self {
+        Self { records: Arc::new(records) }
     }
 
     /// The number of events, at least 1.
@@ -109,47 +103,7 @@ impl Batch {
     /// The events, to be read in place.
     #[must_use]
     pub fn view(&self) -> BatchView<'_> {
-        self.record.view()
-    }
-}
-
-impl Record {
-    /// A copy of the first `bytes` bytes of `words`, after judging every byte of them that can be read. A large one lies in
-    /// memory of `spares`.
-    ///
-    /// # Errors
-    ///
-    /// [`Malformed`] says what is wrong with it.
-    pub(crate) fn parse(
-        words: &[u64],
-        bytes: usize,
-        spares: Option<&Arc<Spares>>,
-    ) -> Result<Self, Malformed> {
-        let (head, strings) = check(&words.as_bytes()[..bytes])?;
-        Ok(Self(Memory::of(&words[..head.bytes() / WORD_BYTES], strings, spares)))
-    }
-
-    /// A copy of a record that was sealed in this process.
-    pub(crate) fn copy_of(writer: &BatchWriter) -> Self {
-        let mut words = vec![0_u64; writer.bytes().div_ceil(size_of::<u64>())];
-        let mut rest = words.as_mut_bytes();
-        for part in writer.parts() {
-            let (here, behind) = rest.split_at_mut(part.len());
-            here.copy_from_slice(part);
-            rest = behind;
-        }
-        Self::parse(&words, writer.bytes(), None).expect("the writer makes no malformed records")
-    }
-
-    pub(crate) fn view(&self) -> BatchView<'_> {
-        let (head, _) = Head::cut(self.0.head.as_bytes()).expect("the record was checked, and never changes");
-        BatchView { head, strings: &self.0.strings }
-    }
-}
-
-impl fmt::Debug for Record {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.view().fmt(f)
+        self.records.view(0)
     }
 }
 
@@ -186,6 +140,10 @@ pub struct BatchView<'a> {
 }
 
 impl<'a> BatchView<'a> {
+    pub(super) const fn new(head: Head<'a>, strings: &'a str) -> Self {
+        Self { head, strings }
+    }
+
     /// Takes a record as it stands, after judging every byte of it that can be read.
     ///
     /// # Errors

@@ -17,9 +17,9 @@ use crossbeam::utils::Backoff;
 use parking_lot::Mutex;
 use shm::{Consumer, Doorbell, Heard, Moment};
 
+use super::chunk::Pool;
 use super::queue::Source;
-use super::{DataEvent, DataEvents, Hub, Origin, Queue, ReceivedBatch, RecvError};
-use crate::batch::{Record, Spares};
+use super::{DataEvent, DataEvents, Hub, Origin, Queue, RecvError};
 use crate::config::RECORDS_PER_TURN;
 use crate::sys;
 use crate::topic::Topic;
@@ -112,7 +112,7 @@ impl Inbox {
             events,
             rings: Vec::new(),
             ended: Vec::new(),
-            spares: Arc::default(),
+            pool: Pool::default(),
             hub_seen: 0,
             session_over: false,
         };
@@ -183,7 +183,8 @@ struct DataThread {
     rings: Vec<InRing>,
     /// Rings that came to their end before the broker closed them.
     ended: Vec<EndedRing>,
-    spares: Arc<Spares>,
+    /// Memory of what was read.
+    pool: Pool,
     hub_seen: u64,
     session_over: bool,
 }
@@ -256,8 +257,7 @@ impl DataThread {
     fn carry_out(&mut self, command: Command) -> bool {
         match command {
             Command::Add { ring, consumer, doorbell, origin } => {
-                let spares = Arc::clone(&self.spares);
-                self.rings.push(InRing::new(ring, *consumer, doorbell, origin, spares));
+                self.rings.push(InRing::new(ring, *consumer, doorbell, origin));
             }
             Command::Grant { order, ring, slot, generation, topic } => {
                 let queues = self.hub.targets(&topic);
@@ -314,7 +314,8 @@ impl DataThread {
         let mut busy = false;
         let mut index = 0;
         while index < self.rings.len() {
-            let turn = self.rings[index].turn(RECORDS_PER_TURN, &self.shared.waiting, &self.shared.counters);
+            let Shared { waiting, counters, .. } = &*self.shared;
+            let turn = self.rings[index].turn(RECORDS_PER_TURN, waiting, counters, &mut self.pool);
             match turn {
                 Turn::Idle => index += 1,
                 Turn::Busy => {
@@ -416,6 +417,11 @@ struct Target {
 }
 
 impl Slot {
+    /// Whom a record at this position is for.
+    fn targets_at(&self, position: u64) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(move |target| position >= target.since.position)
+    }
+
     /// Tells queues of the loss of the events with these numbers, as far as it concerns each.
     fn lost<'a>(&self, targets: impl Iterator<Item = &'a Target>, events: Range<u64>) {
         for target in targets {
@@ -435,9 +441,4 @@ fn interrupt(queues: impl Iterator<Item = Arc<Queue>>, error: &RecvError) {
             queue.interrupt(error.clone());
         }
     }
-}
-
-/// The publisher's name on what it sends.
-fn received(record: Record, slot: &Slot, origin: &Arc<Origin>) -> ReceivedBatch {
-    ReceivedBatch::new(record, slot.topic.clone(), Arc::clone(origin))
 }

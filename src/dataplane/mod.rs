@@ -9,12 +9,14 @@
 //! The control plane tells an outbox where its topics go, and an inbox which rings there are and what their slots carry. Neither
 //! ever waits for it, nor for each other.
 
+mod chunk;
 mod hub;
 mod inbox;
 mod outbox;
 mod queue;
 mod received;
 
+pub(crate) use chunk::Chunk;
 pub(crate) use hub::Hub;
 pub(crate) use inbox::{Inbox, InboxCounters};
 pub(crate) use outbox::{Outbox, OutboxShared, RouteTarget, Wait};

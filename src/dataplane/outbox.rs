@@ -14,10 +14,11 @@ use std::task::Waker;
 use parking_lot::Mutex;
 use shm::{Doorbell, Producer};
 
+use super::chunk::{Pool, own};
 use super::hub::Queues;
 use super::queue::Source;
-use super::{DataEvent, DataEvents, Hub, Origin, ReceivedBatch};
-use crate::batch::{BatchWriter, Record};
+use super::{DataEvent, DataEvents, Hub, Origin};
+use crate::batch::BatchWriter;
 use crate::config::DESERTED_CHECK;
 use crate::hierarchy;
 use crate::routing::{RoutingTable, TopicId};
@@ -225,6 +226,8 @@ pub(crate) struct Outbox {
     /// When it was last looked whether subscribers are still there, in nanoseconds of the monotonic clock.
     checked: u64,
     wall_clock: WallClock,
+    /// Memory of what went to subscriptions of this process.
+    pool: Pool,
 }
 
 #[derive(Debug, Clone)]
@@ -247,6 +250,7 @@ impl Outbox {
             sequence: 0,
             checked: 0,
             wall_clock: WallClock::new(),
+            pool: Pool::default(),
         }
     }
 
@@ -277,7 +281,7 @@ impl Outbox {
                 Target::Local { queues, .. } if queues.is_empty() => continue,
                 Target::Local { topic, queues } => {
                     let origin = self.origin.as_ref().expect("a topic is routed after it was declared");
-                    deliver(record, topic, queues, origin);
+                    deliver(record, topic, queues, origin, &mut self.pool);
                     true
                 }
                 Target::Ring { index, address } => {
@@ -420,10 +424,10 @@ fn retire(events: &DataEvents, rings: impl IntoIterator<Item = OutRing>) {
 }
 
 /// Gives a copy of the record to the subscriptions of this process.
-fn deliver(record: &BatchWriter, topic: &Topic, queues: &Queues, origin: &Arc<Origin>) {
-    let bytes = record.bytes();
-    let copy = Record::copy_of(record);
-    let batch = ReceivedBatch::new(copy, topic.clone(), Arc::clone(origin));
+fn deliver(record: &BatchWriter, topic: &Topic, queues: &Queues, origin: &Arc<Origin>, pool: &mut Pool) {
+    let mut chunk = pool.take(record.bytes(), topic, origin);
+    own(&mut chunk).push_own(record);
     let source = Source { publisher: origin.publisher, urgent: hierarchy::is_urgent(topic) };
-    queues.iter().filter_map(|queue| queue.push(&batch, bytes, source)).for_each(Waker::wake);
+    queues.iter().filter_map(|queue| queue.push(&chunk, source)).for_each(Waker::wake);
+    pool.keep(&chunk);
 }

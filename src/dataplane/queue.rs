@@ -10,12 +10,13 @@
 //! or with the reader.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use super::ReceivedBatch;
+use super::{Chunk, ReceivedBatch};
 use crate::config::{INTERRUPTIONS_MAX, URGENT_PART};
 use crate::wire::PublisherId;
 
@@ -62,11 +63,14 @@ pub enum RecvError {
     },
 }
 
-/// What waits in a queue.
+/// What a reader takes from its queue.
 pub(crate) type Item = Result<ReceivedBatch, RecvError>;
 
-/// Bytes that a batch costs beyond its record: two reference-counted blocks, their headers, the queue's own entry.
-const ITEM_BYTES: usize = 256;
+/// What waits in a queue: records that came together, or an interruption.
+type Entry = Result<Arc<Chunk>, RecvError>;
+
+/// Bytes that a record costs beyond itself: its place in a chunk, and for one that is alone, the chunk and the queue's entry.
+const RECORD_OVERHEAD: usize = 256;
 
 /// Events that matched a subscription and were lost on their way to it, told to it or yet to be told.
 ///
@@ -123,7 +127,7 @@ struct State {
     last: Option<PublisherId>,
     /// Who may have something of the ordinary lane with the reader.
     in_hand: HashSet<PublisherId>,
-    /// Interruptions among the items, losses not counted.
+    /// Interruptions among the entries, losses not counted.
     interruptions: usize,
     losses: Losses,
     /// No writer is left.
@@ -133,17 +137,41 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Lane {
-    items: VecDeque<Item>,
+    entries: VecDeque<Entry>,
     bytes: usize,
-    /// Events lost after the last item.
+    /// Events lost after the last entry.
     lost: u64,
 }
 
 /// What the reader has taken over and not handed out yet.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
-    urgent: VecDeque<Item>,
-    ordinary: VecDeque<Item>,
+    urgent: VecDeque<Entry>,
+    ordinary: VecDeque<Entry>,
+    /// A chunk, and how many of its records were handed out.
+    begun: Option<(Arc<Chunk>, usize)>,
+}
+
+impl Taken {
+    /// Hands out the next record of the chunk that is begun.
+    fn next_of_begun(&mut self) -> Option<Item> {
+        let (chunk, record) = self.begun.take()?;
+        if record + 1 < chunk.len() {
+            self.begun = Some((Arc::clone(&chunk), record + 1));
+        }
+        Some(Ok(ReceivedBatch::new(chunk, record)))
+    }
+
+    /// Hands out the next item of what is here, the urgent first.
+    fn next(&mut self) -> Option<Item> {
+        match self.urgent.pop_front().or_else(|| self.ordinary.pop_front())? {
+            Ok(chunk) => {
+                self.begun = Some((chunk, 0));
+                self.next_of_begun()
+            }
+            Err(interruption) => Some(Err(interruption)),
+        }
+    }
 }
 
 impl Queue {
@@ -152,28 +180,28 @@ impl Queue {
         Self { state: Mutex::default(), urgent_waits: AtomicBool::new(false), bytes_max: bytes }
     }
 
-    /// Adds a batch whose record has `bytes`, or counts its events as lost. Yields the reader if it waits, to be woken when
-    /// there is nothing more to add for now: woken for each batch, on the processor of the writer, it would take turns with it.
+    /// Adds a chunk, or counts its events as lost. Yields the reader if it waits, to be woken when there is nothing more to add
+    /// for now: woken for each chunk, on the processor of the writer, it would take turns with it.
     #[must_use = "a reader that waits has to be woken"]
-    pub(crate) fn push(&self, batch: &ReceivedBatch, bytes: usize, source: Source) -> Option<Waker> {
+    pub(crate) fn push(&self, chunk: &Arc<Chunk>, source: Source) -> Option<Waker> {
         let mut state = self.state.lock();
         if state.ended {
             return None;
         }
-        let bytes = bytes + ITEM_BYTES;
+        let bytes = chunk.bytes() + chunk.len() * RECORD_OVERHEAD;
         let limit = self.bytes_max - if source.urgent { 0 } else { self.bytes_max / URGENT_PART };
         let waiting = state.ordinary.bytes + state.urgent.bytes;
-        let empty = state.ordinary.items.is_empty() && state.urgent.items.is_empty();
+        let empty = state.ordinary.entries.is_empty() && state.urgent.entries.is_empty();
         let lane = self.lane(&mut state, source);
         if waiting + bytes > limit && !empty {
-            let events = batch.len() as u64;
+            let events = chunk.events();
             lane.lost = lane.lost.saturating_add(events);
             state.losses.queue = state.losses.queue.saturating_add(events);
             return None;
         }
         lane.bytes += bytes;
         lane.settle_loss();
-        lane.items.push_back(Ok(batch.clone()));
+        lane.entries.push_back(Ok(Arc::clone(chunk)));
         state.reader.take()
     }
 
@@ -197,7 +225,7 @@ impl Queue {
         }
         state.interruptions += 1;
         state.ordinary.settle_loss();
-        state.ordinary.items.push_back(Err(error));
+        state.ordinary.entries.push_back(Err(error));
         wake(state);
     }
 
@@ -226,23 +254,24 @@ impl Queue {
 
     /// The next item; `None` at the end of the stream. `taken` is the reader's, from one call to the next.
     pub(crate) fn poll_next(&self, taken: &mut Taken, context: &mut Context<'_>) -> Poll<Option<Item>> {
-        if let Some(item) = taken.urgent.pop_front() {
+        if let Some(item) = taken.next_of_begun() {
             return Poll::Ready(Some(item));
         }
         if !self.urgent_waits.load(Ordering::Relaxed)
-            && let Some(item) = taken.ordinary.pop_front()
+            && let Some(item) = taken.next()
         {
             return Poll::Ready(Some(item));
         }
         let mut state = self.state.lock();
-        self.urgent_waits.store(false, Ordering::Relaxed);
-        state.urgent.hand_over(&mut taken.urgent);
-        let next = |taken: &mut Taken| taken.urgent.pop_front().or_else(|| taken.ordinary.pop_front());
-        if let Some(item) = next(taken) {
+        if taken.urgent.is_empty() {
+            self.urgent_waits.store(false, Ordering::Relaxed);
+            state.urgent.hand_over(&mut taken.urgent);
+        }
+        if let Some(item) = taken.next() {
             return Poll::Ready(Some(item));
         }
         state.hand_over(&mut taken.ordinary);
-        match next(taken) {
+        match taken.next() {
             Some(item) => Poll::Ready(Some(item)),
             None if state.ended => Poll::Ready(None),
             None => {
@@ -278,8 +307,8 @@ impl State {
     }
 
     /// Moves the ordinary lane to its reader, who has nothing left of it.
-    fn hand_over(&mut self, items: &mut VecDeque<Item>) {
-        self.ordinary.hand_over(items);
+    fn hand_over(&mut self, entries: &mut VecDeque<Entry>) {
+        self.ordinary.hand_over(entries);
         std::mem::swap(&mut self.waiting, &mut self.in_hand);
         self.waiting.clear();
         self.last = None;
@@ -291,15 +320,15 @@ impl Lane {
     /// Gives a loss its place, before what comes next.
     fn settle_loss(&mut self) {
         if self.lost > 0 {
-            self.items.push_back(Err(RecvError::Lagged(self.lost)));
+            self.entries.push_back(Err(RecvError::Lagged(self.lost)));
             self.lost = 0;
         }
     }
 
-    /// Moves all of it into `items`, which is empty.
-    fn hand_over(&mut self, items: &mut VecDeque<Item>) {
+    /// Moves all of it into `entries`, which is empty.
+    fn hand_over(&mut self, entries: &mut VecDeque<Entry>) {
         self.settle_loss();
-        std::mem::swap(&mut self.items, items);
+        std::mem::swap(&mut self.entries, entries);
         self.bytes = 0;
     }
 }
@@ -315,27 +344,27 @@ fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::access::Component;
-    use crate::batch::{BatchWriter, Opaque, Record};
+    use crate::batch::{BatchWriter, Opaque};
     use crate::correlation::CorrelationMetadata;
     use crate::dataplane::Origin;
+    use crate::dataplane::chunk::{Pool, own};
     use crate::topic::Topic;
     use crate::wire::Epoch;
 
-    const BYTES: usize = 100;
     const PROCMOND: Source = Source { publisher: PublisherId(1), urgent: false };
     const ANOMALY: Source = Source { publisher: PublisherId(2), urgent: true };
 
-    fn batch(origin: &Arc<Origin>) -> ReceivedBatch {
+    fn chunk(origin: &Arc<Origin>, records: usize) -> Arc<Chunk> {
         let mut writer = BatchWriter::new(u32::MAX);
-        writer.begin(&CorrelationMetadata::default()).expect("it fits");
+        writer.begin(&CorrelationMetadata::new("scan".into())).expect("it fits");
         writer.push(&Opaque(b"event"), None).expect("it fits");
         writer.seal(0, std::time::UNIX_EPOCH, 0);
         let topic = Topic::new("events.process.batch").expect("a topic");
-        ReceivedBatch::new(Record::copy_of(&writer), topic, Arc::clone(origin))
+        let mut chunk = Pool::default().take(writer.bytes(), &topic, origin);
+        (0..records).for_each(|_| own(&mut chunk).push_own(&writer));
+        chunk
     }
 
     fn origin(publisher: PublisherId) -> Arc<Origin> {
@@ -343,8 +372,13 @@ mod tests {
         Arc::new(Origin { component, publisher, epoch: Epoch(1) })
     }
 
+    /// A queue for so many records, each in a chunk of its own.
+    fn queue_for(records: usize) -> Queue {
+        Queue::new(records * (chunk(&origin(PROCMOND.publisher), 1).bytes() + RECORD_OVERHEAD))
+    }
+
     fn push(queue: &Queue, source: Source) {
-        assert!(queue.push(&batch(&origin(source.publisher)), BYTES, source).is_none(), "nobody waits");
+        assert!(queue.push(&chunk(&origin(source.publisher), 1), source).is_none(), "nobody waits");
     }
 
     fn poll(queue: &Queue, taken: &mut Taken) -> Poll<Option<Item>> {
@@ -363,11 +397,11 @@ mod tests {
     #[test]
     fn an_abandoned_queue_holds_nothing_and_takes_nothing() {
         let (queue, origin) = (Queue::new(1 << 20), origin(PROCMOND.publisher));
-        assert!(queue.push(&batch(&origin), BYTES, PROCMOND).is_none());
-        assert_eq!(Arc::strong_count(&origin), 2, "the batch that waits names its origin");
+        assert!(queue.push(&chunk(&origin, 1), PROCMOND).is_none());
+        assert_eq!(Arc::strong_count(&origin), 2, "what waits names its origin");
         queue.abandon();
         assert_eq!(Arc::strong_count(&origin), 1);
-        assert!(queue.push(&batch(&origin), BYTES, PROCMOND).is_none());
+        assert!(queue.push(&chunk(&origin, 1), PROCMOND).is_none());
         queue.lost(7, PROCMOND);
         assert_eq!(Arc::strong_count(&origin), 1);
         assert!(matches!(poll(&queue, &mut Taken::default()), Poll::Ready(None)));
@@ -387,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_loss_stands_where_it_happened() {
-        let (queue, mut taken) = (Queue::new(ITEM_BYTES + BYTES), Taken::default());
+        let (queue, mut taken) = (queue_for(1), Taken::default());
         push(&queue, PROCMOND);
         push(&queue, PROCMOND);
         assert_eq!(read(&queue, &mut taken), [Ok(1), Err(RecvError::Lagged(1))]);
@@ -398,9 +432,20 @@ mod tests {
     }
 
     #[test]
+    fn records_that_share_a_chunk_come_one_by_one_and_are_lost_together() {
+        let (queue, mut taken) = (queue_for(4), Taken::default());
+        let origin = origin(ANOMALY.publisher);
+        assert!(queue.push(&chunk(&origin, 3), PROCMOND).is_none());
+        assert!(queue.push(&chunk(&origin, 2), PROCMOND).is_none());
+        assert!(matches!(poll(&queue, &mut taken), Poll::Ready(Some(Ok(_)))));
+        push(&queue, PROCMOND);
+        assert_eq!(read(&queue, &mut taken), [Ok(2), Ok(2), Err(RecvError::Lagged(2)), Ok(1)]);
+    }
+
+    #[test]
     fn an_urgent_batch_finds_room_where_others_leave_it_and_goes_ahead_of_them() {
         let items = 2 * URGENT_PART;
-        let (queue, mut taken) = (Queue::new(items * (ITEM_BYTES + BYTES)), Taken::default());
+        let (queue, mut taken) = (queue_for(items), Taken::default());
         for _ in 0..items {
             push(&queue, PROCMOND);
         }

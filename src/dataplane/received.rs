@@ -1,10 +1,11 @@
 //! What a subscriber receives.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::Chunk;
 use crate::access::Component;
-use crate::batch::{BatchView, EventRef, Record};
+use crate::batch::{BatchView, EventRef};
 use crate::event::BusEvent;
 use crate::sys;
 use crate::topic::Topic;
@@ -22,10 +23,9 @@ pub(crate) struct Origin {
     pub(crate) epoch: Epoch,
 }
 
-/// One for each event, opaque ones left empty.
-type OwnedEvents = Box<[Option<Arc<BusEvent>>]>;
-
 /// Events that were published together on one topic: a copy, shared by all subscriptions of this process.
+///
+/// Small batches share memory with others that came along, up to 8 KiB: who keeps one for long keeps those, too.
 ///
 /// ```
 /// use daemoneye_eventbus::{ConnectOptions, EventBusClient, EventRef};
@@ -63,37 +63,32 @@ type OwnedEvents = Box<[Option<Arc<BusEvent>>]>;
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct ReceivedBatch(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    record: Record,
-    topic: Topic,
-    origin: Arc<Origin>,
-    /// The events as owned values, made when somebody first asks for one; `None` inside if they are too large to keep.
-    events: OnceLock<Option<OwnedEvents>>,
+pub struct ReceivedBatch {
+    chunk: Arc<Chunk>,
+    record: usize,
 }
 
 impl ReceivedBatch {
-    pub(crate) fn new(record: Record, topic: Topic, origin: Arc<Origin>) -> Self {
-        Self(Arc::new(Inner { record, topic, origin, events: OnceLock::new() }))
+    /// The record with this number of a chunk.
+    pub(super) const fn new(chunk: Arc<Chunk>, record: usize) -> Self {
+        Self { chunk, record }
     }
 
     #[cfg(test)]
     pub(super) fn origin(&self) -> &Origin {
-        &self.0.origin
+        &self.chunk.origin
     }
 
     /// The topic that the events were published on. One that this process was granted.
     #[must_use]
     pub fn topic(&self) -> &Topic {
-        &self.0.topic
+        &self.chunk.topic
     }
 
     /// The component that published the events: the one that the broker knows at the other end of the ring.
     #[must_use]
     pub fn publisher(&self) -> &Component {
-        &self.0.origin.component
+        &self.chunk.origin.component
     }
 
     /// The number of events, at least 1.
@@ -113,7 +108,7 @@ impl ReceivedBatch {
     /// The events, to be read in place, without an allocation.
     #[must_use]
     pub fn view(&self) -> BatchView<'_> {
-        self.0.record.view()
+        self.chunk.view(self.record)
     }
 
     /// One event as an owned value; `None` for an opaque one, and beyond the last. Made once and shared by all subscriptions of
@@ -124,7 +119,7 @@ impl ReceivedBatch {
         if position >= view.len() {
             return None;
         }
-        let shared = self.0.events.get_or_init(|| {
+        let shared = self.chunk.owned(self.record, || {
             let small = view.correlation_bytes() <= CORRELATION_BYTES_SHARED;
             small.then(|| {
                 view.iter().enumerate().map(|(position, event)| self.make(position, event)).collect()
@@ -138,7 +133,7 @@ impl ReceivedBatch {
 
     fn make(&self, position: usize, event: EventRef<'_>) -> Option<Arc<BusEvent>> {
         let view = self.view();
-        let Origin { publisher, epoch, .. } = *self.0.origin;
+        let Origin { publisher, epoch, .. } = *self.chunk.origin;
         let sequence = view.first_sequence().wrapping_add(position as u64);
         Some(Arc::new(BusEvent {
             event_id: format!("{:016x}-{}-{sequence}", epoch.0, publisher.0),
@@ -156,7 +151,15 @@ mod tests {
     use super::*;
     use crate::batch::BatchWriter;
     use crate::correlation::CorrelationMetadata;
+    use crate::dataplane::chunk::{Pool, own};
     use crate::event::FilesystemEvent;
+
+    fn received(record: &BatchWriter, topic: &str, origin: Origin) -> ReceivedBatch {
+        let topic = Topic::new(topic).expect("a topic");
+        let mut chunk = Pool::default().take(record.bytes(), &topic, &Arc::new(origin));
+        own(&mut chunk).push_own(record);
+        ReceivedBatch::new(chunk, 0)
+    }
 
     fn published_at(monotonic_nanos: u64) -> ReceivedBatch {
         let event = FilesystemEvent {
@@ -171,8 +174,7 @@ mod tests {
         writer.seal(0, UNIX_EPOCH, monotonic_nanos);
         let component = Component::from_client_id("procmond").expect("a name");
         let origin = Origin { component, publisher: PublisherId(1), epoch: Epoch(1) };
-        let record = Record::copy_of(&writer);
-        ReceivedBatch::new(record, Topic::new("events.process.batch").expect("a topic"), Arc::new(origin))
+        received(&writer, "events.process.batch", origin)
     }
 
     #[test]
@@ -205,8 +207,7 @@ mod tests {
             writer.seal(0, UNIX_EPOCH, 0);
             let component = Component::from_client_id("procmond").expect("a name");
             let origin = Origin { component, publisher: PublisherId(1), epoch: Epoch(1) };
-            let topic = Topic::new("events.performance.event").expect("a topic");
-            ReceivedBatch::new(Record::copy_of(&writer), topic, Arc::new(origin))
+            received(&writer, "events.performance.event", origin)
         };
         let twice =
             |batch: &ReceivedBatch| (batch.event(3).expect("an event"), batch.event(3).expect("an event"));

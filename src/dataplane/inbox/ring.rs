@@ -8,9 +8,10 @@ use std::task::Waker;
 use shm::{Consumer, Doorbell, Moment, Record};
 use zerocopy::IntoBytes;
 
-use super::{InboxCounters, Slot, Source, Target, received};
-use crate::batch::{self, Spares, event_count};
+use super::{InboxCounters, Slot, Source, Target};
+use crate::batch::event_count;
 use crate::config::TURNS_PER_RING;
+use crate::dataplane::chunk::{CHUNK_BYTES, Chunk, Pool, own};
 use crate::dataplane::hub::Queues;
 use crate::dataplane::{Hub, Origin, Queue};
 use crate::hierarchy;
@@ -26,7 +27,8 @@ pub(super) struct InRing {
     slots: Vec<Option<Slot>>,
     /// What was read last: copied out of the ring before it is judged, and from here to where it stays.
     payload: Vec<u64>,
-    spares: Arc<Spares>,
+    /// What was read and has not gone to the queues yet.
+    open: Option<Open>,
     /// Whom to wake at the end of the turn.
     readers: Vec<Waker>,
     /// The publisher is gone: what is there now is read, and no more.
@@ -54,19 +56,46 @@ enum Taken {
     Record(usize),
 }
 
+/// Records of one slot that came in a row, on their way to the same queues.
+#[derive(Debug)]
+struct Open {
+    slot: u16,
+    position: u64,
+    /// A queue of this slot has joined after the first record: the next may be for it, and this one is not.
+    alone: bool,
+    chunk: Arc<Chunk>,
+}
+
+impl Open {
+    fn at(record: &Record, slot: &Slot, pool: &mut Pool, origin: &Arc<Origin>) -> Self {
+        let alone = slot.targets.iter().any(|target| record.position < target.since.position);
+        let chunk = pool.take(record.bytes, &slot.topic, origin);
+        Self { slot: record.slot, position: record.position, alone, chunk }
+    }
+
+    /// Whether a record may go along.
+    fn takes(&self, record: &Record) -> bool {
+        record.slot == self.slot && !self.alone && self.chunk.bytes() + record.bytes <= CHUNK_BYTES
+    }
+}
+
+/// Gives what is open to the queues of its slot. Yields those who wait for it.
+fn deliver(open: &mut Option<Open>, slots: &[Option<Slot>], readers: &mut Vec<Waker>, pool: &mut Pool) {
+    let Some(open) = open.take_if(|open| open.chunk.len() > 0) else { return };
+    if let Some(slot) = &slots[usize::from(open.slot)] {
+        let queues = slot.targets_at(open.position).map(|target| &target.queue);
+        readers.extend(queues.filter_map(|queue| queue.push(&open.chunk, slot.source)));
+    }
+    pool.keep(&open.chunk);
+}
+
 /// Adds to a counter that only this thread writes.
 fn add(counter: &AtomicU64, events: u64) {
     counter.store(counter.load(Ordering::Relaxed) + events, Ordering::Relaxed);
 }
 
 impl InRing {
-    pub(super) fn new(
-        id: RingId,
-        consumer: Consumer,
-        doorbell: Doorbell,
-        origin: Arc<Origin>,
-        spares: Arc<Spares>,
-    ) -> Self {
+    pub(super) fn new(id: RingId, consumer: Consumer, doorbell: Doorbell, origin: Arc<Origin>) -> Self {
         Self {
             id,
             doorbell,
@@ -74,7 +103,7 @@ impl InRing {
             consumer,
             slots: Vec::new(),
             payload: Vec::new(),
-            spares,
+            open: None,
             readers: Vec::new(),
             ending: false,
             closed: false,
@@ -144,7 +173,13 @@ impl InRing {
     }
 
     /// Takes up to `records` records, or a part of the ring; stops early when commands wait.
-    pub(super) fn turn(&mut self, records: usize, waiting: &AtomicBool, counters: &InboxCounters) -> Turn {
+    pub(super) fn turn(
+        &mut self,
+        records: usize,
+        waiting: &AtomicBool,
+        counters: &InboxCounters,
+        pool: &mut Pool,
+    ) -> Turn {
         let bytes_max = self.consumer.capacity() / TURNS_PER_RING;
         let (mut taken, mut bytes) = (0, 0);
         let turn = loop {
@@ -152,15 +187,19 @@ impl InRing {
             if taken == records || bytes >= bytes_max || waiting.load(Ordering::Acquire) {
                 break Ok(Turn::Busy);
             }
-            match self.take(counters) {
+            match self.take(counters, pool) {
                 Ok(Taken::Record(record_bytes)) => {
                     taken += 1;
                     bytes += record_bytes;
                 }
-                Ok(Taken::Nothing) => break self.at_the_tail(taken),
+                Ok(Taken::Nothing) => {
+                    self.deliver(pool);
+                    break self.at_the_tail(taken);
+                }
                 Err(violation) => break Err(violation),
             }
         };
+        self.deliver(pool);
         if self.consumer.release() || self.owes_ring {
             // A publisher that is gone waits for nothing, and is heard of when we sleep.
             self.owes_ring = self.doorbell.ring() == Ok(false);
@@ -170,7 +209,7 @@ impl InRing {
     }
 
     /// Takes one record, if there is one.
-    fn take(&mut self, counters: &InboxCounters) -> Result<Taken, String> {
+    fn take(&mut self, counters: &InboxCounters, pool: &mut Pool) -> Result<Taken, String> {
         let Some(record) = self.consumer.read(&mut self.payload).map_err(|error| error.to_string())? else {
             return Ok(Taken::Nothing);
         };
@@ -187,14 +226,20 @@ impl InRing {
             add(&counters.skipped, events.into());
             return Ok(Taken::Record(record.bytes));
         }
-        let targets = slot.targets.iter().filter(|target| record.position >= target.since.position);
-        slot.lost(targets.clone(), record.sequence - lost..record.sequence);
-        let batch = batch::Record::parse(&self.payload, record.bytes, Some(&self.spares));
-        let batch = received(batch.map_err(|error| error.to_string())?, slot, &self.origin);
+        if lost > 0 || !self.open.as_ref().is_some_and(|open| open.takes(&record)) {
+            deliver(&mut self.open, &self.slots, &mut self.readers, pool);
+        }
+        if lost > 0 {
+            slot.lost(slot.targets_at(record.position), record.sequence - lost..record.sequence);
+        }
+        let open = self.open.get_or_insert_with(|| Open::at(&record, slot, pool, &self.origin));
+        own(&mut open.chunk).push(&self.payload, record.bytes).map_err(|error| error.to_string())?;
         add(&counters.received, events.into());
-        self.readers
-            .extend(targets.filter_map(|target| target.queue.push(&batch, record.bytes, slot.source)));
         Ok(Taken::Record(record.bytes))
+    }
+
+    fn deliver(&mut self, pool: &mut Pool) {
+        deliver(&mut self.open, &self.slots, &mut self.readers, pool);
     }
 
     /// The ring is empty: tells of losses behind the last record, and sees whether this is the end.
@@ -273,8 +318,7 @@ mod tests {
         let component = Component::from_client_id("procmond").expect("a legal id");
         let origin = Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) });
         let (doorbell, _) = Doorbell::pair().expect("descriptors");
-        let mut ring =
-            InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin, Arc::default());
+        let mut ring = InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin);
         ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), &Arc::from([]));
         (Producer::new(data, seen_marks), ring)
     }
@@ -291,11 +335,58 @@ mod tests {
         let _ = producer.flush();
         let full = producer.occupied().expect("nothing is broken");
 
-        let turn = ring.turn(256, &AtomicBool::new(false), &InboxCounters::default());
+        let turn = ring.turn(256, &AtomicBool::new(false), &InboxCounters::default(), &mut Pool::default());
 
         assert!(matches!(turn, Turn::Busy), "{turn:?}");
         let left = producer.occupied().expect("nothing is broken");
         assert!(left < full && left > full / 2, "{left} of {full} bytes are left");
+    }
+
+    /// A single event, published.
+    fn publish(producer: &mut Producer) {
+        let mut record = BatchWriter::new(RING_BYTES as u32 / 8);
+        record.begin(&CorrelationMetadata::new("scan".into())).expect("it is small");
+        record.push(&Opaque(b"event"), None).expect("it is small");
+        record.seal(0, std::time::UNIX_EPOCH, 0);
+        producer.push(0, 0, 1, &record.parts()).expect("there is room");
+        let _ = producer.flush();
+    }
+
+    fn count_of(queue: &Queue) -> usize {
+        let (mut taken, mut count) = (Taken::default(), 0);
+        while let Poll::Ready(Some(Ok(_))) =
+            queue.poll_next(&mut taken, &mut Context::from_waker(Waker::noop()))
+        {
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn a_queue_that_joins_between_two_records_of_a_burst_gets_the_second() {
+        let (mut producer, mut ring) = ring();
+        let (hub, queues) = (Hub::new(), [1 << 20; 2].map(|bytes| Arc::new(Queue::new(bytes))));
+        for (number, queue) in queues.iter().enumerate() {
+            let pattern = crate::topic::TopicPattern::new("events.#").expect("a pattern");
+            hub.add(number as u32, vec![pattern], Arc::clone(queue));
+            ring.refresh(&hub);
+            publish(&mut producer);
+        }
+        let turn = ring.turn(256, &AtomicBool::new(false), &InboxCounters::default(), &mut Pool::default());
+        assert!(matches!(turn, Turn::Busy), "{turn:?}");
+        assert_eq!(queues.map(|queue| count_of(&queue)), [2, 1]);
+    }
+
+    #[test]
+    fn what_came_before_a_breach_is_delivered() {
+        let (mut producer, ring) = ring();
+        let (mut thread, queue) = thread_with(ring);
+        publish(&mut producer);
+        producer.push(0, 0, 1, &[&[7; 64]]).expect("there is room");
+        let _ = producer.flush();
+        thread.turn();
+        assert!(thread.rings.is_empty(), "it is broken");
+        assert_eq!(count_of(&queue), 1);
     }
 
     /// A data thread with this one ring, to be driven by hand, and the queue that the ring feeds.
@@ -317,7 +408,7 @@ mod tests {
             events: tokio::sync::mpsc::unbounded_channel().0,
             rings: vec![ring],
             ended: Vec::new(),
-            spares: Arc::default(),
+            pool: Pool::default(),
             hub_seen: 1,
             session_over: false,
         };

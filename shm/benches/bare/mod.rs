@@ -13,7 +13,6 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 const HEAD: usize = 0;
 const TAIL: usize = 128;
-const CLOSED: usize = 256;
 const DATA: usize = 4096;
 /// Stands in place of a length: the record is at the start of the ring.
 const WRAPPED: u64 = u64::MAX;
@@ -48,7 +47,7 @@ impl Bare {
     }
 
     fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: the three offsets lie in the first page of the mapping.
+        // SAFETY: both offsets lie in the first page of the mapping.
         let word = unsafe { self.start.add(offset) };
         // SAFETY: it is aligned, mapped for ever, and only ever seen as an atomic.
         unsafe { &*word.cast() }
@@ -91,14 +90,6 @@ impl Bare {
     pub(crate) fn publish(&mut self) {
         self.published = self.own;
         self.word(TAIL).store(self.own, Ordering::Release);
-    }
-
-    pub(crate) fn close(&self) {
-        self.word(CLOSED).store(1, Ordering::Release);
-    }
-
-    pub(crate) fn closed(&self) -> bool {
-        self.word(CLOSED).load(Ordering::Acquire) != 0
     }
 
     /// Up to where the reader has given space back.

@@ -17,7 +17,9 @@ use daemoneye_eventbus::{
     ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, EventBusClient, EventReceiver, EventRef,
     Opaque, ProcessEvent, Publisher, Subscription,
 };
-use support::{Figures, Part, Peer, Run, cpu_nanos, in_turns, is_trial, runtime};
+use support::{
+    Figures, OWN_PROCESSOR, PEER_PROCESSOR, Part, Peer, Run, cpu_nanos, in_turns, is_trial, pin, runtime,
+};
 use tokio::runtime::Runtime;
 
 /// Bytes of an event, of one in the burst, and of one that goes to and fro.
@@ -46,12 +48,14 @@ const ECHO: u64 = 4;
 
 fn main() {
     if let Some(part) = Part::assigned() {
+        pin(PEER_PROCESSOR);
         match part.name.as_str() {
             "procmond" => procmond(&part),
             _ => socket_peer(&part),
         }
         return;
     }
+    pin(OWN_PROCESSOR);
     let mut criterion = support::criterion();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut bus = Bus::start(folder.path());

@@ -1,7 +1,7 @@
 //! What the machine can do: a byte ring in one memfd that both sides map writable.
 //!
-//! Length-prefixed records, copied in with one `memcpy` and read in place; each side keeps the other's index in private
-//! memory; the index is published per record. No checks, no slots, no sequence, no losses, no wake-up. Whoever shares
+//! Length-prefixed records, copied in with one `memcpy` for each part and read in place; each side keeps the other's index in private
+//! memory; the index is published when the caller says so. No checks, no slots, no sequence, no losses, no wake-up. Whoever shares
 //! it with a hostile process is lost.
 
 use std::io;
@@ -58,10 +58,11 @@ impl Bare {
         unsafe { self.start.add(DATA + (position & (self.capacity - 1)) as usize) }
     }
 
-    /// `false`: the ring is full.
+    /// Adds the parts as one record. Each but the last is a multiple of 8 bytes long. `false`: the ring is full.
     #[inline]
-    pub(crate) fn push(&mut self, payload: &[u8]) -> bool {
-        let size = 8 + (payload.len() as u64).next_multiple_of(8);
+    pub(crate) fn push<const PARTS: usize>(&mut self, parts: [&[u8]; PARTS]) -> bool {
+        let length = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let size = 8 + length.next_multiple_of(8);
         let to_end = self.capacity - (self.own & (self.capacity - 1));
         let padding = if size > to_end { to_end } else { 0 };
         if self.own + padding + size - self.peer > self.capacity {
@@ -77,11 +78,15 @@ impl Bare {
         }
         let start = self.at(self.own);
         // SAFETY: `size` bytes are free here, before the end.
-        unsafe { start.cast::<u64>().write(payload.len() as u64) };
-        // SAFETY: as above: the payload goes behind its length.
-        let to = unsafe { start.add(8) };
-        // SAFETY: as above; the payload is the caller's memory, not the ring's.
-        unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), to, payload.len()) };
+        unsafe { start.cast::<u64>().write(length) };
+        let mut offset = 8;
+        for part in parts {
+            // SAFETY: as above: the parts go behind their length.
+            let to = unsafe { start.add(offset) };
+            // SAFETY: as above; the parts are the caller's memory, not the ring's.
+            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), to, part.len()) };
+            offset += part.len();
+        }
         self.own += size;
         true
     }

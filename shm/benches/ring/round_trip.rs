@@ -106,7 +106,7 @@ pub(crate) fn echo_ours(socket: &UnixStream) {
 }
 
 fn send_bare(ring: &mut Bare) {
-    assert!(ring.push(&black_box(PAYLOAD)), "the ring is empty");
+    assert!(ring.push([&black_box(PAYLOAD)]), "the ring is empty");
     ring.publish();
 }
 

@@ -156,7 +156,7 @@ impl Way for Rival {
         let payload = black_box([7; PAYLOAD_BYTES_MAX]);
         let payload = &payload[..load.payload_bytes];
         for number in 1..=records {
-            while !self.ring.push(payload) {
+            while !self.ring.push([payload]) {
                 self.ring.publish();
                 pause();
             }

@@ -65,9 +65,11 @@ impl Writer {
         let options =
             [command_line.is_some(), executable_path.is_some(), record.ppid.is_some(), start.is_some()];
         let (strings, pairs) = (self.strings.len() as u32, self.pairs.len() as u32);
-        let texts =
-            [&*record.name, command_line.as_deref().unwrap_or(""), executable_path.as_deref().unwrap_or("")];
-        let ends = texts.map(|text| self.put(text));
+        let ends = [
+            self.put(&record.name),
+            self.put(command_line.as_deref().unwrap_or("")),
+            self.put(executable_path.as_deref().unwrap_or("")),
+        ];
         for (key, value) in &record.metadata {
             let pair = Pair { key_end: self.put(key), value_end: self.put(value) };
             self.pairs.push(pair);

@@ -199,9 +199,14 @@ impl Figures {
 }
 
 /// Runs the sides, by their number, in turns (once in a trial), and yields what each came to.
-pub(crate) fn in_turns<const N: usize>(mut run: impl FnMut(usize) -> Run) -> [Figures; N] {
+pub(crate) fn in_turns<const N: usize>(run: impl FnMut(usize) -> Run) -> [Figures; N] {
+    in_turns_of(if is_trial() { 1 } else { ROUNDS }, run)
+}
+
+/// The same with so many rounds.
+pub(crate) fn in_turns_of<const N: usize>(rounds: usize, mut run: impl FnMut(usize) -> Run) -> [Figures; N] {
     let mut runs = [const { Vec::new() }; N];
-    for _ in 0..if is_trial() { 1 } else { ROUNDS } {
+    for _ in 0..rounds {
         for (side, runs) in runs.iter_mut().enumerate() {
             runs.push(run(side));
         }

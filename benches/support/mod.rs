@@ -62,7 +62,7 @@ pub(crate) fn cpu_nanos() -> u64 {
 /// A child process, as its parent sees it.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    child: Child,
+    pub(crate) child: Child,
     input: ChildStdin,
     output: ChildStdout,
 }

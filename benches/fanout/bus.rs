@@ -12,9 +12,9 @@ use crate::support::{Part, Peer, Run, cpu_nanos, runtime};
 use crate::{EVENT, heard_from, is_sum_of, start_peers, sum};
 
 const TOPIC: &str = "events.process.anomaly";
-/// Events that may be under way to each, and after how many the publisher is told.
-const WINDOW: u64 = 8192;
-const CREDIT: u64 = 2048;
+/// Events that may be under way to each, which is about what a bare ring holds in bytes, and after how many the publisher is told.
+const WINDOW: u64 = 2048;
+const CREDIT: u64 = 512;
 
 pub(crate) struct Bus {
     pub(crate) publisher: Publisher,

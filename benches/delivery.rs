@@ -1,4 +1,5 @@
-//! Events that are published one by one, and what waits for them: throughput, a burst into a sleeping subscriber, round trips.
+//! Events that are published one by one, and what waits for them: throughput, a burst into a sleeping subscriber, a steady trickle,
+//! round trips.
 //!
 //! The agent embeds the broker and subscribes; procmond publishes from a process and a processor of its own. Events are opaque.
 //! As a publisher never waits, one that must not lose anything is told what was consumed, over a pipe, and keeps a window; the burst
@@ -17,7 +18,10 @@ use daemoneye_eventbus::{
     ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, EventBusClient, EventReceiver, EventRef,
     Opaque, ProcessEvent, Publisher, Subscription,
 };
-use support::{Figures, Part, Peer, Run, cpu_nanos, in_turns, is_trial, runtime};
+use support::{
+    Figures, OWN_PROCESSOR, PEER_PROCESSOR, Part, Peer, Run, cpu_nanos, in_turns, in_turns_of, is_trial, pin,
+    runtime,
+};
 use tokio::runtime::Runtime;
 
 /// Bytes of an event, of one in the burst, and of one that goes to and fro.
@@ -32,6 +36,9 @@ const WINDOW: u64 = 8192;
 const CREDIT: u64 = 2048;
 /// Bytes of one write to a socket where writes are batched, and of one read.
 const SOCKET_BYTES: usize = 64 << 10;
+/// How often an event is published steadily, and for how long.
+const STEADY_PERIOD: Duration = Duration::from_micros(100);
+const STEADY_TIME: Duration = Duration::from_secs(5);
 /// How long a thread may take to fall asleep.
 const CALM: Duration = Duration::from_millis(5);
 
@@ -41,23 +48,28 @@ const TO_PROCMOND: &str = "control.collector.task.procmond";
 /// What a child is to do, told before how many times.
 const SINGLES: u64 = 1;
 const BATCHES: u64 = 2;
-const UNPACED: u64 = 3;
-const ECHO: u64 = 4;
+const BURST_OF_SINGLES: u64 = 3;
+const BURST_AS_BATCH: u64 = 4;
+const STEADY: u64 = 5;
+const ECHO: u64 = 6;
 
 fn main() {
     if let Some(part) = Part::assigned() {
+        pin(PEER_PROCESSOR);
         match part.name.as_str() {
             "procmond" => procmond(&part),
             _ => socket_peer(&part),
         }
         return;
     }
+    pin(OWN_PROCESSOR);
     let mut criterion = support::criterion();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut bus = Bus::start(folder.path());
     let mut socket = Socket::start(folder.path());
     streams(&mut criterion, &mut bus, &mut socket);
     bursts(&mut criterion, &mut bus);
+    steady(&mut bus);
     round_trips(&mut criterion, &mut bus, &mut socket);
     within_a_process(&mut criterion, bus);
     criterion.final_summary();
@@ -102,23 +114,51 @@ fn bursts(criterion: &mut Criterion, bus: &mut Bus) {
     let mut group = criterion.benchmark_group("delivery/burst");
     group.throughput(Throughput::Elements(BURST));
     group.bench_function("10,000 singles of 300 B into a sleeping subscriber", |b| {
-        b.iter_custom(|bursts| (0..bursts).map(|_| bus.burst().0).sum())
+        b.iter_custom(|bursts| (0..bursts).map(|_| bus.burst(BURST_OF_SINGLES).0.elapsed).sum())
+    });
+    group.bench_function("the same as one batch", |b| {
+        b.iter_custom(|bursts| (0..bursts).map(|_| bus.burst(BURST_AS_BATCH).0.elapsed).sum())
     });
     group.finish();
 
-    let (mut nanos, mut wakeups) = (Vec::new(), Vec::new());
-    for _ in 0..if is_trial() { 1 } else { 50 } {
-        let (elapsed, woken) = bus.burst();
-        nanos.push(elapsed.as_nanos() as u64);
-        wakeups.push(woken);
+    let mut wakeups = [const { Vec::new() }; 2];
+    let times = if is_trial() { 1 } else { 50 };
+    let [singles, batch] = in_turns_of(times, |side| {
+        let (run, woken) = bus.burst([BURST_OF_SINGLES, BURST_AS_BATCH][side]);
+        wakeups[side].push(woken);
+        run
+    });
+    let named = ["of singles", "as one batch"].into_iter().zip([singles, batch]);
+    for ((name, figures), wakeups) in named.zip(&mut wakeups) {
+        wakeups.sort_unstable();
+        println!(
+            "delivery: a burst of 10,000 {name} takes {:.1} ms, {:.0} ns CPU per event of both processes (publisher {:.0}), \
+             wakes the sleeping data thread {} times (most: {}), and loses nothing",
+            BURST as f64 / figures.events_per_second * 1e3,
+            figures.own_cpu_nanos + figures.peer_cpu_nanos,
+            figures.peer_cpu_nanos,
+            percentile(wakeups, 50),
+            percentile(wakeups, 100)
+        );
     }
-    nanos.sort_unstable();
-    wakeups.sort_unstable();
+    println!("delivery: as one batch: must 5 wake-ups, 120 ns; aim 100 ns");
+}
+
+fn steady(bus: &mut Bus) {
+    let time = if is_trial() { STEADY_TIME / 100 } else { STEADY_TIME };
+    let events = (time.as_nanos() / STEADY_PERIOD.as_nanos()) as u64;
+    let mut ages = Vec::new();
+    let run = bus.steady(events, &mut ages);
+    ages.sort_unstable();
+    let micros = |percent| percentile(&ages, percent) as f64 / 1e3;
     println!(
-        "delivery: a burst of 10,000 takes {:.1} ms, wakes the sleeping data thread {} times (most: {}), and loses nothing",
-        percentile(&nanos, 50) as f64 / 1e6,
-        percentile(&wakeups, 50),
-        percentile(&wakeups, 100)
+        "delivery: of {:.0} events/s each is received {:.0} us after it was published (p99 {:.0}, most {:.0}; must p99 1000); \
+         {:.1} us CPU per event of both processes",
+        events as f64 / run.elapsed.as_secs_f64(),
+        micros(50),
+        micros(99),
+        micros(100),
+        (run.own_cpu_nanos + run.peer_cpu_nanos) as f64 / events as f64 / 1e3
     );
 }
 
@@ -239,16 +279,33 @@ impl Bus {
         })
     }
 
-    /// One burst while everybody here sleeps: how long until all of it is received, and how often the data thread was woken.
-    fn burst(&mut self) -> (Duration, u64) {
+    /// One burst while everybody here sleeps, and how often the data thread was woken.
+    fn burst(&mut self, how: u64) -> (Run, u64) {
         std::thread::sleep(CALM);
         let woken = self.bus.statistics().wakeups;
-        let start = Instant::now();
-        self.order(UNPACED, BURST);
-        self.receive(BURST, BURST_BYTES);
-        let elapsed = start.elapsed();
-        self.procmond.hear();
-        (elapsed, self.bus.statistics().wakeups - woken)
+        let run = Run::of(BURST, || {
+            self.order(how, BURST);
+            self.receive(BURST, BURST_BYTES);
+            self.procmond.hear()
+        });
+        (run, self.bus.statistics().wakeups - woken)
+    }
+
+    /// So many events, each some time after the one before; how old each is when it is received, in nanoseconds.
+    fn steady(&mut self, events: u64, ages: &mut Vec<u64>) -> Run {
+        Run::of(events, || {
+            self.order(STEADY, events);
+            let Self { runtime, subscription, procmond, .. } = self;
+            runtime.block_on(async {
+                for _ in 0..events {
+                    let batch =
+                        subscription.recv().await.expect("the bus is there").expect("nothing is lost");
+                    ages.push(batch.age().as_nanos() as u64);
+                    assert_eq!(batch.len(), 1);
+                }
+            });
+            procmond.hear()
+        })
     }
 
     fn order(&mut self, what: u64, count: u64) {
@@ -325,7 +382,9 @@ fn procmond(part: &Part) {
         match what {
             SINGLES => publish(part, &mut publisher, count, 1),
             BATCHES => publish(part, &mut publisher, count, BATCH),
-            UNPACED => publish_unpaced(part, &mut publisher, count),
+            BURST_OF_SINGLES => publish_burst(part, &mut publisher, count, 1),
+            BURST_AS_BATCH => publish_burst(part, &mut publisher, count, count),
+            STEADY => publish_steadily(&mut publisher, count),
             _ => echo(&runtime, &mut publisher, &mut tasks, count),
         }
         part.tell(cpu_nanos() - cpu);
@@ -339,16 +398,7 @@ fn publish(part: &Part, publisher: &mut Publisher, events: u64, at_once: u64) {
         while published + at_once > consumed + WINDOW {
             consumed = part.hear();
         }
-        let delivery = if at_once == 1 {
-            publisher.publish(&Opaque(&event)).expect("it is small")
-        } else {
-            let mut batch = publisher.batch();
-            for _ in 0..at_once {
-                batch.push(&Opaque(&event)).expect("it is small");
-            }
-            batch.publish()
-        };
-        assert_eq!((delivery.reached, delivery.dropped), (at_once, 0));
+        publish_at_once(publisher, &event, at_once);
         published += at_once;
     }
     while consumed < events {
@@ -356,12 +406,32 @@ fn publish(part: &Part, publisher: &mut Publisher, events: u64, at_once: u64) {
     }
 }
 
-fn publish_unpaced(part: &Part, publisher: &mut Publisher, events: u64) {
-    for _ in 0..events {
-        let delivery = publisher.publish(&Opaque(&[1; BURST_BYTES])).expect("it is small");
-        assert_eq!((delivery.reached, delivery.dropped), (1, 0));
+fn publish_at_once(publisher: &mut Publisher, event: &[u8], events: u64) {
+    let delivery = if events == 1 {
+        publisher.publish(&Opaque(event)).expect("it is small")
+    } else {
+        let mut batch = publisher.batch();
+        for _ in 0..events {
+            batch.push(&Opaque(event)).expect("it is small");
+        }
+        batch.publish()
+    };
+    assert_eq!((delivery.reached, delivery.dropped), (events, 0));
+}
+
+fn publish_burst(part: &Part, publisher: &mut Publisher, events: u64, at_once: u64) {
+    for _ in 0..events / at_once {
+        publish_at_once(publisher, &[1; BURST_BYTES], at_once);
     }
     while part.hear() < events {}
+}
+
+fn publish_steadily(publisher: &mut Publisher, events: u64) {
+    let start = Instant::now();
+    for number in 0..events as u32 {
+        std::thread::sleep((number * STEADY_PERIOD).saturating_sub(start.elapsed()));
+        publish_at_once(publisher, &[1; BURST_BYTES], 1);
+    }
 }
 
 fn echo(runtime: &Runtime, publisher: &mut Publisher, tasks: &mut Subscription, trips: u64) {

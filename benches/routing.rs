@@ -12,7 +12,7 @@ use criterion::{Criterion, Throughput};
 use daemoneye_eventbus::{
     ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBusClient, Opaque, Publisher, Subscription,
 };
-use support::{Part, Peer, Run, cpu_nanos, in_turns, is_trial, runtime};
+use support::{OWN_PROCESSOR, PEER_PROCESSOR, Part, Peer, Run, cpu_nanos, in_turns, is_trial, pin, runtime};
 use tokio::runtime::Runtime;
 
 const FEW: usize = 10;
@@ -23,9 +23,11 @@ const EVENT: [u8; 256] = [1; 256];
 
 fn main() {
     if let Some(part) = Part::assigned() {
+        pin(PEER_PROCESSOR);
         assert_eq!(part.name, "procmond");
         return procmond(&part);
     }
+    pin(OWN_PROCESSOR);
     let mut criterion = support::criterion();
     let mut sides = [FEW, MANY].map(Side::start);
     for side in &mut sides {

@@ -1,4 +1,4 @@
-//! What the benches share: the other side in a process of its own, a processor for each, and runs in turns.
+//! What the benches share: the other side in a process of its own, processors, and runs in turns.
 //!
 //! The other side is this binary, started again with its part in the environment. The two tell each other numbers, over the
 //! standard input and output of the child. A child whose parent is gone ends by itself; a parent kills and reaps its child.
@@ -12,6 +12,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use criterion::Criterion;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -20,16 +21,15 @@ const PART: &str = "EVENTBUS_BENCH_PART";
 /// The folder that parent and child meet in.
 const FOLDER: &str = "EVENTBUS_BENCH_FOLDER";
 
-/// Where a bench and its child run.
-const OWN_PROCESSOR: usize = 0;
-const PEER_PROCESSOR: usize = 1;
+/// Where a bench and its child run, if it gives each a processor of its own.
+pub(crate) const OWN_PROCESSOR: usize = 0;
+pub(crate) const PEER_PROCESSOR: usize = 1;
 
 /// Runs of each side, of which the median counts.
 const ROUNDS: usize = 7;
 
 /// Criterion as all benches here use it: whole runs take about a minute.
 pub(crate) fn criterion() -> Criterion {
-    pin(OWN_PROCESSOR);
     Criterion::default()
         .sample_size(10)
         .warm_up_time(Duration::from_millis(300))
@@ -43,7 +43,7 @@ pub(crate) fn is_trial() -> bool {
 }
 
 /// Confines this thread, and those that it starts, to one processor, as far as the machine has so many.
-fn pin(processor: usize) {
+pub(crate) fn pin(processor: usize) {
     let mut set = CpuSet::new();
     set.set(processor);
     if sched_setaffinity(None, &set).is_err() {
@@ -62,7 +62,7 @@ pub(crate) fn cpu_nanos() -> u64 {
 /// A child process, as its parent sees it.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    child: Child,
+    pub(crate) child: Child,
     input: ChildStdin,
     output: ChildStdout,
 }
@@ -118,7 +118,8 @@ impl Part {
     pub(crate) fn assigned() -> Option<Self> {
         let name = std::env::var(PART).ok()?;
         let folder = std::env::var_os(FOLDER).expect("who has a part has a folder").into();
-        pin(PEER_PROCESSOR);
+        // Whoever spins must not outlive a parent that was killed.
+        set_parent_process_death_signal(Some(Signal::KILL)).expect("it is a signal");
         Some(Self { name, folder })
     }
 
@@ -169,8 +170,8 @@ impl Run {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Figures {
     pub(crate) events_per_second: f64,
-    own_cpu_nanos: f64,
-    peer_cpu_nanos: f64,
+    pub(crate) own_cpu_nanos: f64,
+    pub(crate) peer_cpu_nanos: f64,
 }
 
 impl Figures {
@@ -187,7 +188,7 @@ impl Figures {
         }
     }
 
-    /// Prints them. In all benches here this process subscribes, and the child publishes.
+    /// Prints them where this process subscribes, and the child publishes.
     pub(crate) fn print(&self, what: &str) {
         let Self { events_per_second, own_cpu_nanos, peer_cpu_nanos } = self;
         println!(
@@ -198,9 +199,14 @@ impl Figures {
 }
 
 /// Runs the sides, by their number, in turns (once in a trial), and yields what each came to.
-pub(crate) fn in_turns<const N: usize>(mut run: impl FnMut(usize) -> Run) -> [Figures; N] {
+pub(crate) fn in_turns<const N: usize>(run: impl FnMut(usize) -> Run) -> [Figures; N] {
+    in_turns_of(if is_trial() { 1 } else { ROUNDS }, run)
+}
+
+/// The same with so many rounds.
+pub(crate) fn in_turns_of<const N: usize>(rounds: usize, mut run: impl FnMut(usize) -> Run) -> [Figures; N] {
     let mut runs = [const { Vec::new() }; N];
-    for _ in 0..if is_trial() { 1 } else { ROUNDS } {
+    for _ in 0..rounds {
         for (side, runs) in runs.iter_mut().enumerate() {
             runs.push(run(side));
         }

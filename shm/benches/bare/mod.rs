@@ -1,7 +1,7 @@
 //! What the machine can do: a byte ring in one memfd that both sides map writable.
 //!
-//! Length-prefixed records, copied in with one `memcpy` and read in place; each side keeps the other's index in private
-//! memory; the index is published per record. No checks, no slots, no sequence, no losses, no wake-up. Whoever shares
+//! Length-prefixed records, copied in with one `memcpy` for each part and read in place; each side keeps the other's index in private
+//! memory; the index is published when the caller says so. No checks, no slots, no sequence, no losses, no wake-up. Whoever shares
 //! it with a hostile process is lost.
 
 use std::io;
@@ -13,7 +13,6 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 const HEAD: usize = 0;
 const TAIL: usize = 128;
-const CLOSED: usize = 256;
 const DATA: usize = 4096;
 /// Stands in place of a length: the record is at the start of the ring.
 const WRAPPED: u64 = u64::MAX;
@@ -48,7 +47,7 @@ impl Bare {
     }
 
     fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: the three offsets lie in the first page of the mapping.
+        // SAFETY: both offsets lie in the first page of the mapping.
         let word = unsafe { self.start.add(offset) };
         // SAFETY: it is aligned, mapped for ever, and only ever seen as an atomic.
         unsafe { &*word.cast() }
@@ -59,10 +58,11 @@ impl Bare {
         unsafe { self.start.add(DATA + (position & (self.capacity - 1)) as usize) }
     }
 
-    /// `false`: the ring is full.
+    /// Adds the parts as one record. Each but the last is a multiple of 8 bytes long. `false`: the ring is full.
     #[inline]
-    pub(crate) fn push(&mut self, payload: &[u8]) -> bool {
-        let size = 8 + (payload.len() as u64).next_multiple_of(8);
+    pub(crate) fn push<const PARTS: usize>(&mut self, parts: [&[u8]; PARTS]) -> bool {
+        let length = parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        let size = 8 + length.next_multiple_of(8);
         let to_end = self.capacity - (self.own & (self.capacity - 1));
         let padding = if size > to_end { to_end } else { 0 };
         if self.own + padding + size - self.peer > self.capacity {
@@ -78,11 +78,15 @@ impl Bare {
         }
         let start = self.at(self.own);
         // SAFETY: `size` bytes are free here, before the end.
-        unsafe { start.cast::<u64>().write(payload.len() as u64) };
-        // SAFETY: as above: the payload goes behind its length.
-        let to = unsafe { start.add(8) };
-        // SAFETY: as above; the payload is the caller's memory, not the ring's.
-        unsafe { std::ptr::copy_nonoverlapping(payload.as_ptr(), to, payload.len()) };
+        unsafe { start.cast::<u64>().write(length) };
+        let mut offset = 8;
+        for part in parts {
+            // SAFETY: as above: the parts go behind their length.
+            let to = unsafe { start.add(offset) };
+            // SAFETY: as above; the parts are the caller's memory, not the ring's.
+            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), to, part.len()) };
+            offset += part.len();
+        }
         self.own += size;
         true
     }
@@ -91,14 +95,6 @@ impl Bare {
     pub(crate) fn publish(&mut self) {
         self.published = self.own;
         self.word(TAIL).store(self.own, Ordering::Release);
-    }
-
-    pub(crate) fn close(&self) {
-        self.word(CLOSED).store(1, Ordering::Release);
-    }
-
-    pub(crate) fn closed(&self) -> bool {
-        self.word(CLOSED).load(Ordering::Acquire) != 0
     }
 
     /// Up to where the reader has given space back.

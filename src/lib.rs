@@ -88,7 +88,7 @@ pub use client::{
     EventReceiver, PublishError, Publisher, SubscribeError, Subscription, Unread,
 };
 pub use correlation::CorrelationMetadata;
-pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError};
+pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
 pub use event::{
     BusEvent, CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };

@@ -1,7 +1,7 @@
 //! The receiving side: the one data thread of a process. It reads all rings that lead here, and feeds the queues.
 //!
-//! A turn takes a bounded number of records from each ring. When all are empty the thread yields a bounded number of times, and
-//! then sleeps until a doorbell rings: an idle process costs nothing.
+//! A turn takes a bounded number of records from each ring. When all are empty the thread polls a bounded number of times more, and
+//! then sleeps until a doorbell rings ([`super::wait`]): an idle process costs nothing.
 //!
 //! Identity is the ring: who publishes is what the broker said when the ring was made. Which topic a record is on is its
 //! slot, looked up in what the broker granted; the same look-up yields the queues. A slot that was granted and since revoked is
@@ -12,13 +12,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam::utils::Backoff;
 use parking_lot::Mutex;
 use shm::{Consumer, Doorbell, Heard, Moment};
 
 use super::chunk::Pool;
 use super::queue::Source;
+use super::wait::{Step, Wait, WaitPolicy};
 use super::{DataEvent, DataEvents, Hub, Origin, Queue, RecvError};
 use crate::config::RECORDS_PER_TURN;
 use crate::sys;
@@ -27,6 +28,9 @@ use crate::wire::{OrderId, RingId};
 
 mod ring;
 use ring::{InRing, Turn};
+
+/// Spins between two polls: some 2 microseconds.
+const PAUSE_SPINS: u32 = 50;
 
 /// What the control thread tells the data thread.
 #[derive(Debug)]
@@ -101,6 +105,7 @@ impl Inbox {
         hub: Arc<Hub>,
         events: DataEvents,
         counters: Arc<InboxCounters>,
+        policy: WaitPolicy,
     ) -> std::io::Result<Self> {
         let (wake, woken) = Doorbell::pair()?;
         let shared =
@@ -115,6 +120,8 @@ impl Inbox {
             pool: Pool::default(),
             hub_seen: 0,
             session_over: false,
+            wait: Wait::new(policy),
+            woke: false,
         };
         let thread = std::thread::Builder::new().name("eventbus-data".into()).spawn(move || state.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -187,6 +194,9 @@ struct DataThread {
     pool: Pool,
     hub_seen: u64,
     session_over: bool,
+    wait: Wait,
+    /// Readers were woken in this turn.
+    woke: bool,
 }
 
 /// What is left of a ring: whom to tell if the broker closes it with an accusation, which may come behind the news that the publisher
@@ -199,16 +209,19 @@ struct EndedRing {
 
 impl DataThread {
     fn run(mut self) {
-        let backoff = Backoff::new();
         while self.obey() {
-            let busy = self.turn();
-            if busy {
-                backoff.reset();
-            } else if !backoff.is_completed() {
-                backoff.snooze();
-            } else {
-                self.sleep();
-                backoff.reset();
+            if self.turn() {
+                self.wait.busy();
+                if std::mem::take(&mut self.woke) {
+                    // On the same processor, readers would not have their turn before ours is over.
+                    std::thread::yield_now();
+                }
+                continue;
+            }
+            match self.wait.idle(self.shared.counters.received.load(Ordering::Relaxed)) {
+                Step::Pause => (0..PAUSE_SPINS).for_each(|_| std::hint::spin_loop()),
+                Step::Yield => std::thread::yield_now(),
+                Step::Sleep { want, longest } => self.sleep(want, longest),
             }
         }
         self.drain();
@@ -316,6 +329,7 @@ impl DataThread {
         while index < self.rings.len() {
             let Shared { waiting, counters, .. } = &*self.shared;
             let turn = self.rings[index].turn(RECORDS_PER_TURN, waiting, counters, &mut self.pool);
+            self.woke |= self.rings[index].wake_readers();
             match turn {
                 Turn::Idle => index += 1,
                 Turn::Busy => {
@@ -364,17 +378,17 @@ impl DataThread {
         }
     }
 
-    /// Sleeps until a doorbell rings, unless a ring has something by now.
-    fn sleep(&mut self) {
+    /// Sleeps until a doorbell rings, for so many bytes or something that can't wait, unless a ring has that by now.
+    fn sleep(&mut self, want: u64, longest: Option<Duration>) {
         let mut armed = 0;
         let calm = self.rings.iter_mut().all(|ring| {
             armed += 1;
-            ring.arm()
+            ring.arm(want)
         });
         if calm {
             let bells: Vec<_> =
                 std::iter::once(&self.woken).chain(self.rings.iter().map(|ring| &ring.doorbell)).collect();
-            let rung = sys::wait(&bells);
+            let rung = sys::wait(&bells, longest);
             self.shared.counters.wakeups.fetch_add(1, Ordering::Relaxed);
             if rung[0] {
                 self.woken.hear();

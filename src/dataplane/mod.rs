@@ -15,6 +15,7 @@ mod inbox;
 mod outbox;
 mod queue;
 mod received;
+mod wait;
 
 pub(crate) use chunk::Chunk;
 pub(crate) use hub::Hub;
@@ -26,6 +27,7 @@ pub(crate) use received::Origin;
 pub use outbox::Delivery;
 pub use queue::{Losses, RecvError};
 pub use received::ReceivedBatch;
+pub use wait::WaitPolicy;
 
 use crate::wire::{OrderId, RingId};
 

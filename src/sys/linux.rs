@@ -5,13 +5,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::task::Poll;
+use std::time::Duration;
 
 use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName as _};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::PidfdFlags;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
 use shm::{Descriptor, Doorbell, Received};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -132,7 +133,7 @@ impl Credentials {
             return false;
         };
         let mut ended = [PollFd::new(process, PollFlags::IN)];
-        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         rustix::event::poll(&mut ended, Some(&now)).is_ok_and(|count| count > 0)
     }
 
@@ -157,11 +158,15 @@ fn unwatched(pid: u32, error: &io::Error) {
     tracing::warn!(pid, %error, "the end of a client's process can't be watched, only that of its socket");
 }
 
-/// Sleeps until one of the doorbells rings or is closed at the other end, and says which.
-pub(crate) fn wait(doorbells: &[&Doorbell]) -> Vec<bool> {
+/// Sleeps until one of the doorbells rings or is closed at the other end, or the time is over, and says which.
+pub(crate) fn wait(doorbells: &[&Doorbell], longest: Option<Duration>) -> Vec<bool> {
     let mut polled: Vec<PollFd<'_>> =
         doorbells.iter().map(|doorbell| PollFd::new(*doorbell, PollFlags::IN)).collect();
-    match rustix::event::poll(&mut polled, None) {
+    let longest = longest.map(|longest| Timespec {
+        tv_sec: longest.as_secs().cast_signed(),
+        tv_nsec: longest.subsec_nanos().into(),
+    });
+    match rustix::event::poll(&mut polled, longest.as_ref()) {
         Ok(_) => polled.iter().map(|descriptor| !descriptor.revents().is_empty()).collect(),
         Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => vec![false; doorbells.len()],
         // More descriptors than the process may have by now: all may have something, and looking is never wrong.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shm::{Descriptor, Doorbell};
 
@@ -94,8 +94,8 @@ pub(crate) fn own_uid() -> u32 {
     0
 }
 
-/// Sleeps until one of the doorbells rings or is closed at the other end, and says which.
-pub(crate) fn wait(doorbells: &[&Doorbell]) -> Vec<bool> {
+/// Sleeps until one of the doorbells rings or is closed at the other end, or the time is over, and says which.
+pub(crate) fn wait(doorbells: &[&Doorbell], _: Option<Duration>) -> Vec<bool> {
     unreachable!("{} doorbells, where no data thread has been started for want of any ring", doorbells.len())
 }
 

@@ -204,8 +204,14 @@ impl InRing {
             // A publisher that is gone waits for nothing, and is heard of when we sleep.
             self.owes_ring = self.doorbell.ring() == Ok(false);
         }
-        self.readers.drain(..).for_each(Waker::wake);
         turn.unwrap_or_else(Turn::Broken)
+    }
+
+    /// Wakes who waited for what came in this turn; whether anybody did.
+    pub(super) fn wake_readers(&mut self) -> bool {
+        let any = !self.readers.is_empty();
+        self.readers.drain(..).for_each(Waker::wake);
+        any
     }
 
     /// Takes one record, if there is one.
@@ -261,10 +267,10 @@ impl InRing {
         Ok(if taken > 0 { Turn::Busy } else { Turn::Idle })
     }
 
-    /// Asks to be woken; `false` if there is something to look at first.
-    pub(super) fn arm(&mut self) -> bool {
+    /// Asks to be woken for so many bytes; `false` if there is something to look at first.
+    pub(super) fn arm(&mut self, want: u64) -> bool {
         // What breaks here breaks again at the next look, and is reported there.
-        !self.ending && !self.owes_ring && self.consumer.arm(1).unwrap_or(false)
+        !self.ending && !self.owes_ring && self.consumer.arm(want).unwrap_or(false)
     }
 
     pub(super) fn disarm(&mut self) {
@@ -303,6 +309,7 @@ mod tests {
     use crate::batch::{BatchWriter, Opaque};
     use crate::correlation::CorrelationMetadata;
     use crate::dataplane::Taken;
+    use crate::dataplane::wait::{Wait, WaitPolicy};
     use crate::wire::{Epoch, PublisherId};
 
     const RING_BYTES: usize = 1 << 16;
@@ -411,6 +418,8 @@ mod tests {
             pool: Pool::default(),
             hub_seen: 1,
             session_over: false,
+            wait: Wait::new(WaitPolicy::default()),
+            woke: false,
         };
         (thread, queue)
     }

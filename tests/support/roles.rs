@@ -18,6 +18,7 @@ use super::{ANSWER, DEADLINE, ROLE};
 mod hostile;
 mod log;
 mod signals;
+mod witness;
 
 /// Runs the role that the environment names, if it names one.
 pub(crate) fn run_if_asked() {
@@ -104,6 +105,7 @@ pub(crate) struct BusRole {
     subscriptions: HashMap<String, Reader>,
     /// Subscriptions that nobody reads so far.
     unread: HashMap<String, Subscription>,
+    witnesses: HashMap<String, witness::Witness>,
 }
 
 /// A subscription that is being read.
@@ -174,7 +176,8 @@ impl BusRole {
             })?;
             Bus::Client(Arc::new(client))
         };
-        Ok(Self { bus, publishers: HashMap::new(), subscriptions: HashMap::new(), unread: HashMap::new() })
+        let (publishers, subscriptions, unread) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Self { bus, publishers, subscriptions, unread, witnesses: HashMap::new() })
     }
 
     async fn carry_out(&mut self, command: &Value) -> Result<Value, Value> {
@@ -189,6 +192,19 @@ impl BusRole {
                 self.subscriptions.insert(text("name"), Reader::start(subscription));
                 Ok(json!({}))
             }
+            "read_one" => {
+                let subscription = self.unread.get_mut(&text("name")).expect("it was made");
+                Ok(json!({ "read": matches!(subscription.recv().await, Some(Ok(_))) }))
+            }
+            what @ ("halt" | "resume" | "history" | "forget") => {
+                let mut witness = self.witnesses.remove(&text("name")).ok_or_else(not_made)?;
+                let answer = witness.carry_out(what).await;
+                if what != "forget" {
+                    self.witnesses.insert(text("name"), witness);
+                }
+                Ok(answer)
+            }
+            "burst" => self.burst(command).await,
             "await" => Ok(self.subscriptions[&text("name")].settle(number("total")).await),
             "await_end" => Ok(self.subscriptions[&text("name")].settle(u64::MAX).await),
             "unsubscribe" => {
@@ -337,6 +353,8 @@ impl BusRole {
         });
         if command["unread"] == true {
             self.unread.insert(name, subscription);
+        } else if command["witness"] == true {
+            self.witnesses.insert(name, witness::Witness::start(subscription));
         } else {
             self.subscriptions.insert(name, Reader::start(subscription));
         }

@@ -66,6 +66,7 @@ fn burst(world: &mut World, chance: &mut Chance) {
         Some(stream) if by_handle => stream,
         None if by_handle => {
             world.tell_declare(seat, chance);
+            moment(chance);
             world.all_go_on();
             return world.answers(seat);
         }
@@ -84,8 +85,11 @@ fn burst(world: &mut World, chance: &mut Chance) {
 
 fn subscribe(world: &mut World, chance: &mut Chance) {
     let mut wishes: Vec<(usize, &[&str])> = Vec::new();
+    // Who has been stopped joins what it has not read yet.
+    let stopped: Vec<usize> = SUBSCRIBERS.into_iter().filter(|&seat| world.seats[seat].stopped).collect();
     for _ in 0..=chance.below(2) {
-        let seat = pick(chance, &SUBSCRIBERS).expect("there are some");
+        let seats = if stopped.is_empty() || chance.below(3) == 0 { &SUBSCRIBERS[..] } else { &stopped };
+        let seat = pick(chance, seats).expect("there are some");
         let wish = chance.below(if seat == 1 { WISHES_OF_PROCMOND } else { WISHES.len() } as u64) as usize;
         let more = wishes.iter().filter(|(other, _)| *other == seat).count();
         if world.seats[seat].watched.len() + more < WATCHED_MAX {
@@ -95,14 +99,15 @@ fn subscribe(world: &mut World, chance: &mut Chance) {
     for (seat, _) in &wishes {
         world.idle(*seat);
     }
-    world.subscribe(&wishes, |_| moment(chance));
+    let owners = |_: &World, seat: usize| wishes.iter().any(|(asks, _)| *asks == seat);
+    let given_up = if chance.below(3) == 0 { watched(world, chance, owners) } else { None };
+    world.subscribe(&wishes, given_up, || moment(chance));
 }
 
 /// A Publisher is dropped, and another made in its place.
 fn reopen(world: &mut World, chance: &mut Chance) {
     let seat = chance.below(PUBLISHERS.end as u64) as usize;
     world.idle(seat);
-    world.all_go_on();
     let handles = world.open_handles(seat);
     if let Some(stream) = pick(chance, &handles)
         && (handles.len() == HANDLES_MAX || chance.below(2) == 0)
@@ -111,6 +116,8 @@ fn reopen(world: &mut World, chance: &mut Chance) {
     }
     if world.open_handles(seat).len() < HANDLES_MAX {
         world.tell_declare(seat, chance);
+        moment(chance);
+        world.all_go_on();
         world.answers(seat);
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Burst {
     stream: usize,
     end: u64,
     size: u64,
+    /// Its first call waits for subscribers: the Publisher has to be told of the topic.
+    waits: bool,
 }
 
 /// What one Publisher publishes on one topic, numbered from 0.
@@ -193,7 +195,7 @@ impl World {
         self.streams.iter_mut().filter(|stream| stream.seat == seat).for_each(|stream| stream.open = false);
         self.seats[seat].watched.clear();
         self.seats[seat].stopped = false;
-        self.all_go_on();
+        self.go_on(AGENT);
         let Self { folder, seats, .. } = self;
         let Seat { id, options, role, .. } = &mut seats[seat];
         wait_until("its name is free again", || {
@@ -205,8 +207,10 @@ impl World {
     /// Waits until a role has done what it was told.
     pub(super) fn idle(&mut self, seat: usize) {
         let Some(burst) = self.seats[seat].busy else { return };
-        // The first event of a shared Publisher on a topic waits for its subscribers.
-        self.all_go_on();
+        if burst.waits {
+            self.all_go_on();
+        }
+        self.go_on(seat);
         let answer = self.seats[seat].role.answer(DEADLINE);
         assert_eq!(answer, json!({"next": burst.end}), "{}", self.seats[seat].id);
         self.streams[burst.stream].published = burst.end;
@@ -232,6 +236,7 @@ impl World {
 
     pub(super) fn close(&mut self, stream: usize) {
         self.step(format!("close stream {stream}"));
+        self.go_on(self.streams[stream].seat);
         let Stream { seat, handle, open, .. } = &mut self.streams[stream];
         *open = false;
         self.seats[*seat].role.must(&json!({"do": "close", "name": handle}));
@@ -258,7 +263,8 @@ impl World {
         let seat = *seat;
         let size = if handle.is_some() { size } else { 1 };
         let tag = format!("{stream}|{}|{topic}", self.seats[seat].id);
-        let burst = Burst { stream, end: from + calls * size, size };
+        let waits = handle.is_none() && *from == 0;
+        let burst = Burst { stream, end: from + calls * size, size, waits };
         std::fs::write(self.progress_file(stream), from.to_le_bytes()).expect("there is room");
         let command = json!({
             "do": "burst", "name": handle, "topic": topic.as_str(), "tag": tag, "from": from, "calls": calls,
@@ -295,8 +301,14 @@ impl World {
 
     // Subscriptions.
 
-    /// Has roles subscribe, all at once, while one publisher at most publishes to them; `meanwhile` happens before they answer.
-    pub(super) fn subscribe(&mut self, wishes: &[(usize, &[&str])], meanwhile: impl FnOnce(&mut Self)) {
+    /// Has roles subscribe, all at once, while one publisher at most publishes to them; and one give another subscription up
+    /// just before that. `meanwhile` happens before they answer.
+    pub(super) fn subscribe(
+        &mut self,
+        wishes: &[(usize, &[&str])],
+        given_up: Option<(usize, usize)>,
+        meanwhile: impl FnOnce(),
+    ) {
         let mut asked = Vec::new();
         for (seat, patterns) in wishes {
             let patterns = patterns.iter().map(|text| TopicPattern::new(text).expect("a pattern")).collect();
@@ -320,14 +332,18 @@ impl World {
                 }
             }
         }
+        let given_up = given_up.map(|(seat, index)| (seat, self.tell_forget(seat, index)));
         for ((seat, watched), (_, patterns)) in asked.iter().zip(wishes) {
             self.step(format!("{} subscribes to {patterns:?} as {}", self.seats[*seat].id, watched.name));
             let command =
                 json!({"do": "subscribe", "witness": true, "name": watched.name, "patterns": patterns});
             self.seats[*seat].role.tell(&command);
         }
-        meanwhile(self);
+        meanwhile();
         self.all_go_on();
+        if let Some((seat, watched)) = given_up {
+            self.forgotten(seat, &watched);
+        }
         for (seat, mut watched) in asked {
             let answer = self.seats[seat].role.answer(DEADLINE);
             assert_eq!(answer["missed"], json!([]), "{answer}");
@@ -352,10 +368,20 @@ impl World {
 
     /// Ends a subscription in the midst of all; what it has seen until then must be right.
     pub(super) fn forget(&mut self, seat: usize, index: usize) {
+        let watched = self.tell_forget(seat, index);
+        self.forgotten(seat, &watched);
+    }
+
+    fn tell_forget(&mut self, seat: usize, index: usize) -> Watched {
         let watched = self.seats[seat].watched.swap_remove(index);
-        let report = self.seats[seat].role.must(&json!({"do": "forget", "name": watched.name}));
         self.step(format!("forget {}", watched.name));
-        let verdict = self.verdict(&watched, &report, false);
+        self.seats[seat].role.tell(&json!({"do": "forget", "name": watched.name}));
+        watched
+    }
+
+    fn forgotten(&mut self, seat: usize, watched: &Watched) {
+        let report = self.seats[seat].role.answer(DEADLINE);
+        let verdict = self.verdict(watched, &report, false);
         assert_eq!(verdict, Verdict::Exact, "{watched:?}: {report}");
         self.sums.count(&entries(&report));
     }

@@ -75,6 +75,8 @@ struct State {
     interruptions: usize,
     /// Events lost after the last item.
     lost: u64,
+    /// Its subscription is complete: see [`Queue::begin`].
+    begun: bool,
     /// No writer is left.
     ended: bool,
     reader: Option<Waker>,
@@ -86,12 +88,18 @@ impl Queue {
         Self { state: Mutex::default(), bytes_max: bytes }
     }
 
+    /// Takes events, and counts losses, from now on. Not before all routes are there: a route of an earlier subscription may lead
+    /// here until it is taken back, and what is published until it is there again is missing without a word.
+    pub(crate) fn begin(&self) {
+        self.state.lock().begun = true;
+    }
+
     /// Adds a batch whose record has `bytes`, or counts its events as lost. Yields the reader if it waits, to be woken when
     /// there is nothing more to add for now: woken for each batch, on the processor of the writer, it would take turns with it.
     #[must_use = "a reader that waits has to be woken"]
     pub(crate) fn push(&self, batch: &ReceivedBatch, bytes: usize) -> Option<Waker> {
         let mut state = self.state.lock();
-        if state.ended {
+        if state.ended || !state.begun {
             return None;
         }
         let bytes = state.bytes + bytes + ITEM_BYTES;
@@ -108,7 +116,7 @@ impl Queue {
     /// Counts events that were lost on their way here.
     pub(crate) fn lost(&self, events: u64) {
         let mut state = self.state.lock();
-        if state.ended {
+        if state.ended || !state.begun {
             return;
         }
         state.lost = state.lost.saturating_add(events);
@@ -206,14 +214,34 @@ mod tests {
         Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) })
     }
 
+    fn begun(bytes: usize) -> Queue {
+        let queue = Queue::new(bytes);
+        queue.begin();
+        queue
+    }
+
     fn take(queue: &Queue) -> (Poll<bool>, VecDeque<Item>) {
         let mut items = VecDeque::new();
         (queue.poll_take(&mut items, &mut Context::from_waker(Waker::noop())), items)
     }
 
     #[test]
+    fn what_comes_before_the_subscription_is_complete_is_neither_kept_nor_counted_and_an_interruption_is_told()
+     {
+        let (queue, origin) = (Queue::new(ITEM_BYTES + 100), origin());
+        let error = RecvError::Poisoned { component: "procmond".into(), violation: "tail".into() };
+        assert!(queue.push(&batch(&origin), 100).is_none());
+        queue.lost(7);
+        queue.interrupt(error.clone());
+        queue.begin();
+        assert!(queue.push(&batch(&origin), 100).is_none());
+        let shape: Vec<Option<RecvError>> = take(&queue).1.into_iter().map(Result::err).collect();
+        assert_eq!(shape, [Some(error), None]);
+    }
+
+    #[test]
     fn an_abandoned_queue_holds_nothing_and_takes_nothing() {
-        let (queue, origin) = (Queue::new(1 << 20), origin());
+        let (queue, origin) = (begun(1 << 20), origin());
         assert!(queue.push(&batch(&origin), 100).is_none());
         assert_eq!(Arc::strong_count(&origin), 2, "the batch that waits names its origin");
         queue.abandon();
@@ -239,7 +267,7 @@ mod tests {
 
     #[test]
     fn a_loss_stands_where_it_happened() {
-        let (queue, origin) = (Queue::new(ITEM_BYTES + 100), origin());
+        let (queue, origin) = (begun(ITEM_BYTES + 100), origin());
         assert!(queue.push(&batch(&origin), 100).is_none());
         assert!(queue.push(&batch(&origin), 100).is_none(), "there is no room");
         let (_, items) = take(&queue);

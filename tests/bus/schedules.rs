@@ -14,7 +14,7 @@ use crate::support::chance::Chance;
 mod account;
 mod world;
 
-use world::{AGENT, PLANS, PUBLISHERS, SUBSCRIBERS, Sums, World};
+use world::{AGENT, DETECTOR, PLANS, PUBLISHERS, SUBSCRIBERS, Sums, World};
 
 const SCHEDULES: &str = "EVENTBUS_SCHEDULES";
 const STEPS_MAX: u64 = 40;
@@ -219,6 +219,22 @@ fn schedule(world: &mut World, chance: &mut Chance) {
             world.forget(seat, 0);
         }
         world.open_handles(seat).into_iter().for_each(|stream| world.close(stream));
+    }
+}
+
+/// A route of the one subscription may still lead to the other, is taken back, and comes again.
+#[test]
+fn who_gives_up_and_subscribes_again_at_once_hears_a_stream_without_a_hole() {
+    let mut chance = Chance::new();
+    let mut world = World::new(PLANS[1]);
+    world.tell_declare(1, &mut chance);
+    world.answers(1);
+    world.subscribe(&[(DETECTOR, WISHES[0])], None, || ());
+    for _ in 0..50 {
+        world.burst(0, 400, 1, 0, 0);
+        world.subscribe(&[(DETECTOR, WISHES[0])], Some((DETECTOR, 0)), || ());
+        world.idle(1);
+        world.settle(DETECTOR, 0);
     }
 }
 

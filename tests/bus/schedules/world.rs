@@ -22,6 +22,7 @@ const SEATS: [(&str, &[&str]); 5] = [
     ("exporter", &[]),
 ];
 pub(super) const AGENT: usize = 0;
+pub(super) const DETECTOR: usize = 3;
 pub(super) const PUBLISHERS: std::ops::Range<usize> = 0..3;
 pub(super) const SUBSCRIBERS: [usize; 4] = [AGENT, 1, 3, 4];
 

@@ -193,8 +193,8 @@ impl BusRole {
                 Ok(json!({}))
             }
             "read_one" => {
-                let subscription = self.unread.get_mut(&text("name")).expect("it was made");
-                Ok(json!({ "read": matches!(subscription.recv().await, Some(Ok(_))) }))
+                let item = self.unread.get_mut(&text("name")).expect("it was made").recv().await;
+                Ok(json!({ "received": item.and_then(Result::ok).map_or(0, |batch| batch.len()) }))
             }
             what @ ("halt" | "resume" | "history" | "forget") => {
                 let mut witness = self.witnesses.remove(&text("name")).ok_or_else(not_made)?;

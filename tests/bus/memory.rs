@@ -89,7 +89,7 @@ fn overload(shapes: &[Shape], time: Duration) {
         // The first read takes over all that waits by then.
         if rounds % 4 == 3 {
             let one = reader.role.must(&json!({"do": "read_one"}));
-            read += one["received"].as_u64().expect("a count");
+            read += one["events"].as_u64().expect("a count");
         }
         rounds += 1;
     }

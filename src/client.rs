@@ -430,7 +430,8 @@ impl Core {
         let patterns = patterns.iter().map(|text| TopicPattern::new(text)).collect::<Result<Vec<_>, _>>()?;
         let number = self.last_subscription.fetch_add(1, Ordering::Relaxed);
         let queue = Arc::new(Queue::new(self.queue_bytes));
-        // First the hub, then the broker: an event must find its queue from the first moment on.
+        // First the hub, then the broker: an event must find its queue from the first moment on, and so must the news of a ring
+        // that is broken before the subscription begins.
         self.ground.hub.add(number, patterns.clone(), Arc::clone(&queue));
         let hub = Arc::clone(&self.ground.hub);
         let mut subscription = Subscription::new(self.commands.clone(), hub, number, queue);

@@ -78,7 +78,7 @@ struct PublisherState {
 #[derive(Debug)]
 enum Asked {
     Declare { publisher: u32 },
-    Subscribe { reply: Reply<Subscribed, SubscribeError> },
+    Subscribe { subscription: u32, reply: Reply<Subscribed, SubscribeError> },
 }
 
 /// The session's state.
@@ -205,7 +205,7 @@ impl Session {
     /// before its queue is known.
     fn subscribe(&mut self, subscription: u32) {
         if let Some((patterns, reply)) = self.joining.remove(&subscription) {
-            let request = self.next_request(Asked::Subscribe { reply });
+            let request = self.next_request(Asked::Subscribe { subscription, reply });
             let patterns = patterns.iter().map(TopicPattern::to_string).collect();
             self.ask(Request::Subscribe { request, subscription, patterns });
         }
@@ -272,7 +272,7 @@ impl Session {
         match notice {
             Notice::Refused { request, refusal } => match self.asked.remove(&request) {
                 Some(Asked::Declare { publisher }) => self.declared(publisher, Err(refusal.into())),
-                Some(Asked::Subscribe { reply }) => answer(reply, Err(refusal.into())),
+                Some(Asked::Subscribe { reply, .. }) => answer(reply, Err(refusal.into())),
                 None => {}
             },
             Notice::Declared { request, publisher: id } => {
@@ -281,7 +281,8 @@ impl Session {
                 }
             }
             Notice::Subscribed { request, granted, withheld, missed } => {
-                if let Some(Asked::Subscribe { reply }) = self.asked.remove(&request) {
+                if let Some(Asked::Subscribe { subscription, reply }) = self.asked.remove(&request) {
+                    self.ground.hub.begin(subscription);
                     answer(reply, Ok(Subscribed { granted, withheld, missed }));
                 }
             }
@@ -389,7 +390,7 @@ impl Session {
             None => self.ground.hub.end(),
         }
         for (_, asked) in self.asked.drain() {
-            if let Asked::Subscribe { reply } = asked {
+            if let Asked::Subscribe { reply, .. } = asked {
                 answer(reply, Err(why.clone().into()));
             }
         }

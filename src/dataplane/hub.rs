@@ -57,6 +57,13 @@ impl Hub {
         self.changed();
     }
 
+    /// The routes to a subscription are there: it begins.
+    pub(crate) fn begin(&self, number: u32) {
+        if let Some(subscription) = self.state.lock().subscriptions.get(&number) {
+            subscription.queue.begin();
+        }
+    }
+
     pub(crate) fn remove(&self, number: u32) {
         let mut state = self.state.lock();
         let Some(subscription) = state.subscriptions.remove(&number) else {

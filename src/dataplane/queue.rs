@@ -130,6 +130,8 @@ struct State {
     /// Interruptions among the entries, losses not counted.
     interruptions: usize,
     losses: Losses,
+    /// Its subscription is complete: see [`Queue::begin`].
+    begun: bool,
     /// No writer is left.
     ended: bool,
     reader: Option<Waker>,
@@ -180,12 +182,18 @@ impl Queue {
         Self { state: Mutex::default(), urgent_waits: AtomicBool::new(false), bytes_max: bytes }
     }
 
+    /// Takes events, and counts losses, from now on. Not before all routes are there: a route of an earlier subscription may lead
+    /// here until it is taken back, and what is published until it is there again is missing without a word.
+    pub(crate) fn begin(&self) {
+        self.state.lock().begun = true;
+    }
+
     /// Adds a chunk, or counts its events as lost. Yields the reader if it waits, to be woken when there is nothing more to add
     /// for now: woken for each chunk, on the processor of the writer, it would take turns with it.
     #[must_use = "a reader that waits has to be woken"]
     pub(crate) fn push(&self, chunk: &Arc<Chunk>, source: Source) -> Option<Waker> {
         let mut state = self.state.lock();
-        if state.ended {
+        if state.ended || !state.begun {
             return None;
         }
         let bytes = chunk.bytes() + chunk.len() * RECORD_OVERHEAD;
@@ -208,7 +216,7 @@ impl Queue {
     /// Counts events that were lost in a ring.
     pub(crate) fn lost(&self, events: u64, source: Source) {
         let mut state = self.state.lock();
-        if state.ended {
+        if state.ended || !state.begun {
             return;
         }
         let lane = self.lane(&mut state, source);
@@ -374,7 +382,13 @@ mod tests {
 
     /// A queue for so many records, each in a chunk of its own.
     fn queue_for(records: usize) -> Queue {
-        Queue::new(records * (chunk(&origin(PROCMOND.publisher), 1).bytes() + RECORD_OVERHEAD))
+        begun(records * (chunk(&origin(PROCMOND.publisher), 1).bytes() + RECORD_OVERHEAD))
+    }
+
+    fn begun(bytes: usize) -> Queue {
+        let queue = Queue::new(bytes);
+        queue.begin();
+        queue
     }
 
     fn push(queue: &Queue, source: Source) {
@@ -395,8 +409,20 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_before_the_subscription_begins_is_neither_kept_nor_counted_and_an_interruption_is_told() {
+        let (queue, mut taken) = (Queue::new(1 << 20), Taken::default());
+        let error = RecvError::Poisoned { component: "procmond".into(), violation: "tail".into() };
+        push(&queue, PROCMOND);
+        queue.lost(7, PROCMOND);
+        queue.interrupt(error.clone());
+        queue.begin();
+        push(&queue, PROCMOND);
+        assert_eq!(read(&queue, &mut taken), [Err(error), Ok(1)]);
+    }
+
+    #[test]
     fn an_abandoned_queue_holds_nothing_and_takes_nothing() {
-        let (queue, origin) = (Queue::new(1 << 20), origin(PROCMOND.publisher));
+        let (queue, origin) = (begun(1 << 20), origin(PROCMOND.publisher));
         assert!(queue.push(&chunk(&origin, 1), PROCMOND).is_none());
         assert_eq!(Arc::strong_count(&origin), 2, "what waits names its origin");
         queue.abandon();
@@ -409,7 +435,7 @@ mod tests {
 
     #[test]
     fn interruptions_are_bounded_until_they_are_read() {
-        let (queue, mut taken) = (Queue::new(1 << 20), Taken::default());
+        let (queue, mut taken) = (begun(1 << 20), Taken::default());
         let error = RecvError::Poisoned { component: "procmond".into(), violation: "tail".into() };
         for _ in 0..=INTERRUPTIONS_MAX {
             queue.interrupt(error.clone());
@@ -460,7 +486,7 @@ mod tests {
 
     #[test]
     fn an_urgent_batch_goes_ahead_also_of_what_the_reader_has_taken_over() {
-        let (queue, mut taken) = (Queue::new(1 << 20), Taken::default());
+        let (queue, mut taken) = (begun(1 << 20), Taken::default());
         push(&queue, PROCMOND);
         push(&queue, PROCMOND);
         assert!(matches!(poll(&queue, &mut taken), Poll::Ready(Some(Ok(_)))));
@@ -470,7 +496,7 @@ mod tests {
 
     #[test]
     fn nothing_goes_ahead_of_what_its_own_publisher_has_sent() {
-        let (queue, mut taken) = (Queue::new(1 << 20), Taken::default());
+        let (queue, mut taken) = (begun(1 << 20), Taken::default());
         let own = Source { urgent: true, ..PROCMOND };
         // In the queue; with the reader; and where it is a loss that waits.
         push(&queue, PROCMOND);

@@ -10,8 +10,10 @@ mod death;
 mod delivery;
 mod flow;
 mod hostile;
+mod memory;
 mod overload;
 mod rights;
+mod schedules;
 
 /// Where a role process begins; nothing in a test run.
 #[test]

@@ -21,6 +21,16 @@ impl Chance {
         Self(seed)
     }
 
+    /// The generator whose seed is what this one would make of its own: so a long run can be taken up again in its midst.
+    pub(crate) fn following(&self) -> Self {
+        Self(Self(self.0).next())
+    }
+
+    /// How to have the same choices again.
+    pub(crate) fn to_repeat(&self) -> String {
+        format!("{SEED}={}", self.0)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -19,6 +19,7 @@ mod flow;
 mod hostile;
 mod log;
 mod signals;
+mod witness;
 
 /// Runs the role that the environment names, if it names one.
 pub(crate) fn run_if_asked() {
@@ -105,6 +106,7 @@ pub(crate) struct BusRole {
     subscriptions: HashMap<String, Reader>,
     /// Subscriptions that nobody reads so far.
     unread: HashMap<String, Subscription>,
+    witnesses: HashMap<String, witness::Witness>,
 }
 
 /// A subscription that is being read.
@@ -177,7 +179,8 @@ impl BusRole {
             })?;
             Bus::Client(Arc::new(client))
         };
-        Ok(Self { bus, publishers: HashMap::new(), subscriptions: HashMap::new(), unread: HashMap::new() })
+        let (publishers, subscriptions, unread) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Self { bus, publishers, subscriptions, unread, witnesses: HashMap::new() })
     }
 
     async fn carry_out(&mut self, command: &Value) -> Result<Value, Value> {
@@ -192,6 +195,9 @@ impl BusRole {
                 self.subscriptions.insert(text("name"), Reader::start(subscription));
                 Ok(json!({}))
             }
+            "read_one" => Ok(self.read_one(&text("name")).await),
+            what @ ("halt" | "resume" | "history" | "forget") => self.ask_witness(what, &text("name")).await,
+            "burst" => self.burst(command).await,
             "await" => Ok(self.subscriptions[&text("name")].settle(number("total")).await),
             "await_end" => Ok(self.subscriptions[&text("name")].settle(u64::MAX).await),
             "unsubscribe" => {
@@ -259,6 +265,17 @@ impl BusRole {
             })
         });
         json!({ "poisonings": list.collect::<Vec<_>>() })
+    }
+
+    /// Takes one item of a subscription that nobody reads, and with it, over from the queue, all that waits by then. Says of how many
+    /// events it tells, received or lost.
+    async fn read_one(&mut self, name: &str) -> Value {
+        let events = match self.unread.get_mut(name).expect("it was made").recv().await {
+            Some(Ok(batch)) => batch.len() as u64,
+            Some(Err(RecvError::Lagged(events))) => events,
+            other => panic!("it goes on: {other:?}"),
+        };
+        json!({ "events": events })
     }
 
     fn client(&self) -> &Arc<EventBusClient> {
@@ -342,6 +359,8 @@ impl BusRole {
         });
         if command["unread"] == true {
             self.unread.insert(name, subscription);
+        } else if command["witness"] == true {
+            self.witnesses.insert(name, witness::Witness::start(subscription));
         } else {
             self.subscriptions.insert(name, Reader::start(subscription));
         }

@@ -359,6 +359,12 @@ mod tests {
         let _ = producer.flush();
     }
 
+    fn begun_queue() -> Arc<Queue> {
+        let queue = Queue::new(1 << 20);
+        queue.begin();
+        Arc::new(queue)
+    }
+
     fn count_of(queue: &Queue) -> usize {
         let (mut taken, mut count) = (Taken::default(), 0);
         while let Poll::Ready(Some(Ok(_))) =
@@ -372,7 +378,7 @@ mod tests {
     #[test]
     fn a_queue_that_joins_between_two_records_of_a_burst_gets_the_second() {
         let (mut producer, mut ring) = ring();
-        let (hub, queues) = (Hub::new(), [1 << 20; 2].map(|bytes| Arc::new(Queue::new(bytes))));
+        let (hub, queues) = (Hub::new(), [begun_queue(), begun_queue()]);
         for (number, queue) in queues.iter().enumerate() {
             let pattern = crate::topic::TopicPattern::new("events.#").expect("a pattern");
             hub.add(number as u32, vec![pattern], Arc::clone(queue));
@@ -398,7 +404,7 @@ mod tests {
 
     /// A data thread with this one ring, to be driven by hand, and the queue that the ring feeds.
     fn thread_with(mut ring: InRing) -> (DataThread, Arc<Queue>) {
-        let queue = Arc::new(Queue::new(1 << 20));
+        let queue = begun_queue();
         let topic = Topic::new("events.process.batch").expect("a legal topic");
         ring.grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
         let (wake, woken) = Doorbell::pair().expect("descriptors");

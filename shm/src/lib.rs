@@ -32,7 +32,8 @@
 //!
 //! 1. [`Producer::push`] writes a record behind the last one: a header of 16 bytes and the payload, padded to 8. Nobody sees it yet. A record
 //!    never crosses the end of the data area; where it would, a padding record fills the rest.
-//! 2. [`Producer::flush`] stores `tail`, which publishes all that was pushed. A burst costs one publication.
+//! 2. [`Producer::flush`] stores `tail`, which publishes all that was pushed. A burst costs one publication. Until then it can be
+//!    taken back ([`Producer::rewind`]).
 //! 3. [`Consumer::read`] loads `tail`, checks it, checks the header of the next record, and copies the payload out. What the caller
 //!    gets is its own memory: the producer may scribble over the ring meanwhile, and changes nothing.
 //! 4. [`Consumer::settle`] is told how many events the record held (that is for the caller to know), and yields how many were lost before it.
@@ -139,7 +140,7 @@ pub use descriptor::Descriptor;
 #[cfg(unix)]
 pub use descriptor::{Received, empty, receive};
 pub use doorbell::{Doorbell, Heard, PeerGone};
-pub use producer::{Producer, PushError};
+pub use producer::{Producer, PushError, Savepoint};
 pub use ring::{Memory, Violation};
 pub use segment::{
     Backing, BadName, ConsumerSegment, ConsumerView, Handle, Pair, ProducerSegment, ProducerView,

@@ -44,6 +44,16 @@ struct Slot {
     lossy: bool,
 }
 
+/// A moment between two pushes, to come back to: see [`Producer::rewind`].
+#[derive(Debug, Clone, Copy)]
+pub struct Savepoint {
+    tail: u64,
+    attempted: u64,
+    lost: u64,
+    slot: u16,
+    slot_attempted: u64,
+}
+
 /// Why a record was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -182,6 +192,33 @@ impl<M: Memory> Producer<M> {
         self.write(Tag { length, slot, generation }, sequence, parts);
         self.tail += size;
         Ok(())
+    }
+
+    /// Where the ring and one of its slots stand now, to [come back](Self::rewind) to.
+    ///
+    /// # Panics
+    /// If the ring has no such slot.
+    pub fn savepoint(&self, slot: u16) -> Savepoint {
+        let slot_attempted = self.slots[usize::from(slot)].attempted;
+        Savepoint { tail: self.tail, attempted: self.attempted, lost: self.lost, slot, slot_attempted }
+    }
+
+    /// Takes back what was pushed since, on the slot that was named then: it was never attempted, and nothing of it stays in memory.
+    ///
+    /// # Panics
+    /// If something was flushed, lost or pushed on another slot since: what the consumer may know can't be taken back.
+    pub fn rewind(&mut self, savepoint: Savepoint) {
+        let Savepoint { tail, attempted, lost, slot, slot_attempted } = savepoint;
+        let counts = &mut self.slots[usize::from(slot)];
+        let unseen = tail >= self.published && lost == self.lost;
+        let alone = self.attempted - attempted == counts.attempted - slot_attempted;
+        assert!(unseen && alone, "I2: only what nobody knows of is taken back");
+        counts.attempted = slot_attempted;
+        self.attempted = attempted;
+        while self.tail > tail {
+            self.tail -= RECORD_ALIGN;
+            self.memory.data()[self.index(self.tail)].store(0, Ordering::Relaxed);
+        }
     }
 
     /// Publishes what was pushed, and what was lost, since the last flush. `true`: the consumer sleeps and this is what it

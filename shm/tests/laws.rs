@@ -88,6 +88,57 @@ fn a_loss_rings_once_for_each_sleep() {
 }
 
 #[test]
+fn what_is_taken_back_was_never_there() {
+    let (memory, mut producer, mut consumer) = ring();
+    assert!(push(&mut producer) && !producer.flush());
+    let before = producer.savepoint(0);
+    while push(&mut producer) {
+        // The last one is lost, which can't be taken back; so stop before.
+        if !producer.has_room(2 * RECORD_BYTES).unwrap() {
+            break;
+        }
+    }
+    producer.rewind(before);
+    assert_eq!((producer.attempted(), producer.tail()), (1, RECORD_BYTES));
+    let behind = &memory.data()[RECORD_BYTES as usize / 8..];
+    assert!(
+        behind.iter().all(|word| value(word) == 0),
+        "nothing of it is in the memory that the consumer sees"
+    );
+    assert!(push(&mut producer) && !producer.flush());
+    assert!(read(&mut consumer) && read(&mut consumer) && !read(&mut consumer));
+    assert_eq!(consumer.settled(), 2, "no gap");
+}
+
+#[test]
+#[should_panic(expected = "only what nobody knows of is taken back")]
+fn to_take_back_what_was_flushed_is_a_bug() {
+    let (_, mut producer, _consumer) = ring();
+    let before = producer.savepoint(0);
+    assert!(push(&mut producer));
+    let _ = producer.flush();
+    producer.rewind(before);
+}
+
+#[test]
+#[should_panic(expected = "only what nobody knows of is taken back")]
+fn to_take_back_a_loss_is_a_bug() {
+    let (_, mut producer, _consumer) = ring();
+    let before = producer.savepoint(0);
+    while push(&mut producer) {}
+    producer.rewind(before);
+}
+
+#[test]
+#[should_panic(expected = "only what nobody knows of is taken back")]
+fn to_take_back_what_was_pushed_on_another_slot_is_a_bug() {
+    let (_, mut producer, _consumer) = ring();
+    let before = producer.savepoint(1);
+    assert!(push(&mut producer));
+    producer.rewind(before);
+}
+
+#[test]
 fn urgent_records_find_room_where_others_leave_it() {
     let (_, mut producer, mut consumer) = ring();
     producer.set_reserve(2 * RECORD_BYTES);

@@ -355,8 +355,8 @@ impl BatchBuilder<'_> {
 
     /// Publishes the batch. Never waits.
     pub fn publish(mut self) -> Delivery {
-        let mut delivery = Delivery::default();
         let (outbox, topic, records) = self.full_records();
+        let mut delivery = outbox.publish_staged();
         for record in records {
             delivery.add(outbox.publish(topic, record));
             // Once per record and not at the end: a batch may be larger than a ring, and the subscriber can make room
@@ -373,8 +373,8 @@ impl BatchBuilder<'_> {
     /// events that are.
     pub async fn publish_within(mut self, patience: Duration) -> Delivery {
         let deadline = deadline_of(patience);
-        let mut delivery = Delivery::default();
         let (outbox, topic, records) = self.full_records();
+        let mut delivery = outbox.publish_staged();
         for record in records {
             outbox.await_room(topic, record.bytes(), deadline).await;
             delivery.add(outbox.publish(topic, record));
@@ -403,7 +403,7 @@ impl BatchBuilder<'_> {
             Ok(()) => {}
             Err(PushError::EventTooLarge(error)) => return Err(error),
             Err(PushError::RecordFull) => {
-                self.begin(self.filled + 1)?;
+                self.begin_next()?;
                 match self.publisher.records[self.filled].push(event, correlation) {
                     Ok(()) => {}
                     Err(PushError::EventTooLarge(error)) => return Err(error),
@@ -413,6 +413,15 @@ impl BatchBuilder<'_> {
         }
         self.events += 1;
         Ok(())
+    }
+
+    /// Opens a record behind the one that is full: in its place, if that can go ahead into the rings.
+    fn begin_next(&mut self) -> Result<(), EventTooLarge> {
+        let Publisher { outbox, records, topic, .. } = &mut *self.publisher;
+        if self.filled == 0 && outbox.stage(*topic, &mut records[0]) {
+            return self.begin(0);
+        }
+        self.begin(self.filled + 1)
     }
 
     /// Opens the record with this index.
@@ -430,7 +439,8 @@ impl BatchBuilder<'_> {
 
 impl Drop for BatchBuilder<'_> {
     fn drop(&mut self) {
-        let Publisher { records, .. } = &mut *self.publisher;
+        let Publisher { records, outbox, .. } = &mut *self.publisher;
+        outbox.take_back_staged();
         records.truncate(RECORDS_KEPT);
         records.retain(|record| record.bytes() <= RECORD_BYTES_TARGET);
     }

@@ -29,9 +29,11 @@ use crate::wire::RingId;
 mod clock;
 mod ring;
 mod room;
+mod staged;
 use clock::WallClock;
 use ring::{Address, OutRing, Over};
 pub(crate) use room::Wait;
+use staged::Staged;
 
 /// What became of events that were published together.
 ///
@@ -228,6 +230,7 @@ pub(crate) struct Outbox {
     wall_clock: WallClock,
     /// Memory of what went to subscriptions of this process.
     pool: Pool,
+    staged: Option<Staged>,
 }
 
 #[derive(Debug, Clone)]
@@ -251,6 +254,7 @@ impl Outbox {
             checked: 0,
             wall_clock: WallClock::new(),
             pool: Pool::default(),
+            staged: None,
         }
     }
 
@@ -268,12 +272,9 @@ impl Outbox {
 
     /// Seals a record, and gives it to each subscriber of its topic. [`flush`](Self::flush) makes it visible.
     pub(crate) fn publish(&mut self, topic: TopicId, record: &mut BatchWriter) -> Delivery {
-        let now = sys::monotonic_nanos();
         self.follow();
-        self.drop_deserted(now);
-        record.seal(self.sequence, self.wall_clock.at(now), now);
+        self.seal(record);
         let events = record.len() as u64;
-        self.sequence += events;
         let mut delivery = Delivery { events, ..Delivery::default() };
         let orphaned = self.shared.orphaned.load(Ordering::Relaxed);
         for target in self.table.targets(topic) {
@@ -310,6 +311,14 @@ impl Outbox {
         self.count(delivery)
     }
 
+    /// Gives a record its numbers and its time.
+    fn seal(&mut self, record: &mut BatchWriter) {
+        let now = sys::monotonic_nanos();
+        self.drop_deserted(now);
+        record.seal(self.sequence, self.wall_clock.at(now), now);
+        self.sequence += record.len() as u64;
+    }
+
     /// Makes visible what was published, and wakes who waits for it.
     pub(crate) fn flush(&mut self) {
         for index in self.dirty.drain(..) {
@@ -334,8 +343,9 @@ impl Outbox {
         delivery
     }
 
-    /// Takes over what the control thread wants, if that has changed.
+    /// Takes over what the control thread wants, if that has changed. What is staged still by then was forgotten by its builder.
     fn follow(&mut self) {
+        self.take_back_staged();
         // Pairs with the store in `OutboxShared::change`.
         let generation = self.shared.generation.load(Ordering::Acquire);
         if self.table.generation() != generation || self.hub_seen != self.hub.generation() {
@@ -400,6 +410,7 @@ impl Outbox {
 impl Drop for Outbox {
     /// Tells each subscriber that this was all.
     fn drop(&mut self) {
+        self.take_back_staged();
         self.rings.iter_mut().flatten().for_each(OutRing::close);
     }
 }

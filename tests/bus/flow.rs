@@ -109,6 +109,39 @@ fn a_publisher_knows_how_far_its_subscribers_have_read() {
     assert_eq!(flushed, json!({"unread": 0, "consumed": before}));
 }
 
+#[test]
+fn of_a_batch_that_is_not_published_nothing_leaves_and_nothing_is_missing() {
+    let folder = Folder::new();
+    let _agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let mut published = 0;
+    for how in ["abandon", "leak", "abandon"] {
+        // Many records, which have gone ahead into the ring; one, which has not.
+        for count in [20_000, 10] {
+            let tell = json!({"do": how, "tag": "given up", "count": count, "within_ms": MINUTE_MS});
+            let told = procmond.must(&tell);
+            let nothing = json!({"flushed": true, "published": published, "consumed": published});
+            assert!(how == "leak" || told == nothing, "{told}");
+            procmond.must(&json!({"do": "singles", "from": published, "count": 10}));
+            published += 10;
+            procmond.must(&json!({"do": "batch", "from": published, "count": 1000}));
+            published += 1000;
+        }
+    }
+    procmond.must(&json!({"do": "leak", "tag": "given up", "count": 20_000}));
+    procmond.must(&json!({"do": "close"}));
+    detector.must(&json!({"do": "await", "total": published}));
+    // What comes after the end of the first publisher's ring.
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "singles", "tag": "after", "from": 0, "count": 1}));
+    let report = detector.must(&json!({"do": "await", "total": published + 1}));
+    assert_eq!((number(&report, "received"), number(&report, "lost")), (published + 1, 0), "{report}");
+    assert_eq!(detector.must(&json!({"do": "order"})), json!({"order": ["main", "after"]}), "{report}");
+}
+
 /// One publisher, one ring, two topics: the ring is full of the one when the other comes.
 #[test]
 fn an_anomaly_finds_room_in_a_ring_that_is_full_of_bulk() {

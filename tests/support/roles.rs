@@ -214,7 +214,9 @@ impl BusRole {
             "batch" | "singles" | "large" | "burst_until_killed" => {
                 self.publish_by_handle(command, &text("tag"), number("from"), number("count")).await
             }
-            "batch_within" | "singles_within" | "give_up" | "flush" | "losses" => self.flow(command).await,
+            "batch_within" | "singles_within" | "abandon" | "leak" | "give_up" | "flush" | "losses" => {
+                self.flow(command).await
+            }
             "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
             "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
@@ -250,7 +252,7 @@ impl BusRole {
             "poisonings" => Ok(self.poisonings().await),
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
-            other => panic!("no command {other}"),
+            _ => self.flow(command).await,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use shm::{Doorbell, Heard, PeerGone, Producer, PushError, Violation};
+use shm::{Doorbell, Heard, PeerGone, Producer, PushError, Savepoint, Violation};
 
 use crate::batch::BatchWriter;
 use crate::config::URGENT_PART;
@@ -82,6 +82,26 @@ impl OutRing {
         }
     }
 
+    /// Whether a record of so many bytes would be taken now.
+    pub(super) fn has_room(&mut self, bytes: usize, urgent: bool) -> bool {
+        let room = self.room_for(bytes, urgent);
+        self.producer.has_room(room).unwrap_or(false)
+    }
+
+    fn room_for(&self, bytes: usize, urgent: bool) -> u64 {
+        self.producer.room_for(bytes) - if urgent { self.producer.reserve() } else { 0 }
+    }
+
+    pub(super) fn savepoint(&self, slot: u16) -> Savepoint {
+        self.producer.savepoint(slot)
+    }
+
+    /// Takes back what was pushed since; the publisher's next event is number `sequence` again.
+    pub(super) fn rewind(&mut self, savepoint: Savepoint, sequence: u64) {
+        self.producer.rewind(savepoint);
+        self.marks.rewind(self.producer.tail(), sequence);
+    }
+
     /// Makes visible what was pushed, and wakes the subscriber if that is what it waits for.
     pub(super) fn flush(&mut self) -> Result<(), Over> {
         if self.producer.flush() || self.owes_wake {
@@ -112,9 +132,7 @@ impl OutRing {
         }
         let bytes = match room {
             Room::All => u64::MAX,
-            Room::For { bytes, urgent } => {
-                self.producer.room_for(bytes) - if urgent { self.producer.reserve() } else { 0 }
-            }
+            Room::For { bytes, urgent } => self.room_for(bytes, urgent),
         };
         Ok(self.producer.arm(bytes)?.then(|| Bell::of(&self.doorbell)))
     }
@@ -178,6 +196,14 @@ impl Marks {
             self.pass(gone);
             self.marks.push_back(self.newest);
         }
+    }
+
+    /// What stands behind `tail` is not there any more.
+    fn rewind(&mut self, tail: u64, sequence: u64) {
+        while self.marks.back().is_some_and(|mark| mark.tail > tail) {
+            self.marks.pop_back();
+        }
+        self.newest = Mark { tail, sequence };
     }
 
     fn pass(&mut self, head: u64) {

@@ -28,6 +28,21 @@ impl BusRole {
                 }
                 Ok(delivery(batch.publish_within(patience).await))
             }
+            Some("abandon" | "leak") => {
+                let before = publisher.flush(patience).await;
+                let mut batch = publisher.batch();
+                for event in events {
+                    batch.push(&event).map_err(too_large)?;
+                }
+                if command["do"] == "leak" {
+                    std::mem::forget(batch);
+                    Ok(json!({}))
+                } else {
+                    drop(batch);
+                    let (published, consumed) = (publisher.published(), publisher.consumed());
+                    Ok(json!({ "flushed": before.is_ok(), "published": published, "consumed": consumed }))
+                }
+            }
             Some("singles_within") => {
                 for event in events {
                     publisher.publish_within(&event, patience).await.map_err(too_large)?;

@@ -85,8 +85,9 @@ pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, StartError};
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
-    EventReceiver, PublishError, Publisher, SubscribeError, Subscription,
+    EventReceiver, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription,
 };
+pub use control::{Payer, RingCharge};
 pub use correlation::CorrelationMetadata;
 pub use dataplane::{Delivery, ReceivedBatch, RecvError};
 pub use event::{

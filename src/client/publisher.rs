@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::session::{Command, Commands, Ground};
 use crate::batch::{BatchEvent, BatchWriter, EventTooLarge, PushError, RECORD_BYTES_TARGET};
 use crate::correlation::CorrelationMetadata;
-use crate::dataplane::{Delivery, Outbox, OutboxShared};
+use crate::dataplane::{Delivery, Outbox, OutboxShared, RecordLimits};
 use crate::routing::TopicId;
 
 /// Records of ordinary size that a publisher keeps for its next batch: 4 MiB of them, which is a scan of some 15,000 processes.
@@ -60,7 +60,6 @@ pub struct Publisher {
     correlation: CorrelationMetadata,
     /// The records of the batch in progress, and of earlier ones, to be used again.
     records: Vec<BatchWriter>,
-    record_bytes_max: u32,
     lease: Lease,
     not_sync: PhantomData<Cell<()>>,
 }
@@ -87,13 +86,13 @@ impl Publisher {
         ground: &Ground,
         record_bytes_max: u32,
     ) -> Self {
+        let (hub, events) = (Arc::clone(&ground.hub), ground.data_events.clone());
         Self {
-            outbox: Outbox::new(Arc::clone(&shared), Arc::clone(&ground.hub), ground.data_events.clone()),
+            outbox: Outbox::new(Arc::clone(&shared), hub, events, record_bytes_max),
             shared,
             topic: TopicId::nth(0),
             correlation: CorrelationMetadata::default(),
             records: Vec::new(),
-            record_bytes_max,
             lease: Lease { number, commands },
             not_sync: PhantomData,
         }
@@ -114,11 +113,14 @@ impl Publisher {
 
     /// Publishes one event. Never waits.
     ///
+    /// An event of up to an eighth of the broker's ring size is never refused, a larger one only where no subscriber's ring takes it.
+    /// Whose ring is too small for it loses it, and is told, as if the ring were full.
+    ///
     /// # Errors
     /// [`EventTooLarge`], and nothing was published. It is looked at only if there is a subscriber.
     pub fn publish(&mut self, event: &impl BatchEvent) -> Result<Delivery, EventTooLarge> {
-        let Self { outbox, records, topic, correlation, record_bytes_max, .. } = self;
-        publish_one(outbox, records, *record_bytes_max, *topic, event, correlation)
+        let Self { outbox, records, topic, correlation, .. } = self;
+        publish_one(outbox, records, *topic, event, correlation)
     }
 
     /// Publishes one event on any topic of this publisher.
@@ -128,8 +130,8 @@ impl Publisher {
         event: &impl BatchEvent,
         correlation: &CorrelationMetadata,
     ) -> Result<Delivery, EventTooLarge> {
-        let Self { outbox, records, record_bytes_max, .. } = self;
-        publish_one(outbox, records, *record_bytes_max, topic, event, correlation)
+        let Self { outbox, records, .. } = self;
+        publish_one(outbox, records, topic, event, correlation)
     }
 
     /// Begins a batch: events that are published together.
@@ -153,7 +155,6 @@ impl Publisher {
 fn publish_one(
     outbox: &mut Outbox,
     records: &mut Vec<BatchWriter>,
-    record_bytes_max: u32,
     topic: TopicId,
     event: &impl BatchEvent,
     correlation: &CorrelationMetadata,
@@ -161,10 +162,12 @@ fn publish_one(
     if !outbox.has_targets(topic) {
         return Ok(outbox.skip(1));
     }
+    let RecordLimits { single, shared } = outbox.limits(topic);
     if records.is_empty() {
-        records.push(BatchWriter::new(record_bytes_max));
+        records.push(BatchWriter::new(single));
     }
     let record = &mut records[0];
+    record.limit_to(single, shared);
     record.begin(correlation)?;
     match record.push(event, None) {
         Ok(()) => {}
@@ -179,7 +182,8 @@ fn publish_one(
 /// Events on their way into one batch. They are encoded as they are pushed, and leave together with [`publish`](Self::publish);
 /// dropped before that, nothing of them leaves.
 ///
-/// A batch of any length can be pushed: it is divided into records of up to 64 KiB and 512 events.
+/// A batch of any length can be pushed: it is divided into records of up to 64 KiB and 512 events, or of what the smallest ring of
+/// its subscribers takes.
 ///
 /// ```
 /// use daemoneye_eventbus::{ConnectOptions, EventBusClient};
@@ -300,10 +304,12 @@ impl BatchBuilder<'_> {
 
     /// Opens the record with this index.
     fn begin(&mut self, index: usize) -> Result<(), EventTooLarge> {
-        let Publisher { records, correlation, record_bytes_max, .. } = &mut *self.publisher;
+        let Publisher { outbox, records, topic, correlation, .. } = &mut *self.publisher;
+        let RecordLimits { single, shared } = outbox.limits(*topic);
         if records.len() == index {
-            records.push(BatchWriter::new(*record_bytes_max));
+            records.push(BatchWriter::new(single));
         }
+        records[index].limit_to(single, shared);
         records[index].begin(correlation)?;
         self.filled = index;
         self.open = true;

@@ -17,7 +17,7 @@ mod received;
 
 pub(crate) use hub::Hub;
 pub(crate) use inbox::{Inbox, InboxCounters};
-pub(crate) use outbox::{Outbox, OutboxShared, RouteTarget};
+pub(crate) use outbox::{Outbox, OutboxShared, RecordLimits, RouteTarget};
 pub(crate) use queue::{Item, Queue};
 pub(crate) use received::Origin;
 

@@ -58,7 +58,8 @@ pub struct Delivery {
     /// Events that subscribers' rings took, summed over subscribers; of this process's own subscriptions, what was handed to their
     /// queues. Not a receipt: a subscriber may yet be killed, or lag behind its queue.
     pub reached: u64,
-    /// Events that were lost because a subscriber's ring was full, summed over subscribers. Each is told of its own.
+    /// Events that were lost because a subscriber's ring was full, or too small for them, summed over subscribers. Each is told of
+    /// its own.
     pub dropped: u64,
 }
 
@@ -199,9 +200,20 @@ impl OutboxShared {
     }
 }
 
+/// How many bytes a record may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordLimits {
+    /// With one event: what the largest ring takes, and never less than a ring of the size that the broker has for all.
+    pub(crate) single: u32,
+    /// With more than one: what the smallest ring takes, so that a batch is divided for all of them.
+    pub(crate) shared: u32,
+}
+
 /// A publisher's rings and table. One thread at a time.
 #[derive(Debug)]
 pub(crate) struct Outbox {
+    /// What a ring of the broker's own size takes.
+    record_bytes_max: u32,
     shared: Arc<OutboxShared>,
     hub: Arc<Hub>,
     events: DataEvents,
@@ -238,8 +250,14 @@ struct OutRing {
 struct Over;
 
 impl Outbox {
-    pub(crate) fn new(shared: Arc<OutboxShared>, hub: Arc<Hub>, events: DataEvents) -> Self {
+    pub(crate) fn new(
+        shared: Arc<OutboxShared>,
+        hub: Arc<Hub>,
+        events: DataEvents,
+        record_bytes_max: u32,
+    ) -> Self {
         Self {
+            record_bytes_max,
             shared,
             hub,
             events,
@@ -257,6 +275,20 @@ impl Outbox {
     pub(crate) fn has_targets(&mut self, topic: TopicId) -> bool {
         self.follow();
         !self.table.targets(topic).is_empty()
+    }
+
+    /// How large records of this topic may be now. One that is made by older limits is lost where it does not fit.
+    pub(crate) fn limits(&mut self, topic: TopicId) -> RecordLimits {
+        self.follow();
+        let rings = self.table.targets(topic).iter().filter_map(|target| match target {
+            Target::Ring { index, .. } => self.rings[*index].as_ref().map(OutRing::record_bytes_max),
+            Target::Local { .. } => None,
+        });
+        let default = self.record_bytes_max;
+        let (single, shared) = rings.fold((default, None), |(single, shared): (u32, Option<u32>), max| {
+            (single.max(max), Some(shared.map_or(max, |shared| shared.min(max))))
+        });
+        RecordLimits { single, shared: shared.unwrap_or(default) }
     }
 
     /// Counts events that nobody is there for.
@@ -430,9 +462,15 @@ impl OutRing {
                 Err(Over)
             }
             Err(PushError::Full) => Ok(false),
-            // Records are made for this ring: the slot is not, and so is none that a correct broker names.
+            // Larger rings take it, and this subscriber is told of it as of any other loss.
+            Err(PushError::TooLarge { .. }) => self.producer.lose(slot, count).map(|()| false).or(Err(Over)),
+            // No correct broker names such a slot.
             Err(_) => Err(Over),
         }
+    }
+
+    fn record_bytes_max(&self) -> u32 {
+        u32::try_from(self.producer.payload_bytes_max()).unwrap_or(u32::MAX)
     }
 
     fn flush(&mut self) -> Result<(), Over> {

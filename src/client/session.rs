@@ -528,6 +528,38 @@ mod tests {
         assert_eq!(other_end.hear(), shm::Heard::PeerGone, "our end of the doorbell is closed");
     }
 
+    /// The segment is in the offing: nothing is said of it yet.
+    fn making(session: &mut Session, ring: RingId) -> Doorbell {
+        let (other_end, bell) = Doorbell::ends().expect("descriptors");
+        let ring_bytes = 2 * RING_BYTES as u64;
+        session.notice(Notice::MakeProducerSegment { ring, publisher: 0, ring_bytes }, Some(bell));
+        assert!(session.outgoing.is_empty() && session.making.len() == 1, "the control thread is free");
+        other_end.into()
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_is_larger_than_usual_is_made_beside_the_control_thread() {
+        let (_core, mut session) = session();
+        let (first, second) = (RingId(5), RingId(6));
+        let bell = making(&mut session, first);
+        let made = session.making.join_next().await.expect("it is being made").expect("no panic");
+        session.made(made);
+        let offered = session.outgoing.pop_front();
+        let Some((Request::ProducerSegment { ring, handle }, descriptor)) = offered else {
+            panic!("{offered:?}")
+        };
+        let handle = handle.join(descriptor).expect("it has what it carries");
+        shm::check_producer_segment(&handle, 2 * RING_BYTES, 0).expect("it has the size asked for");
+        assert_eq!((ring, bell.hear()), (first, shm::Heard::PeerThere), "our end is open");
+
+        let bell = making(&mut session, second);
+        session.notice(Notice::CloseRing { ring: second, accused: None }, None);
+        let made = session.making.join_next().await.expect("it is being made").expect("no panic");
+        session.made(made);
+        assert!(session.outgoing.is_empty(), "of a ring that was closed meanwhile nothing is said");
+        assert_eq!(bell.hear(), shm::Heard::PeerGone);
+    }
+
     #[test]
     fn a_session_that_is_dropped_midway_ends_what_waits_for_it() {
         let (core, session) = session();

@@ -11,6 +11,7 @@ mod delivery;
 mod hostile;
 mod overload;
 mod rights;
+mod rings;
 
 /// Where a role process begins; nothing in a test run.
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemoneye_eventbus::{
     Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
-    EventRef, ProcessEvent, Publisher, RecvError, SubscribeError, Subscription,
+    EventRef, ProcessEvent, Publisher, RecvError, SubscribeError, SubscribeOptions, Subscription,
 };
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -131,7 +131,7 @@ struct Tally {
 
 impl BusRole {
     /// Options: `role`, `path`, `id`, `log` (a file), `held` (begins at the first line of input), `within` (a command); agent:
-    /// `backing`, `ring_bytes`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client: `queue_bytes`, `broker_uid`; both:
+    /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client: `queue_bytes`, `broker_uid`; both:
     /// `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
         if role["sigpipe"] == true {
@@ -144,6 +144,12 @@ impl BusRole {
             let mut options = BrokerOptions::new(path).backing(backing);
             if let Some(bytes) = role["ring_bytes"].as_u64() {
                 options = options.ring_bytes(size(bytes));
+            }
+            if let Some(bytes) = role["ring_budget_bytes"].as_u64() {
+                options = options.ring_budget_bytes(bytes);
+            }
+            if let Some(bytes) = role["ring_budget_per_uid"].as_u64() {
+                options = options.ring_budget_per_uid(bytes);
             }
             if let Some(bytes) = queue {
                 options = options.queue_bytes(bytes);
@@ -237,6 +243,12 @@ impl BusRole {
             }
             "tags" => Ok(self.subscriptions[&text("name")].tags()),
             "poisonings" => Ok(self.poisonings().await),
+            "ring_charges" => {
+                let charges = self.agent().broker().ring_charges().await.into_iter();
+                let charges =
+                    charges.map(|charge| json!([format!("{:?}", charge.payer), charge.rings, charge.bytes]));
+                Ok(json!({ "charges": charges.collect::<Vec<_>>() }))
+            }
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
             other => panic!("no command {other}"),
@@ -313,9 +325,16 @@ impl BusRole {
     async fn subscribe(&mut self, name: String, command: &Value) -> Result<Value, Value> {
         let patterns: Vec<&str> =
             command["patterns"].as_array().expect("patterns").iter().filter_map(Value::as_str).collect();
+        let mut options = SubscribeOptions::new();
+        if let Some(bytes) = command["ring_bytes"].as_u64() {
+            options = options.ring_bytes(size(bytes));
+        }
+        if let Some(bytes) = command["queue_bytes"].as_u64() {
+            options = options.queue_bytes(size(bytes));
+        }
         let subscription = match &self.bus {
-            Bus::Embedded(bus) => bus.subscription(&patterns).await,
-            Bus::Client(client) => client.subscription(&patterns).await,
+            Bus::Embedded(bus) => bus.subscription_with(&patterns, options).await,
+            Bus::Client(client) => client.subscription_with(&patterns, options).await,
         };
         let subscription = subscription.map_err(|e| {
             let kind = match &e {

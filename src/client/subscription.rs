@@ -63,9 +63,9 @@ impl SubscribeOptions {
     /// Data bytes of the rings that come to be for this subscription: a power of two from 64 KiB to 1 GiB. At first what the broker
     /// has for all, [`BrokerOptions::ring_bytes`](crate::BrokerOptions::ring_bytes).
     ///
-    /// An event above an eighth of a ring is lost where it does not fit, and told. Both sides have to make and map a ring within the
-    /// broker's route deadline: 64 MiB take some 0.1 s on each, 1 GiB a second. A publisher that can't have its side in
-    /// time gets a ring of the broker's size with this process instead, which the broker logs.
+    /// An event above an eighth of a ring is lost where it does not fit, and told. A ring is made within the broker's route deadline:
+    /// 1 GiB takes some 0.4 s. A publisher that can't make it, or not in time, has one of the broker's size with this process
+    /// instead, which the broker logs, and [`ClientStatistics::ring_bytes`](crate::ClientStatistics::ring_bytes) shows.
     #[must_use]
     pub fn ring_bytes(mut self, bytes: usize) -> Self {
         self.ring_bytes = Some(bytes);

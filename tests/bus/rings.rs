@@ -340,3 +340,24 @@ fn where_all_is_used_up_whoever_asks_is_refused_and_what_is_there_goes_on() {
     procmond.must(&json!({"do": "batch", "from": 100, "count": 100}));
     assert_eq!(count(&exporter.must(&json!({"do": "await", "total": 100})), "received"), 100);
 }
+
+#[test]
+fn of_a_very_large_ring_no_process_maps_more_at_once_than_it_touches() {
+    if is_named() {
+        // There may be less memory with names than that.
+        return;
+    }
+    let folder = Folder::new();
+    let _agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": TOPIC}));
+    subscribe(&mut detector, 256 * MIB);
+    for role in [&procmond, &detector] {
+        assert_eq!(look::rings(role.pid()), [256 * MIB]);
+        assert!(look::resident_kilobytes(role.pid()) < 100 * KIB, "and little of it is in its tables");
+    }
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 10_000}));
+    let report = detector.must(&json!({"do": "await", "total": 10_000}));
+    assert_eq!((count(&report, "received"), count(&report, "lost")), (10_000, 0), "{report}");
+}

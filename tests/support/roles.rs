@@ -243,12 +243,7 @@ impl BusRole {
             }
             "tags" => Ok(self.subscriptions[&text("name")].tags()),
             "poisonings" => Ok(self.poisonings().await),
-            "ring_charges" => {
-                let charges = self.agent().broker().ring_charges().await.into_iter();
-                let charges =
-                    charges.map(|charge| json!([format!("{:?}", charge.payer), charge.rings, charge.bytes]));
-                Ok(json!({ "charges": charges.collect::<Vec<_>>() }))
-            }
+            "ring_charges" => Ok(self.ring_charges().await),
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
             other => panic!("no command {other}"),
@@ -266,6 +261,14 @@ impl BusRole {
             })
         });
         json!({ "poisonings": list.collect::<Vec<_>>() })
+    }
+
+    /// Payer, rings and bytes of each.
+    async fn ring_charges(&mut self) -> Value {
+        let charges = self.agent().broker().ring_charges().await.into_iter();
+        let charges =
+            charges.map(|charge| json!([format!("{:?}", charge.payer), charge.rings, charge.bytes]));
+        json!({ "charges": charges.collect::<Vec<_>>() })
     }
 
     fn client(&self) -> &Arc<EventBusClient> {

@@ -220,10 +220,26 @@ fn of_a_budget_each_byte_can_be_used_and_none_more() {
         world.settle();
         let heard = world.heard(detector);
         match refused {
-            None => assert!(names(&heard).contains(&"subscribed"), "{heard:?}"),
+            None => {
+                assert!(names(&heard).contains(&"subscribed"), "{heard:?}");
+                assert_eq!(charges(&world), [(Payer::Uid(1000), 2, 2 * ONE)]);
+                runs_over_rings_that_are_there(&mut world, detector);
+            }
             Some((uid, limit)) => assert_eq!(over_budget(&heard), (uid, 2 * ONE, 0, limit)),
         }
     }
+}
+
+/// With not a byte left: a further subscription, and a further topic.
+fn runs_over_rings_that_are_there(world: &mut World, detector: SessionId) {
+    world.subscribe_with(detector, 1, &["events.process.#"], Some(1 << 30));
+    let procmond = world.machine.holder_of("procmond").expect("it is there");
+    world.heard(procmond);
+    world.declare(procmond, 0, 1, "events.process.start");
+    world.settle();
+    assert!(names(&world.heard(detector)).contains(&"subscribed"));
+    assert!(names(&world.heard(procmond)).contains(&"declared"));
+    assert_eq!(charges(world), [(Payer::Uid(1000), 2, 2 * ONE)]);
 }
 
 #[test]
@@ -257,9 +273,11 @@ fn what_needs_no_ring_is_granted_where_there_is_no_memory_for_one() {
     let (agent, procmond) = (world.join("agent"), world.join("procmond"));
     world.declare(agent, 0, 0, "control.collector.task");
     world.subscribe(agent, 0, &["control.#"]);
+    world.declare(agent, 0, 1, "control.collector.lifecycle");
     world.declare(procmond, 0, 0, BATCH);
     world.settle();
-    assert!(names(&world.heard(agent)).contains(&"subscribed"), "it hears itself");
+    let heard = names(&world.heard(agent)).iter().filter(|name| **name == "route").count();
+    assert_eq!(heard, 2, "it hears itself");
     assert_eq!(names(&world.heard(procmond)), ["declared"], "nobody hears it");
 }
 

@@ -295,6 +295,10 @@ fn is_of_the_usual_size(mut world: World, procmond: SessionId, detector: Session
     world.settle();
     let heard = world.heard(detector);
     assert_eq!((answers(&heard, request), sizes(&heard)), (1, vec![RING_BYTES]), "{heard:?}");
+    for heard in [heard, world.heard(procmond)] {
+        let closed = heard.iter().filter(|notice| matches!(notice, Notice::CloseRing { accused: None, .. }));
+        assert_eq!(closed.count(), 1, "neither side keeps what it has of the larger one: {heard:?}");
+    }
     assert!(world.is_connected(procmond) && world.is_connected(detector));
     assert_eq!(charges(&world), [(Payer::Uid(1000), 1, ONE)]);
     let smaller = world.reports.iter().filter(|report| {

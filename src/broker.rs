@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::access::{AccessPolicy, Component};
 use crate::client::Core;
 use crate::config;
+use crate::control::RingCharge;
 use crate::sys::ListenError;
 
 pub use poisonings::Poisoning;
@@ -34,6 +35,8 @@ pub struct BrokerOptions {
     path: PathBuf,
     socket_mode: u32,
     ring_bytes: usize,
+    ring_budget_bytes: u64,
+    ring_budget_per_uid: u64,
     backing: Backing,
     queue_bytes: usize,
     route_deadline: Duration,
@@ -48,6 +51,8 @@ impl BrokerOptions {
             path: path.into(),
             socket_mode: config::SOCKET_MODE,
             ring_bytes: config::RING_BYTES,
+            ring_budget_bytes: config::RING_BUDGET_BYTES,
+            ring_budget_per_uid: config::RING_BUDGET_PER_UID,
             backing: Backing::default(),
             queue_bytes: config::QUEUE_BYTES,
             route_deadline: config::ROUTE_DEADLINE,
@@ -62,10 +67,30 @@ impl BrokerOptions {
         self
     }
 
-    /// Data bytes of each ring: a power of two from 64 KiB to 1 GiB, 8 MiB at first. A record is at most an eighth of it.
+    /// Data bytes of each ring, unless a [subscription](crate::SubscribeOptions::ring_bytes) asks for another size: a power of two
+    /// from 64 KiB to 1 GiB, 8 MiB at first. An event of up to an eighth of it, whatever rings there are, is never refused.
     #[must_use]
     pub fn ring_bytes(mut self, bytes: usize) -> Self {
         self.ring_bytes = bytes;
+        self
+    }
+
+    /// Bytes that all rings may have together, 4 GiB at first: the data of each ring, and 8 KiB. A subscription, or a topic of a
+    /// publisher, that would need rings beyond it is refused, with [`Refusal::RingBudget`](crate::Refusal::RingBudget), and nobody
+    /// else is affected.
+    #[must_use]
+    pub fn ring_budget_bytes(mut self, bytes: u64) -> Self {
+        self.ring_budget_bytes = bytes;
+        self
+    }
+
+    /// The share of each user in [`ring_budget_bytes`](Self::ring_budget_bytes), 2 GiB at first. A ring is charged to the user of the
+    /// process that subscribed, if the publisher was there before, and else of the process that publishes, until it ends. The
+    /// agent's own process has no share, it is limited by the whole alone, and what is charged to it is not charged to its user. Who lets
+    /// users in whom it does not trust gives them less: a subscriber's ring is memory of its publisher's control group.
+    #[must_use]
+    pub fn ring_budget_per_uid(mut self, bytes: u64) -> Self {
+        self.ring_budget_per_uid = bytes;
         self
     }
 
@@ -136,6 +161,9 @@ pub(crate) enum Command {
     Poisonings {
         reply: oneshot::Sender<Vec<Poisoning>>,
     },
+    RingCharges {
+        reply: oneshot::Sender<Vec<RingCharge>>,
+    },
     /// Ends the loop, and answers when all is put away.
     Shutdown {
         reply: Option<oneshot::Sender<()>>,
@@ -187,8 +215,7 @@ impl DaemoneyeBroker {
     /// # Errors
     /// [`StartError`] if this process can't have the thread, or the options can't be met.
     pub fn with_options(options: BrokerOptions) -> Result<Self, StartError> {
-        let range = shm::layout::CAPACITY_MIN..=shm::layout::CAPACITY_MAX;
-        if !options.ring_bytes.is_power_of_two() || !range.contains(&options.ring_bytes) {
+        if !config::is_ring_size(options.ring_bytes as u64) {
             return Err(StartError::RingBytes(options.ring_bytes));
         }
         let path = options.path.clone();
@@ -240,6 +267,14 @@ impl DaemoneyeBroker {
     pub async fn poisonings(&self) -> Vec<Poisoning> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Poisonings { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// What the rings that there are take, by who answers for them: the agent first, then users by number; none once the broker
+    /// was shut down. Cancel-safe: it only asks. There is an example at [`RingCharge`].
+    pub async fn ring_charges(&self) -> Vec<RingCharge> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::RingCharges { reply });
         answer.await.unwrap_or_default()
     }
 

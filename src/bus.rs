@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::broker::{DaemoneyeBroker, StartError};
 use crate::client::{
-    ClientStatistics, Core, DeclareError, PublishError, Publisher, SubscribeError, Subscription,
+    ClientStatistics, Core, DeclareError, PublishError, Publisher, SubscribeError, SubscribeOptions,
+    Subscription,
 };
 use crate::control::AGENT;
 use crate::correlation::CorrelationMetadata;
@@ -122,7 +123,20 @@ impl DaemoneyeEventBus {
     /// # Errors
     /// [`SubscribeError`].
     pub async fn subscription(&self, patterns: &[&str]) -> Result<Subscription, SubscribeError> {
-        self.core.subscription(patterns).await
+        self.subscription_with(patterns, SubscribeOptions::new()).await
+    }
+
+    /// As [`EventBusClient::subscription_with`](crate::EventBusClient::subscription_with). Cancel-safe: given up midway, it is taken
+    /// back.
+    ///
+    /// # Errors
+    /// [`SubscribeError`].
+    pub async fn subscription_with(
+        &self,
+        patterns: &[&str],
+        options: SubscribeOptions,
+    ) -> Result<Subscription, SubscribeError> {
+        self.core.subscription(patterns, options).await
     }
 
     /// Running totals of this process.

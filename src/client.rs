@@ -24,7 +24,7 @@ use crate::wire::{GoodbyeReason, Refusal, Welcome};
 
 pub use connect::{ConnectError, ConnectOptions};
 pub use publisher::{BatchBuilder, Publisher, Unread};
-pub use subscription::{EventReceiver, Subscription};
+pub use subscription::{EventReceiver, SubscribeOptions, Subscription};
 
 pub(crate) use session::run as run_session;
 use session::{Command, Commands, Ground};
@@ -104,6 +104,9 @@ pub enum SubscribeError {
     /// The caller's: no such pattern can be.
     #[error(transparent)]
     Pattern(#[from] TopicError),
+    /// The caller's: no ring can have this size.
+    #[error("a ring holds a power of two of bytes from 64 KiB to 1 GiB, not {0}")]
+    RingBytes(usize),
     /// The broker does not grant it.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -283,7 +286,21 @@ impl EventBusClient {
     /// # }
     /// ```
     pub async fn subscription(&self, patterns: &[&str]) -> Result<Subscription, SubscribeError> {
-        self.core.subscription(patterns).await
+        self.subscription_with(patterns, SubscribeOptions::new()).await
+    }
+
+    /// As [`subscription`](Self::subscription), with options of its own. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`subscription`](Self::subscription); [`SubscribeError::RingBytes`] if no ring can be of the size asked for, and
+    /// [`Refusal::RingBudget`] if there is no memory left for the rings that it needs. Nothing has changed then. There is an example at
+    /// [`SubscribeOptions`].
+    pub async fn subscription_with(
+        &self,
+        patterns: &[&str],
+        options: SubscribeOptions,
+    ) -> Result<Subscription, SubscribeError> {
+        self.core.subscription(patterns, options).await
     }
 
     /// Publishes one event through a publisher that all threads of this client share. It waits for the broker the first time
@@ -426,17 +443,22 @@ impl Core {
     }
 
     /// Cancel-safe: given up midway, the subscription is taken back.
-    pub(crate) async fn subscription(&self, patterns: &[&str]) -> Result<Subscription, SubscribeError> {
+    pub(crate) async fn subscription(
+        &self,
+        patterns: &[&str],
+        options: SubscribeOptions,
+    ) -> Result<Subscription, SubscribeError> {
+        let ring_bytes = options.checked_ring_bytes()?;
         let patterns = patterns.iter().map(|text| TopicPattern::new(text)).collect::<Result<Vec<_>, _>>()?;
         let number = self.last_subscription.fetch_add(1, Ordering::Relaxed);
-        let queue = Arc::new(Queue::new(self.queue_bytes));
+        let queue = Arc::new(Queue::new(options.queue_bytes_or(self.queue_bytes)));
         // First the hub, then the broker: an event must find its queue from the first moment on, and so must the news of a ring
         // that is broken before the subscription begins.
         self.ground.hub.add(number, patterns.clone(), Arc::clone(&queue));
         let hub = Arc::clone(&self.ground.hub);
         let mut subscription = Subscription::new(self.commands.clone(), hub, number, queue);
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Subscribe { subscription: number, patterns, reply });
+        self.tell(Command::Subscribe { subscription: number, patterns, ring_bytes, reply });
         subscription.subscribed = answer.await.unwrap_or(Err(Disconnected::BrokerGone.into()))?;
         Ok(subscription)
     }

@@ -12,6 +12,22 @@ pub(crate) const SOCKET_MODE: u32 = 0o600;
 /// common machines, where a ring of 64 MiB is four times slower. Full: the newest records are lost, and counted.
 pub(crate) const RING_BYTES: usize = 8 << 20;
 
+/// Bytes that all rings of a broker may have together, with all of both segments of each. It is a limit and takes nothing: a ring
+/// is allocated when it comes to be. What is usual, four collectors with two publishers each and four subscribing processes,
+/// are 32 rings, 256 MiB. Above it: who asks for what would need another ring is refused.
+pub(crate) const RING_BUDGET_BYTES: u64 = 4 << 30;
+
+/// The share of one user in that. Half, so that no user can take all. It holds 64 collectors of one user, with a publisher and
+/// three subscribing processes each: 192 rings, 1.5 GiB. With a fourth subscriber they need 2 GiB and 2 MiB, and so
+/// a larger share, or smaller rings. Above it: refused, as above.
+pub(crate) const RING_BUDGET_PER_UID: u64 = RING_BUDGET_BYTES / 2;
+
+/// Whether a ring can have so many data bytes: a power of two from 64 KiB to 1 GiB.
+pub(crate) fn is_ring_size(bytes: u64) -> bool {
+    let range = shm::layout::CAPACITY_MIN as u64..=shm::layout::CAPACITY_MAX as u64;
+    bytes.is_power_of_two() && range.contains(&bytes)
+}
+
 /// Bytes of batches that wait for one subscription; as much again may be with its reader. Twice a ring, since a queue
 /// charges more for a single event than its record has: what a full ring held while its process was stopped fits. Full: the
 /// newest batches are lost to this subscription, and counted.

@@ -85,8 +85,9 @@ pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, StartError};
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
-    EventReceiver, PublishError, Publisher, SubscribeError, Subscription, Unread,
+    EventReceiver, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
 };
+pub use control::{Payer, RingCharge};
 pub use correlation::CorrelationMetadata;
 pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
 pub use event::{

@@ -173,12 +173,7 @@ impl<M: Memory> Producer<M> {
             Ok(length) if bytes <= limit => length,
             _ => return Err(PushError::TooLarge { bytes, limit }),
         };
-        let Some(counts) = self.slots.get_mut(usize::from(slot)) else {
-            return Err(PushError::NoSuchSlot { slot, limit: self.slots.len() });
-        };
-        let sequence = counts.attempted;
-        counts.attempted += u64::from(events);
-        self.attempted += u64::from(events);
+        let sequence = self.attempt(slot, events)?;
 
         let size = record_bytes(bytes);
         let padding = self.padding_before(size);
@@ -219,6 +214,17 @@ impl<M: Memory> Producer<M> {
             self.tail -= RECORD_ALIGN;
             self.memory.data()[self.index(self.tail)].store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Counts events of `slot` that no record will bring, a record above the limit say, as a [`push`](Self::push) into a full
+    /// ring does: the consumer is told of them as lost after the next [`flush`](Self::flush).
+    ///
+    /// # Errors
+    /// [`PushError::NoSuchSlot`] changes nothing.
+    pub fn lose(&mut self, slot: u16, events: u32) -> Result<(), PushError> {
+        self.attempt(slot, events)?;
+        self.note_loss(slot, events);
+        Ok(())
     }
 
     /// Publishes what was pushed, and what was lost, since the last flush. `true`: the consumer sleeps and this is what it
@@ -357,6 +363,17 @@ impl<M: Memory> Producer<M> {
 
     fn sound(&self) -> Result<(), Violation> {
         self.poisoned.map_or(Ok(()), Err)
+    }
+
+    /// Counts events that are tried; the number of the first on its slot.
+    fn attempt(&mut self, slot: u16, events: u32) -> Result<u64, PushError> {
+        let Some(counts) = self.slots.get_mut(usize::from(slot)) else {
+            return Err(PushError::NoSuchSlot { slot, limit: self.slots.len() });
+        };
+        let sequence = counts.attempted;
+        counts.attempted += u64::from(events);
+        self.attempted += u64::from(events);
+        Ok(sequence)
     }
 
     fn note_loss(&mut self, slot: u16, events: u32) {

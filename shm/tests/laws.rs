@@ -167,6 +167,30 @@ fn a_reserve_that_a_sleeping_consumer_would_never_be_woken_over_is_a_bug() {
 }
 
 #[test]
+fn what_no_record_can_bring_is_told_as_lost_in_its_place_and_behind_the_last() {
+    let (_, mut producer, mut consumer) = ring();
+    let limit = producer.payload_bytes_max();
+    let large = vec![0; limit + 1];
+    assert_eq!(producer.push(1, 0, 3, &[&large]), Err(PushError::TooLarge { bytes: limit + 1, limit }));
+    assert_eq!(producer.attempted(), 0, "it was never tried");
+    assert!(consumer.arm(1).unwrap());
+    producer.lose(1, 3).unwrap();
+    assert!(producer.flush(), "who sleeps is told");
+    consumer.disarm();
+    let mut lost = Vec::new();
+    consumer.tail_loss(|slot, events| lost.push((slot, events))).unwrap();
+    assert_eq!(lost, [(1, 3)]);
+    producer.lose(1, 2).unwrap();
+    producer.push(1, 0, 1, &[&PAYLOAD]).unwrap();
+    assert!(!producer.flush());
+    let record = consumer.read(&mut Vec::new()).unwrap().expect("a record");
+    assert_eq!((record.sequence, consumer.settle(&record, 1).unwrap()), (5, 2), "between the others");
+    assert_eq!(producer.attempted(), 6);
+    assert_eq!(producer.lose(2, 1), Err(PushError::NoSuchSlot { slot: 2, limit: 2 }));
+    assert_eq!(producer.attempted(), 6);
+}
+
+#[test]
 fn who_does_not_sleep_is_not_armed() {
     let (memory, mut producer, mut consumer) = ring();
     assert!(push(&mut producer) && !producer.flush());

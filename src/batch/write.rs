@@ -24,6 +24,8 @@ use crate::correlation::CorrelationMetadata;
 #[derive(Debug)]
 pub(crate) struct BatchWriter {
     record_bytes_max: u32,
+    /// The same for a record of more than one event.
+    shared_bytes_max: u32,
     phase: Phase,
     events: usize,
     /// Where the batch's correlation ends, and what that is known by.
@@ -60,6 +62,7 @@ impl BatchWriter {
     pub(crate) const fn new(record_bytes_max: u32) -> Self {
         Self {
             record_bytes_max,
+            shared_bytes_max: record_bytes_max,
             phase: Phase::Idle,
             events: 0,
             begun: ChainEnd { entries: 0, pairs: 0, string_bytes: 0 },
@@ -80,6 +83,12 @@ impl BatchWriter {
             overrides: Chain::new(),
             blobs: Vec::new(),
         }
+    }
+
+    /// Changes the limits, from the next event on: of a record with one event, and of one that several share.
+    pub(crate) const fn limit_to(&mut self, record_bytes_max: u32, shared_bytes_max: u32) {
+        self.record_bytes_max = record_bytes_max;
+        self.shared_bytes_max = shared_bytes_max;
     }
 
     /// Begins a record whose events belong to `correlation`, and forgets the one before.
@@ -177,7 +186,7 @@ impl BatchWriter {
     fn room(&self) -> Option<usize> {
         let limit = match self.events {
             0 => self.record_bytes_max as usize,
-            1..RECORD_EVENTS_MAX => RECORD_BYTES_TARGET.min(self.record_bytes_max as usize),
+            1..RECORD_EVENTS_MAX => RECORD_BYTES_TARGET.min(self.shared_bytes_max as usize),
             _ => return None,
         };
         limit.checked_sub(self.bytes())

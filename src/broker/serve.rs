@@ -16,7 +16,7 @@ use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, StartError};
 use crate::client::{Core, Disconnected, run_session};
 use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
-use crate::control::{Action, Input, Machine, Origin, Report, SessionId, Settings};
+use crate::control::{Action, Awaited, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
 use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
@@ -121,6 +121,8 @@ impl Server {
             epoch: Epoch(epoch),
             policy: options.policy.clone(),
             ring_bytes: options.ring_bytes as u64,
+            ring_budget_bytes: options.ring_budget_bytes,
+            ring_budget_per_uid: options.ring_budget_per_uid,
             backing: options.backing,
             route_deadline: options.route_deadline,
             hello_deadline: HELLO_DEADLINE,
@@ -151,6 +153,9 @@ impl Server {
             }
             Command::Poisonings { reply } => {
                 let _ = reply.send(self.poisonings.list());
+            }
+            Command::RingCharges { reply } => {
+                let _ = reply.send(self.machine.ring_charges());
             }
             Command::Shutdown { .. } => unreachable!("the loop takes it itself"),
         }
@@ -225,7 +230,7 @@ impl Server {
         let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
         let peer = Peer::Remote(Remote { credentials, reader, writer });
         self.connections.insert(session, Connection { outgoing, peer });
-        self.feed(Input::Connected { session, origin: Origin::Remote });
+        self.feed(Input::Connected { session, origin: Origin::Remote { uid } });
     }
 
     fn event(&mut self, event: Event) {
@@ -273,7 +278,8 @@ impl Server {
             Request::ConsumerSegment { ring, handle } => (*ring, *handle, false),
             _ => return Ok(()),
         };
-        let Some(reader) = self.machine.awaits_segment(session, ring, of_producer) else {
+        let Some(Awaited { reader, ring_bytes }) = self.machine.awaits_segment(session, ring, of_producer)
+        else {
             return Ok(());
         };
         let backing = self.options.backing;
@@ -289,7 +295,8 @@ impl Server {
         };
         let owner = self.uid(session);
         let checked = if of_producer {
-            shm::check_producer_segment(&handle, self.options.ring_bytes, owner)
+            let capacity = usize::try_from(ring_bytes).expect("the machine takes no larger size");
+            shm::check_producer_segment(&handle, capacity, owner)
         } else {
             shm::check_consumer_segment(&handle, owner)
         };
@@ -512,6 +519,9 @@ fn log(report: &Report) {
             tracing::warn!(%component, %reason, "was sent away");
         }
         Report::Refused { who, what } => tracing::warn!(who, what, "refused"),
+        Report::SmallerRing { publisher, subscriber, asked_bytes, cause } => {
+            tracing::warn!(%publisher, %subscriber, asked_bytes, cause, "a ring has not the size asked for");
+        }
         Report::Poisoned { culprit, by, violation } => {
             tracing::error!(%culprit, %by, violation, "a ring was broken");
         }
@@ -522,7 +532,7 @@ fn log(report: &Report) {
 mod tests {
     use super::*;
     use crate::broker::DaemoneyeBroker;
-    use crate::client::SubscribeError;
+    use crate::client::{SubscribeError, SubscribeOptions};
 
     /// Long enough for a slow machine; what is waited for takes milliseconds.
     const LONG: Duration = Duration::from_secs(20);
@@ -534,12 +544,14 @@ mod tests {
         let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
         broker.start().await.expect("a free path");
         let core = broker.embed("agent").await.expect("a free name");
-        let mut events = core.subscription(&["events.#"]).await.expect("the agent may");
+        let mut events =
+            core.subscription(&["events.#"], SubscribeOptions::new()).await.expect("the agent may");
         broker.shutdown().await;
         let end = tokio::time::timeout(LONG, events.recv()).await.expect("it does not wait for ever");
         assert!(end.is_none(), "{end:?}");
         assert_eq!(core.disconnected().await, Disconnected::Dismissed(GoodbyeReason::Shutdown));
-        let refused = core.subscription(&["alerts.#"]).await.expect_err("it is over");
+        let refused =
+            core.subscription(&["alerts.#"], SubscribeOptions::new()).await.expect_err("it is over");
         assert!(matches!(refused, SubscribeError::Disconnected(_)), "{refused:?}");
         assert!(!path.exists());
     }

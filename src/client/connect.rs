@@ -203,9 +203,7 @@ async fn greet(link: &mut Link, hello: Hello) -> Result<Notice, LinkError> {
 
 /// A welcome that makes sense: nothing of it is looked at again.
 fn checked(welcome: Welcome) -> Result<Welcome, String> {
-    let capacity = usize::try_from(welcome.ring_bytes).unwrap_or(0);
-    let range = shm::layout::CAPACITY_MIN..=shm::layout::CAPACITY_MAX;
-    if !capacity.is_power_of_two() || !range.contains(&capacity) {
+    if !config::is_ring_size(welcome.ring_bytes) {
         return Err(format!("rings of {} bytes can't be", welcome.ring_bytes));
     }
     crate::access::Component::from_client_id(&welcome.component).map_err(|error| error.to_string())?;

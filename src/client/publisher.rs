@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::session::{Command, Commands, Ground};
 use crate::batch::{BatchEvent, BatchWriter, EventTooLarge, PushError, RECORD_BYTES_TARGET};
 use crate::correlation::CorrelationMetadata;
-use crate::dataplane::{Delivery, Outbox, OutboxShared};
+use crate::dataplane::{Delivery, Outbox, OutboxShared, RecordLimits};
 use crate::routing::TopicId;
 
 /// Records of ordinary size that a publisher keeps for its next batch: 4 MiB of them, which is a scan of some 15,000 processes.
@@ -73,7 +73,6 @@ pub struct Publisher {
     stamp: NonZeroU64,
     /// The records of the batch in progress, and of earlier ones, to be used again.
     records: Vec<BatchWriter>,
-    record_bytes_max: u32,
     lease: Lease,
     not_sync: PhantomData<Cell<()>>,
 }
@@ -100,14 +99,14 @@ impl Publisher {
         ground: &Ground,
         record_bytes_max: u32,
     ) -> Self {
+        let (hub, events) = (Arc::clone(&ground.hub), ground.data_events.clone());
         Self {
-            outbox: Outbox::new(Arc::clone(&shared), Arc::clone(&ground.hub), ground.data_events.clone()),
+            outbox: Outbox::new(Arc::clone(&shared), hub, events, record_bytes_max),
             shared,
             topic: TopicId::nth(0),
             correlation: CorrelationMetadata::default(),
             stamp: NonZeroU64::MIN,
             records: Vec::new(),
-            record_bytes_max,
             lease: Lease { number, commands },
             not_sync: PhantomData,
         }
@@ -129,13 +128,16 @@ impl Publisher {
 
     /// Publishes one event. Never waits.
     ///
+    /// An event of up to an eighth of the broker's ring size is never refused, a larger one only where no subscriber's ring takes it.
+    /// Whose ring is too small for it loses it, and is told, as if the ring were full.
+    ///
     /// # Errors
     /// [`EventTooLarge`], and nothing was published. It is looked at only if there is a subscriber.
     pub fn publish(&mut self, event: &impl BatchEvent) -> Result<Delivery, EventTooLarge> {
         if !self.outbox.has_targets(self.topic) {
             return Ok(self.outbox.skip(1));
         }
-        self.encode(event, None)?;
+        self.encode(self.topic, event, None)?;
         Ok(self.publish_first(self.topic))
     }
 
@@ -158,7 +160,7 @@ impl Publisher {
         if !self.outbox.has_targets(self.topic) {
             return Ok(self.outbox.skip(1));
         }
-        self.encode(event, None)?;
+        self.encode(self.topic, event, None)?;
         self.outbox.await_room(self.topic, self.records[0].bytes(), deadline).await;
         Ok(self.publish_first(self.topic))
     }
@@ -173,21 +175,24 @@ impl Publisher {
         if !self.outbox.has_targets(topic) {
             return Ok(self.outbox.skip(1));
         }
-        self.encode(event, Some(correlation))?;
+        self.encode(topic, event, Some(correlation))?;
         Ok(self.publish_first(topic))
     }
 
     /// Encodes one event into the first record, under this publisher's correlation or another.
     fn encode(
         &mut self,
+        topic: TopicId,
         event: &impl BatchEvent,
         other: Option<&CorrelationMetadata>,
     ) -> Result<(), EventTooLarge> {
         let (correlation, stamp) = other.map_or((&self.correlation, Some(self.stamp)), |other| (other, None));
+        let RecordLimits { single, shared } = self.outbox.limits(topic);
         if self.records.is_empty() {
-            self.records.push(BatchWriter::new(self.record_bytes_max));
+            self.records.push(BatchWriter::new(single));
         }
         let record = &mut self.records[0];
+        record.limit_to(single, shared);
         record.begin_stamped(correlation, stamp)?;
         match record.push(event, None) {
             Ok(()) => Ok(()),
@@ -273,7 +278,8 @@ fn deadline_of(patience: Duration) -> Instant {
 /// Events on their way into one batch. They are encoded as they are pushed, and leave together with [`publish`](Self::publish);
 /// dropped before that, nothing of them leaves.
 ///
-/// A batch of any length can be pushed: it is divided into records of up to 64 KiB and 512 events.
+/// A batch of any length can be pushed: it is divided into records of up to 64 KiB and 512 events, or of what the smallest ring of
+/// its subscribers takes.
 ///
 /// ```
 /// use daemoneye_eventbus::{ConnectOptions, EventBusClient};
@@ -397,6 +403,7 @@ impl BatchBuilder<'_> {
         correlation: Option<&CorrelationMetadata>,
     ) -> Result<(), EventTooLarge> {
         if !self.open {
+            self.publisher.outbox.follow();
             self.begin(0)?;
         }
         match self.publisher.records[self.filled].push(event, correlation) {
@@ -426,10 +433,12 @@ impl BatchBuilder<'_> {
 
     /// Opens the record with this index.
     fn begin(&mut self, index: usize) -> Result<(), EventTooLarge> {
-        let Publisher { records, correlation, stamp, record_bytes_max, .. } = &mut *self.publisher;
+        let Publisher { outbox, records, topic, correlation, stamp, .. } = &mut *self.publisher;
+        let RecordLimits { single, shared } = outbox.limits(*topic);
         if records.len() == index {
-            records.push(BatchWriter::new(*record_bytes_max));
+            records.push(BatchWriter::new(single));
         }
+        records[index].limit_to(single, shared);
         records[index].begin_stamped(correlation, Some(*stamp))?;
         self.filled = index;
         self.open = true;

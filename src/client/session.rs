@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use shm::Descriptor;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 
 use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
 use crate::access::Component;
@@ -19,7 +20,7 @@ use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
 
 mod rings;
-use rings::RingState;
+use rings::{Made, RingState};
 
 /// Where an answer is waited for.
 pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
@@ -44,6 +45,7 @@ pub(crate) enum Command {
     Subscribe {
         subscription: u32,
         patterns: Vec<TopicPattern>,
+        ring_bytes: Option<u64>,
         reply: Reply<Subscribed, SubscribeError>,
     },
     Unsubscribe {
@@ -81,6 +83,14 @@ enum Asked {
     Subscribe { subscription: u32, reply: Reply<Subscribed, SubscribeError> },
 }
 
+/// A subscription that the broker is not asked for yet.
+#[derive(Debug)]
+struct Joining {
+    patterns: Vec<TopicPattern>,
+    ring_bytes: Option<u64>,
+    reply: Reply<Subscribed, SubscribeError>,
+}
+
 /// The session's state.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -89,8 +99,10 @@ pub(crate) struct Session {
     inbox: Option<Inbox>,
     publishers: HashMap<u32, PublisherState>,
     rings: HashMap<RingId, RingState>,
+    /// Segments that are larger than usual, and take long.
+    making: JoinSet<Made>,
     /// Subscriptions that the data thread is to count in first.
-    joining: HashMap<u32, (Vec<TopicPattern>, Reply<Subscribed, SubscribeError>)>,
+    joining: HashMap<u32, Joining>,
     asked: HashMap<u32, Asked>,
     last_request: u32,
     outgoing: VecDeque<(Request, Option<Descriptor>)>,
@@ -126,6 +138,7 @@ pub(crate) async fn run(ground: Arc<Ground>, welcome: Welcome, mut link: Link, c
                 None => return,
             },
             Some(event) = data_events.recv() => session.data_event(event),
+            Some(Ok(made)) = session.making.join_next() => session.made(made),
         }
     };
     drop(link);
@@ -149,6 +162,7 @@ impl Session {
             inbox: None,
             publishers: HashMap::new(),
             rings: HashMap::new(),
+            making: JoinSet::new(),
             joining: HashMap::new(),
             asked: HashMap::new(),
             last_request: 0,
@@ -184,9 +198,9 @@ impl Session {
                     self.ask(Request::ClosePublisher { publisher });
                 }
             }
-            Command::Subscribe { subscription, patterns, reply } => {
+            Command::Subscribe { subscription, patterns, ring_bytes, reply } => {
                 let reply = self.in_time(reply, SubscribeError::Timeout);
-                self.joining.insert(subscription, (patterns, reply));
+                self.joining.insert(subscription, Joining { patterns, ring_bytes, reply });
                 match &self.inbox {
                     Some(inbox) => inbox.join(subscription),
                     None => self.subscribe(subscription),
@@ -204,10 +218,10 @@ impl Session {
     /// Asks the broker for a subscription that the data thread counts in: had the broker been asked first, an event could come
     /// before its queue is known.
     fn subscribe(&mut self, subscription: u32) {
-        if let Some((patterns, reply)) = self.joining.remove(&subscription) {
+        if let Some(Joining { patterns, ring_bytes, reply }) = self.joining.remove(&subscription) {
             let request = self.next_request(Asked::Subscribe { subscription, reply });
             let patterns = patterns.iter().map(TopicPattern::to_string).collect();
-            self.ask(Request::Subscribe { request, subscription, patterns });
+            self.ask(Request::Subscribe { request, subscription, patterns, ring_bytes });
         }
     }
 
@@ -286,8 +300,8 @@ impl Session {
                     answer(reply, Ok(Subscribed { granted, withheld, missed }));
                 }
             }
-            Notice::MakeProducerSegment { ring, publisher } => {
-                let made = self.make_producer_segment(ring, publisher, descriptor);
+            Notice::MakeProducerSegment { ring, publisher, ring_bytes } => {
+                let made = self.make_producer_segment(ring, publisher, ring_bytes, descriptor);
                 self.or_no_ring(ring, made);
             }
             Notice::MakeConsumerSegment { ring, publisher, component } => {
@@ -298,8 +312,8 @@ impl Session {
                 let attached = self.attach_producer(ring, handle.join(descriptor));
                 self.or_poisoned(ring, attached);
             }
-            Notice::AttachConsumer { ring, handle } => {
-                let attached = self.attach_consumer(ring, handle.join(descriptor));
+            Notice::AttachConsumer { ring, handle, ring_bytes } => {
+                let attached = self.attach_consumer(ring, handle.join(descriptor), ring_bytes);
                 self.or_poisoned(ring, attached);
             }
             Notice::Grant { order, ring, slot, generation, topic } => match &self.inbox {
@@ -384,6 +398,7 @@ impl Session {
             self.close_all_rings();
         }
         // What the broker has not completed by now it never will.
+        self.making = JoinSet::new();
         self.rings.retain(|_, ring| ring.is_complete());
         match &self.inbox {
             Some(inbox) => inbox.session_over(),
@@ -394,7 +409,7 @@ impl Session {
                 answer(reply, Err(why.clone().into()));
             }
         }
-        for (_, (_, reply)) in self.joining.drain() {
+        for (_, Joining { reply, .. }) in self.joining.drain() {
             answer(reply, Err(why.clone().into()));
         }
         for state in self.publishers.values_mut() {
@@ -492,7 +507,8 @@ mod tests {
         let handle = shm::Handle::from(spoiled);
         shm::check_producer_segment(&handle, RING_BYTES, 0).expect("the broker would hand it on");
         let (handle, spoiled) = Handle::split(handle);
-        session.notice(Notice::AttachConsumer { ring, handle }, spoiled);
+        let ring_bytes = RING_BYTES as u64;
+        session.notice(Notice::AttachConsumer { ring, handle, ring_bytes }, spoiled);
         let said = session.outgoing.pop_front();
         assert!(matches!(said, Some((Request::Poisoned { ring: RingId(5), .. }, None))), "{said:?}");
         assert!(session.rings.is_empty() && session.outgoing.is_empty());
@@ -509,9 +525,41 @@ mod tests {
         session.notice(make, Some(bell));
         session.outgoing.clear();
         let handle = Handle::Name("/deebp000010000000000000000000".parse().expect("a name that nobody has"));
-        session.notice(Notice::AttachConsumer { ring, handle }, None);
+        session.notice(Notice::AttachConsumer { ring, handle, ring_bytes: RING_BYTES as u64 }, None);
         assert!(session.rings.is_empty() && session.outgoing.is_empty(), "{:?}", session.outgoing);
         assert_eq!(other_end.hear(), shm::Heard::PeerGone, "our end of the doorbell is closed");
+    }
+
+    /// The segment is in the offing: nothing is said of it yet.
+    fn making(session: &mut Session, ring: RingId) -> Doorbell {
+        let (other_end, bell) = Doorbell::ends().expect("descriptors");
+        let ring_bytes = 2 * RING_BYTES as u64;
+        session.notice(Notice::MakeProducerSegment { ring, publisher: 0, ring_bytes }, Some(bell));
+        assert!(session.outgoing.is_empty() && session.making.len() == 1, "the control thread is free");
+        other_end.into()
+    }
+
+    #[tokio::test]
+    async fn a_segment_that_is_larger_than_usual_is_made_beside_the_control_thread() {
+        let (_core, mut session) = session();
+        let (first, second) = (RingId(5), RingId(6));
+        let bell = making(&mut session, first);
+        let made = session.making.join_next().await.expect("it is being made").expect("no panic");
+        session.made(made);
+        let offered = session.outgoing.pop_front();
+        let Some((Request::ProducerSegment { ring, handle }, descriptor)) = offered else {
+            panic!("{offered:?}")
+        };
+        let handle = handle.join(descriptor).expect("it has what it carries");
+        shm::check_producer_segment(&handle, 2 * RING_BYTES, 0).expect("it has the size asked for");
+        assert_eq!((ring, bell.hear()), (first, shm::Heard::PeerThere), "our end is open");
+
+        let bell = making(&mut session, second);
+        session.notice(Notice::CloseRing { ring: second, accused: None }, None);
+        let made = session.making.join_next().await.expect("it is being made").expect("no panic");
+        session.made(made);
+        assert!(session.outgoing.is_empty(), "of a ring that was closed meanwhile nothing is said");
+        assert_eq!(bell.hear(), shm::Heard::PeerGone);
     }
 
     #[test]

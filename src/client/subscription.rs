@@ -6,12 +6,93 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
-use super::Subscribed;
 use super::session::{Command, Commands};
+use super::{SubscribeError, Subscribed};
 use crate::access::Withheld;
+use crate::config::is_ring_size;
 use crate::dataplane::{Hub, Item, Losses, Queue, ReceivedBatch, RecvError, Taken};
 use crate::event::BusEvent;
 use crate::topic::TopicPattern;
+
+/// What a subscription asks for beyond its patterns.
+///
+/// A ring is there for each pair of a publisher and a subscribing process, and is never made larger or smaller. So the size counts
+/// for rings that come to be for this subscription, also when a publisher comes later; where several subscriptions of a process match
+/// the same publisher by then, the largest of their sizes, the broker's own for those that ask for none. A process that has no
+/// ring of its own with the publisher, being the same one, has no use for it.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, EventBusClient, SubscribeError, SubscribeOptions};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// let detector = EventBusClient::connect(ConnectOptions::new("detector").path(&path)).await?;
+/// let _publisher = procmond.publisher("events.process.batch").await?;
+///
+/// let odd = SubscribeOptions::new().ring_bytes(100_000);
+/// let error = detector.subscription_with(&["events.process.#"], odd).await.expect_err("no power of two");
+/// assert_eq!(error, SubscribeError::RingBytes(100_000));
+///
+/// let slow = SubscribeOptions::new().ring_bytes(32 << 20);
+/// let _batches = detector.subscription_with(&["events.process.#"], slow).await?;
+/// # while detector.statistics().ring_bytes == 0 { tokio::task::yield_now().await }
+/// assert_eq!(detector.statistics().ring_bytes, 32 << 20);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    ring_bytes: Option<usize>,
+    queue_bytes: Option<usize>,
+}
+
+impl SubscribeOptions {
+    /// What the broker and the client have for all subscriptions.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Data bytes of the rings that come to be for this subscription: a power of two from 64 KiB to 1 GiB. At first what the broker
+    /// has for all, [`BrokerOptions::ring_bytes`](crate::BrokerOptions::ring_bytes).
+    ///
+    /// An event above an eighth of a ring is lost where it does not fit, and told. A ring is made within the broker's route deadline:
+    /// 1 GiB takes some 0.4 s. A publisher that can't make it, or not in time, has one of the broker's size with this process
+    /// instead, which the broker logs, and [`ClientStatistics::ring_bytes`](crate::ClientStatistics::ring_bytes) shows.
+    #[must_use]
+    pub fn ring_bytes(mut self, bytes: usize) -> Self {
+        self.ring_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes that may wait for this subscription. At first what the client has for all, or twice the size of the rings that are asked
+    /// for here, if that is more: what waited in a full ring fits. What comes beyond them is lost to this subscription, and
+    /// counted.
+    #[must_use]
+    pub fn queue_bytes(mut self, bytes: usize) -> Self {
+        self.queue_bytes = Some(bytes);
+        self
+    }
+
+    /// The size asked for, if it can be.
+    pub(super) fn checked_ring_bytes(self) -> Result<Option<u64>, SubscribeError> {
+        match self.ring_bytes {
+            Some(bytes) if !is_ring_size(bytes as u64) => Err(SubscribeError::RingBytes(bytes)),
+            bytes => Ok(bytes.map(|bytes| bytes as u64)),
+        }
+    }
+
+    pub(super) fn queue_bytes_or(self, default: usize) -> usize {
+        let rings = self.ring_bytes.map_or(0, |bytes| bytes.saturating_mul(2));
+        self.queue_bytes.unwrap_or(default.max(rings))
+    }
+}
 
 /// A stream of batches. It ends when the session is over and each ring that leads here was read to its end.
 ///

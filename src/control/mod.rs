@@ -33,6 +33,7 @@
 //! before the end would have the publisher sent away. So a wait lasts for three steps at most: segment, grant, route (or
 //! unroute, grant, route), each within its deadline.
 
+mod budget;
 mod requests;
 mod routes;
 mod sessions;
@@ -49,6 +50,8 @@ use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
 use sessions::{Interest, Publisher, Session};
 
+pub use budget::{Payer, RingCharge};
+pub(crate) use routes::Awaited;
 pub(crate) use sessions::AGENT;
 
 /// One connection of one client.
@@ -58,8 +61,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 /// Who a session may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// Another process, over the socket.
-    Remote,
+    /// Another process, of this user, over the socket.
+    Remote { uid: u32 },
     /// The process that embeds the broker: it may be the agent.
     Embedded,
 }
@@ -130,6 +133,13 @@ pub(crate) enum Report {
         who: String,
         what: String,
     },
+    /// A ring is of the broker's own size, since its publisher could not make one of the size that its subscriber asked for.
+    SmallerRing {
+        publisher: Component,
+        subscriber: Component,
+        asked_bytes: u64,
+        cause: String,
+    },
     /// `by` says that the other side of a ring, `culprit`, broke its laws.
     Poisoned {
         culprit: Component,
@@ -143,7 +153,11 @@ pub(crate) enum Report {
 pub(crate) struct Settings {
     pub(crate) epoch: Epoch,
     pub(crate) policy: AccessPolicy,
+    /// Of rings that nobody has asked to be of another size.
     pub(crate) ring_bytes: u64,
+    /// For all rings, and for those that one user answers for.
+    pub(crate) ring_budget_bytes: u64,
+    pub(crate) ring_budget_per_uid: u64,
     pub(crate) backing: shm::Backing,
     pub(crate) route_deadline: Duration,
     pub(crate) hello_deadline: Duration,
@@ -245,8 +259,8 @@ impl<F> Machine<F> {
                 self.declare(session, request, publisher, topic_number, &topic);
             }
             Request::ClosePublisher { publisher } => self.close_publisher_of(session, publisher),
-            Request::Subscribe { request, subscription, patterns } => {
-                self.subscribe(session, request, subscription, &patterns);
+            Request::Subscribe { request, subscription, patterns, ring_bytes } => {
+                self.subscribe(session, request, subscription, &patterns, ring_bytes);
             }
             Request::Unsubscribe { subscription } => self.unsubscribe(session, subscription),
             Request::ProducerSegment { ring, handle } => {
@@ -293,6 +307,7 @@ impl<F> Machine<F> {
         for session in mute {
             self.dismiss(session, GoodbyeReason::HelloDeadline);
         }
+        self.shrink_late_rings();
         while let Some(session) = self.late() {
             let own: BTreeSet<PublisherId> = self.sessions[&session].publishers.values().copied().collect();
             self.name_in_answers(session, |key| own.contains(&key.publisher));

@@ -1,12 +1,14 @@
 //! Subscribe and declare: checked, turned into routes, and answered when the routes are active.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::routes::RouteKey;
-use super::sessions::{Interest, Publisher, cut};
+use super::routes::{RouteKey, Wish};
+use super::sessions::{Interest, Publisher, Subscribed, cut};
 use super::{Machine, Report, SessionId};
 use crate::access::{Denial, Withheld};
-use crate::config::{ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX};
+use crate::config::{
+    ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX, is_ring_size,
+};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, PublisherId, Refusal};
 
@@ -20,9 +22,10 @@ pub(super) struct Wait {
 
 /// A subscription that is let in: all its patterns, and what of them is granted and withheld.
 struct Admitted {
-    patterns: Vec<TopicPattern>,
+    subscribed: Subscribed,
     granted: Vec<TopicPattern>,
     withheld: Vec<Withheld>,
+    wishes: Vec<Wish>,
 }
 
 impl<F> Machine<F> {
@@ -32,15 +35,20 @@ impl<F> Machine<F> {
         request: u32,
         subscription: u32,
         patterns: &[String],
+        ring_bytes: Option<u64>,
     ) {
         if self.sessions[&session].subscriptions.contains_key(&subscription) {
             return self.fault(session, "a subscription number that is in use");
         }
-        match self.check_subscribe(session, patterns) {
-            Ok(Admitted { patterns, granted, withheld }) => {
+        match self.check_subscribe(session, patterns, ring_bytes) {
+            Ok(Admitted { subscribed, granted, withheld, wishes }) => {
                 let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
-                let keys = self.install(session, subscription, patterns);
-                self.wait_for(session, keys, answer);
+                for pattern in &subscribed.patterns {
+                    self.interests.insert(pattern, Interest { session, subscription });
+                }
+                let state = self.sessions.get_mut(&session).expect("the caller found the session");
+                state.subscriptions.insert(subscription, subscribed);
+                self.wait_for(session, wishes, answer);
             }
             Err(refusal) => self.refuse(session, request, refusal),
         }
@@ -48,7 +56,7 @@ impl<F> Machine<F> {
 
     pub(super) fn unsubscribe(&mut self, session: SessionId, subscription: u32) {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        let Some(patterns) = state.subscriptions.remove(&subscription) else {
+        let Some(Subscribed { patterns, .. }) = state.subscriptions.remove(&subscription) else {
             return;
         };
         for pattern in &patterns {
@@ -86,19 +94,15 @@ impl<F> Machine<F> {
             return self.fault(session, "a topic that is declared already");
         }
         match self.check_declare(session, known, next, topic) {
-            Ok(topic) => {
+            Ok((topic, subscribers)) => {
                 let publisher = known.unwrap_or_else(|| self.open_publisher(session, number));
                 let state = self.publishers.get_mut(&publisher).expect("it was just opened or found");
-                state.topics.push(topic.clone());
-                let subscribers = self.interests.matching(&topic);
-                let subscribers: BTreeSet<SessionId> =
-                    subscribers.into_iter().map(|interest| interest.session).collect();
-                let keys = subscribers
-                    .into_iter()
-                    .filter(|subscriber| self.may_receive(*subscriber, &topic))
-                    .map(|subscriber| RouteKey { publisher, subscriber, topic_number })
-                    .collect();
-                self.wait_for(session, keys, Notice::Declared { request, publisher });
+                state.topics.push(topic);
+                let wishes = subscribers.into_iter().map(|(subscriber, ring_bytes)| {
+                    let key = RouteKey { publisher, subscriber, topic_number };
+                    Wish { key, ring_bytes }
+                });
+                self.wait_for(session, wishes.collect(), Notice::Declared { request, publisher });
             }
             Err(refusal) => self.refuse(session, request, refusal),
         }
@@ -138,8 +142,17 @@ impl<F> Machine<F> {
         self.send(session, Notice::Refused { request, refusal });
     }
 
-    /// Well-formed patterns, and what of them is granted and withheld.
-    fn check_subscribe(&self, session: SessionId, patterns: &[String]) -> Result<Admitted, Refusal> {
+    /// Well-formed patterns, what of them is granted and withheld, and the routes that they ask for.
+    fn check_subscribe(
+        &self,
+        session: SessionId,
+        patterns: &[String],
+        ring_bytes: Option<u64>,
+    ) -> Result<Admitted, Refusal> {
+        let ring_bytes = ring_bytes.unwrap_or(self.settings.ring_bytes);
+        if !is_ring_size(ring_bytes) {
+            return Err(Refusal::RingBytes { bytes: ring_bytes });
+        }
         // The one beyond the limit is the one too many.
         limit("patterns in this subscription", patterns.len().saturating_sub(1), PATTERNS_MAX)?;
         let subscriptions = self.sessions[&session].subscriptions.len();
@@ -162,47 +175,50 @@ impl<F> Machine<F> {
         }
         let granted = within_budget(granted, |pattern| pattern.as_str().len());
         let withheld = within_budget(withheld, |part| part.pattern.as_str().len() + part.needed.len());
-        Ok(Admitted { patterns: parsed, granted, withheld })
+        let wishes = self.wishes(session, &parsed, ring_bytes);
+        self.afford(self.payer(session), self.needed_to_subscribe(session, &wishes))?;
+        let subscribed = Subscribed { patterns: parsed, ring_bytes };
+        Ok(Admitted { subscribed, granted, withheld, wishes })
     }
 
-    /// Books a subscription, and yields the routes that it asks for.
-    fn install(
-        &mut self,
-        session: SessionId,
-        subscription: u32,
-        patterns: Vec<TopicPattern>,
-    ) -> Vec<RouteKey> {
-        for pattern in &patterns {
-            self.interests.insert(pattern, Interest { session, subscription });
-        }
-        let mut keys = Vec::new();
+    /// The routes that a subscription asks for.
+    fn wishes(&self, session: SessionId, patterns: &[TopicPattern], ring_bytes: u64) -> Vec<Wish> {
+        let mut wishes = Vec::new();
         for (id, publisher) in &self.publishers {
             for (topic_number, topic) in (0..).zip(&publisher.topics) {
                 let asked = patterns.iter().any(|pattern| pattern.matches(topic));
                 if asked && self.may_receive(session, topic) {
-                    keys.push(RouteKey { publisher: *id, subscriber: session, topic_number });
+                    let key = RouteKey { publisher: *id, subscriber: session, topic_number };
+                    wishes.push(Wish { key, ring_bytes });
                 }
             }
         }
-        let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        state.subscriptions.insert(subscription, patterns);
-        keys
+        wishes
     }
 
+    /// A topic that may be published on, and who receives it, with the ring that each asks for.
     fn check_declare(
         &self,
         session: SessionId,
         known: Option<PublisherId>,
         topics: usize,
         topic: &str,
-    ) -> Result<Topic, Refusal> {
+    ) -> Result<(Topic, BTreeMap<SessionId, u64>), Refusal> {
         if known.is_none() {
             limit("publishers of this session", self.sessions[&session].publishers.len(), PUBLISHERS_MAX)?;
         }
         limit("topics of this publisher", topics, TOPICS_MAX)?;
         let topic = Topic::new(topic).map_err(|_| Refusal::Malformed { text: cut(topic, 300) })?;
         self.settings.policy.may_publish(&self.component(session), &topic)?;
-        Ok(topic)
+        let mut subscribers = BTreeMap::new();
+        for Interest { session, subscription } in self.interests.matching(&topic) {
+            let asked = self.sessions[&session].subscriptions[&subscription].ring_bytes;
+            let largest = subscribers.entry(session).or_insert(asked);
+            *largest = asked.max(*largest);
+        }
+        subscribers.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
+        self.afford(self.payer(session), self.needed_to_declare(session, known, &subscribers))?;
+        Ok((topic, subscribers))
     }
 
     fn open_publisher(&mut self, session: SessionId, number: u32) -> PublisherId {
@@ -218,14 +234,16 @@ impl<F> Machine<F> {
     }
 
     /// Asks for routes, and answers once all of them are active.
-    fn wait_for(&mut self, session: SessionId, keys: Vec<RouteKey>, mut answer: Notice) {
+    fn wait_for(&mut self, session: SessionId, wishes: Vec<Wish>, mut answer: Notice) {
         if let Notice::Subscribed { missed, .. } = &mut answer {
-            let parted = keys.iter().filter(|key| self.is_parted(**key));
+            let parted = wishes.iter().map(|wish| wish.key).filter(|key| self.is_parted(*key));
             let names = parted.map(|key| self.component(self.publishers[&key.publisher].session).to_string());
             missed.extend(names.collect::<BTreeSet<_>>());
             *missed = within_budget(std::mem::take(missed), String::len);
         }
-        let awaiting: BTreeSet<RouteKey> = keys.into_iter().filter(|key| !self.want(*key)).collect();
+        let payer = self.payer(session);
+        let awaiting = wishes.into_iter().filter(|wish| !self.want(*wish, payer)).map(|wish| wish.key);
+        let awaiting: BTreeSet<RouteKey> = awaiting.collect();
         if awaiting.is_empty() {
             return self.send(session, answer);
         }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Action, Machine, Origin, Report, SessionId};
+use super::{Action, Machine, Origin, Payer, Report, SessionId};
 use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
 use crate::wire::{GoodbyeReason, Handle, Notice, OrderId, PublisherId, RingId, SlotTarget};
@@ -13,6 +13,22 @@ pub(super) struct RouteKey {
     pub(super) publisher: PublisherId,
     pub(super) subscriber: SessionId,
     pub(super) topic_number: u32,
+}
+
+/// A route that is asked for, and the size of the ring that comes to be for it, if there is none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) key: RouteKey,
+    pub(super) ring_bytes: u64,
+}
+
+/// A segment that a session is to hand over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Awaited {
+    /// Who waits for it.
+    pub(crate) reader: SessionId,
+    /// Data bytes of the ring.
+    pub(crate) ring_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -38,6 +54,9 @@ pub(super) struct Ring<F> {
     pub(super) id: RingId,
     pub(super) publisher: PublisherId,
     pub(super) subscriber: SessionId,
+    /// Of its data.
+    pub(super) bytes: u64,
+    pub(super) payer: Payer,
     pub(super) stage: Stage<F>,
     pub(super) slots: Vec<Slot>,
 }
@@ -78,8 +97,9 @@ pub(super) struct Order {
 }
 
 impl<F> Machine<F> {
-    /// Asks for a route. `true`: it is active already.
-    pub(super) fn want(&mut self, key: RouteKey) -> bool {
+    /// Asks for a route, at the expense of `payer`. `true`: it is active already.
+    pub(super) fn want(&mut self, wish: Wish, payer: Payer) -> bool {
+        let Wish { key, ring_bytes } = wish;
         if let Some(route) = self.routes.get_mut(&key) {
             route.wanted = true;
             return route.phase == Phase::Active;
@@ -96,7 +116,7 @@ impl<F> Machine<F> {
                 self.start_granting(key);
             }
         } else {
-            self.start_ring(key.publisher, key.subscriber);
+            self.start_ring(key.publisher, key.subscriber, ring_bytes, payer);
         }
         false
     }
@@ -161,13 +181,13 @@ impl<F> Machine<F> {
             return self.no_ring(subscriber, id, "the broker has no descriptors left");
         };
         ring.stage = Stage::NeedsSegments { producer: None, consumer: None, due };
-        let (publisher, subscriber) = (ring.publisher, ring.subscriber);
+        let (publisher, subscriber, ring_bytes) = (ring.publisher, ring.subscriber, ring.bytes);
         let Some(state) = self.publishers.get(&publisher) else {
             return;
         };
         let (session, number) = (state.session, state.number);
         let component = self.component(session).to_string();
-        let notice = Notice::MakeProducerSegment { ring: id, publisher: number };
+        let notice = Notice::MakeProducerSegment { ring: id, publisher: number, ring_bytes };
         self.send_with(session, notice, Some(producer_end));
         let notice = Notice::MakeConsumerSegment { ring: id, publisher, component };
         self.send_with(subscriber, notice, Some(consumer_end));
@@ -199,30 +219,32 @@ impl<F> Machine<F> {
         self.join(id, producer_session, consumer_session);
     }
 
-    /// The session that waits for this one's segment of a ring; `None` if it was not asked for one, or has handed it over.
+    /// What of a session's segment of a ring is awaited; `None` if it was not asked for one, or has handed it over.
     pub(crate) fn awaits_segment(
         &self,
         session: SessionId,
         id: RingId,
         of_producer: bool,
-    ) -> Option<SessionId> {
+    ) -> Option<Awaited> {
         let (producer, consumer) = self.ends_of(id)?;
-        match (&self.rings[&id].stage, of_producer) {
-            (Stage::NeedsSegments { producer: None, .. }, true) if session == producer => Some(consumer),
-            (Stage::NeedsSegments { consumer: None, .. }, false) if session == consumer => Some(producer),
-            _ => None,
-        }
+        let ring = &self.rings[&id];
+        let reader = match (&ring.stage, of_producer) {
+            (Stage::NeedsSegments { producer: None, .. }, true) if session == producer => consumer,
+            (Stage::NeedsSegments { consumer: None, .. }, false) if session == consumer => producer,
+            _ => return None,
+        };
+        Some(Awaited { reader, ring_bytes: ring.bytes })
     }
 
     /// Completes a ring that has both segments, and lets its routes go on.
     fn join(&mut self, id: RingId, producer_session: SessionId, consumer_session: SessionId) {
         let ring = self.rings.get_mut(&id).expect("the caller found the ring");
-        let (publisher, subscriber) = (ring.publisher, ring.subscriber);
+        let (publisher, subscriber, ring_bytes) = (ring.publisher, ring.subscriber, ring.bytes);
         let (p, c) = match std::mem::replace(&mut ring.stage, Stage::Ready) {
             Stage::NeedsSegments { producer: Some(p), consumer: Some(c), .. } => (p, c),
             incomplete => return ring.stage = incomplete,
         };
-        let notice = Notice::AttachConsumer { ring: id, handle: p.handle };
+        let notice = Notice::AttachConsumer { ring: id, handle: p.handle, ring_bytes };
         self.send_with(consumer_session, notice, p.descriptor);
         let notice = Notice::AttachProducer { ring: id, handle: c.handle };
         self.send_with(producer_session, notice, c.descriptor);
@@ -237,7 +259,7 @@ impl<F> Machine<F> {
         }
     }
 
-    /// A client can't have its side of a ring. It would miss events, or withhold them: it goes. The broker's own process can't come
+    /// A client can't have its side of a ring. If that has the size that its subscriber asked for, it gets a smaller one. Else it would miss events, or withhold them: it goes. The broker's own process can't come
     /// back, as others can: the other side goes in its place.
     pub(super) fn no_ring(&mut self, session: SessionId, ring: RingId, cause: &str) {
         let cause = super::sessions::cut(cause, 256);
@@ -246,11 +268,46 @@ impl<F> Machine<F> {
             Some((producer, consumer)) if session == consumer => producer,
             _ => return,
         };
+        if other == self.rings[&ring].subscriber && self.shrink(ring, &cause) {
+            return;
+        }
         if self.sessions[&session].origin == Origin::Embedded {
             let cause = format!("the agent's side of a ring can't be had: {cause}");
             self.dismiss(other, GoodbyeReason::NoRing { cause });
         } else {
             self.dismiss(session, GoodbyeReason::NoRing { cause });
+        }
+    }
+
+    /// Puts a ring of the broker's own size in the place of a larger one that its publisher has not made; `false`: it is none. How
+    /// large the ring is was not the publisher's wish, so it must not cost its session.
+    fn shrink(&mut self, id: RingId, cause: &str) -> bool {
+        let own = self.settings.ring_bytes;
+        let ring = &self.rings[&id];
+        if ring.bytes <= own || !matches!(ring.stage, Stage::NeedsSegments { producer: None, .. }) {
+            return false;
+        }
+        let (producer, consumer) = self.ends_of(id).expect("its publisher is there");
+        let Ring { publisher, subscriber, bytes, payer, .. } = self.rings.remove(&id).expect("it was there");
+        for session in [producer, consumer] {
+            self.send(session, Notice::CloseRing { ring: id, accused: None });
+        }
+        let (from, to) = (self.component(producer), self.component(consumer));
+        let cause = cause.to_owned();
+        self.report(Report::SmallerRing { publisher: from, subscriber: to, asked_bytes: bytes, cause });
+        self.start_ring(publisher, subscriber, own, payer);
+        true
+    }
+
+    /// Lets go of the large rings that are not made in time.
+    pub(super) fn shrink_late_rings(&mut self) {
+        let is_late = |ring: &&Ring<F>| match ring.stage {
+            Stage::NeedsSegments { producer: None, due, .. } => due <= self.now,
+            _ => false,
+        };
+        let late: Vec<RingId> = self.rings.values().filter(is_late).map(|ring| ring.id).collect();
+        for ring in late {
+            self.shrink(ring, "its publisher did not make it in time");
         }
     }
 
@@ -336,9 +393,10 @@ impl<F> Machine<F> {
         &self.publishers[&key.publisher].topics[key.topic_number as usize]
     }
 
-    fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId) {
+    fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId, bytes: u64, payer: Payer) {
         let id = RingId(self.fresh());
-        let ring = Ring { id, publisher, subscriber, stage: Stage::NeedsDoorbell, slots: Vec::new() };
+        let stage = Stage::NeedsDoorbell;
+        let ring = Ring { id, publisher, subscriber, bytes, payer, stage, slots: Vec::new() };
         self.rings.insert(id, ring);
         self.actions.push(Action::MakeDoorbell { ring: id });
     }

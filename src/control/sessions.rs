@@ -18,7 +18,7 @@ pub(super) struct Session {
     /// The name it is known by; `None` until it has said hello.
     pub(super) component: Option<Component>,
     hello_deadline: Instant,
-    pub(super) subscriptions: BTreeMap<u32, Vec<TopicPattern>>,
+    pub(super) subscriptions: BTreeMap<u32, Subscribed>,
     /// By the numbers that the client gives them.
     pub(super) publishers: BTreeMap<u32, PublisherId>,
 }
@@ -28,6 +28,14 @@ impl Session {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.component.is_none().then_some(self.hello_deadline)
     }
+}
+
+/// What a subscription asks for.
+#[derive(Debug)]
+pub(super) struct Subscribed {
+    pub(super) patterns: Vec<TopicPattern>,
+    /// Of rings that come to be for it.
+    pub(super) ring_bytes: u64,
 }
 
 /// One subscription, as the trie knows it.
@@ -61,7 +69,7 @@ impl<F> Machine<F> {
             self.dismiss(oldest, GoodbyeReason::HelloDeadline);
         }
         // The limit is there for other processes: our own is never kept out by them.
-        let full = self.is_full() && origin == Origin::Remote;
+        let full = self.is_full() && origin != Origin::Embedded;
         let state = Session {
             origin,
             component: None,
@@ -118,7 +126,7 @@ impl<F> Machine<F> {
         let component = Component::from_client_id(&hello.client_id)
             .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        let reserved = component.as_str() == AGENT && state.origin == Origin::Remote;
+        let reserved = component.as_str() == AGENT && state.origin != Origin::Embedded;
         if reserved || self.names.contains_key(&component) {
             return Err(Refusal::NameTaken { component: component.to_string() });
         }
@@ -163,8 +171,8 @@ impl<F> Machine<F> {
             self.names.remove(&component);
             self.report(Report::Left { component, reason });
         }
-        for (subscription, patterns) in &state.subscriptions {
-            for pattern in patterns {
+        for (subscription, subscribed) in &state.subscriptions {
+            for pattern in &subscribed.patterns {
                 self.interests.remove(pattern, &Interest { session, subscription: *subscription });
             }
         }

@@ -1,5 +1,6 @@
 //! The machine, driven by hand: no socket, no clock.
 
+mod budget;
 mod chaos;
 mod endings;
 mod hello;

@@ -69,7 +69,8 @@ pub struct Delivery {
     /// Events that subscribers' rings took, summed over subscribers; of this process's own subscriptions, what was handed to their
     /// queues. Not a receipt: a subscriber may yet be killed, or lag behind its queue.
     pub reached: u64,
-    /// Events that were lost because a subscriber's ring was full, summed over subscribers. Each is told of its own.
+    /// Events that were lost because a subscriber's ring was full, or too small for them, summed over subscribers. Each is told of
+    /// its own.
     pub dropped: u64,
 }
 
@@ -210,9 +211,20 @@ impl OutboxShared {
     }
 }
 
+/// How many bytes a record may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RecordLimits {
+    /// With one event: what the largest ring takes, and never less than a ring of the size that the broker has for all.
+    pub(crate) single: u32,
+    /// With more than one: what the smallest ring takes, so that a batch is divided for all of them.
+    pub(crate) shared: u32,
+}
+
 /// A publisher's rings and table. One thread at a time.
 #[derive(Debug)]
 pub(crate) struct Outbox {
+    /// What a ring of the broker's own size takes.
+    record_bytes_max: u32,
     shared: Arc<OutboxShared>,
     hub: Arc<Hub>,
     events: DataEvents,
@@ -240,8 +252,14 @@ enum Target {
 }
 
 impl Outbox {
-    pub(crate) fn new(shared: Arc<OutboxShared>, hub: Arc<Hub>, events: DataEvents) -> Self {
+    pub(crate) fn new(
+        shared: Arc<OutboxShared>,
+        hub: Arc<Hub>,
+        events: DataEvents,
+        record_bytes_max: u32,
+    ) -> Self {
         Self {
+            record_bytes_max,
             shared,
             hub,
             events,
@@ -262,6 +280,19 @@ impl Outbox {
     pub(crate) fn has_targets(&mut self, topic: TopicId) -> bool {
         self.follow();
         !self.table.targets(topic).is_empty()
+    }
+
+    /// How large records of this topic may be now. One that is made by older limits is lost where it does not fit.
+    pub(crate) fn limits(&self, topic: TopicId) -> RecordLimits {
+        let rings = self.table.targets(topic).iter().filter_map(|target| match target {
+            Target::Ring { address, .. } => Some(address.record_bytes_max),
+            Target::Local { .. } => None,
+        });
+        let default = self.record_bytes_max;
+        let (single, shared) = rings.fold((default, None), |(single, shared): (u32, Option<u32>), max| {
+            (single.max(max), Some(shared.map_or(max, |shared| shared.min(max))))
+        });
+        RecordLimits { single, shared: shared.unwrap_or(default) }
     }
 
     /// Counts events that nobody is there for.
@@ -344,7 +375,7 @@ impl Outbox {
     }
 
     /// Takes over what the control thread wants, if that has changed. What is staged still by then was forgotten by its builder.
-    fn follow(&mut self) {
+    pub(crate) fn follow(&mut self) {
         self.take_back_staged();
         // Pairs with the store in `OutboxShared::change`.
         let generation = self.shared.generation.load(Ordering::Acquire);
@@ -400,7 +431,9 @@ impl Outbox {
             RouteTarget::Slot { ring, slot, generation } => {
                 let is_it = |other: &Option<OutRing>| other.as_ref().is_some_and(|other| other.id == ring);
                 let index = self.rings.iter().position(is_it)?;
-                let address = Address { slot, generation, urgent: hierarchy::is_urgent(topic) };
+                let record_bytes_max = self.rings[index].as_ref().map_or(0, OutRing::record_bytes_max);
+                let urgent = hierarchy::is_urgent(topic);
+                let address = Address { slot, generation, urgent, record_bytes_max };
                 Some(Target::Ring { index, address })
             }
         }

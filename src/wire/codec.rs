@@ -85,7 +85,8 @@ mod tests {
     fn a_list_whose_items_take_more_memory_than_a_frame_may_is_refused() {
         let subscribe = |patterns| {
             let patterns = vec![String::new(); patterns];
-            let bytes = encode(&Request::Subscribe { request: 1, subscription: 1, patterns });
+            let bytes =
+                encode(&Request::Subscribe { request: 1, subscription: 1, patterns, ring_bytes: None });
             assert!(bytes.len() < FRAME_BYTES_MAX);
             decode::<Request>(&bytes)
         };

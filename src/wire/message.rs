@@ -141,6 +141,8 @@ pub(crate) enum Request {
         subscription: u32,
         #[serde(deserialize_with = "list")]
         patterns: Vec<String>,
+        /// Data bytes of rings that come to be for it; `None`: what the broker has for all.
+        ring_bytes: Option<u64>,
     },
     /// Not answered: a subscription that was dropped waits for nothing.
     Unsubscribe {
@@ -214,6 +216,7 @@ pub(crate) struct Welcome {
     pub(crate) epoch: Epoch,
     /// The name that the session is known by.
     pub(crate) component: String,
+    /// Data bytes of a ring that nobody has asked to be of another size. Of what fits into it no event is refused.
     pub(crate) ring_bytes: u64,
     /// What rings are made of.
     #[serde(with = "Backing")]
@@ -244,10 +247,11 @@ pub(crate) enum Notice {
         #[serde(deserialize_with = "list")]
         missed: Vec<String>,
     },
-    /// Make the writing segment of a ring. With the doorbell's end.
+    /// Make the writing segment of a ring, for so many data bytes. With the doorbell's end.
     MakeProducerSegment {
         ring: RingId,
         publisher: u32,
+        ring_bytes: u64,
     },
     /// Make the reading side's segment of a ring from `publisher` of `component`. With the doorbell's end.
     MakeConsumerSegment {
@@ -260,10 +264,11 @@ pub(crate) enum Notice {
         ring: RingId,
         handle: Handle,
     },
-    /// The producer's segment: the ring is complete.
+    /// The producer's segment, for so many data bytes: the ring is complete.
     AttachConsumer {
         ring: RingId,
         handle: Handle,
+        ring_bytes: u64,
     },
     /// The slot of this ring carries this topic from now on.
     Grant {
@@ -345,6 +350,29 @@ pub enum Refusal {
         /// The limit.
         limit: u32,
     },
+    /// No ring can be of the size that a subscription asks for. A client that checks before it asks never sees this.
+    #[error("a ring holds a power of two of bytes from 64 KiB to 1 GiB, not {bytes}")]
+    RingBytes {
+        /// What was asked for.
+        bytes: u64,
+    },
+    /// The rings that this needs would take more memory than there is for them: see
+    /// [`BrokerOptions::ring_budget_bytes`](crate::BrokerOptions::ring_budget_bytes).
+    #[error("{needed} bytes of new rings are too many: {} has {in_use} of {limit}", share(*uid))]
+    RingBudget {
+        /// Whose share is used up; `None`: all of the broker's.
+        uid: Option<u32>,
+        /// Bytes of the rings that would have to be made.
+        needed: u64,
+        /// Bytes of the rings that are there.
+        in_use: u64,
+        /// The limit.
+        limit: u64,
+    },
+}
+
+fn share(uid: Option<u32>) -> String {
+    uid.map_or_else(|| "the bus".into(), |uid| format!("uid {uid}"))
 }
 
 /// Why a session ended.

@@ -10,6 +10,7 @@ mod descriptors;
 mod document;
 mod named;
 mod publisher;
+mod sizes;
 mod subscriber;
 mod table;
 
@@ -39,7 +40,12 @@ impl Scene {
     /// With rings made of this, whatever those of other tests are made of.
     fn over(backing: &str) -> Self {
         let folder = Folder::new();
-        let options = json!({"ring_bytes": RING_BYTES, "socket_mode": 0o666, "backing": backing});
+        let options = json!({
+            "ring_bytes": RING_BYTES,
+            "ring_budget_per_uid": 1 << 29,
+            "socket_mode": 0o666,
+            "backing": backing,
+        });
         let agent = Role::agent(&folder, options).up();
         let mut detector = Role::client(&folder, "detector").up();
         detector.must(&json!({"do": "subscribe", "name": "beside", "patterns": ["events.network.#"]}));

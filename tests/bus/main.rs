@@ -13,6 +13,7 @@ mod hostile;
 mod memory;
 mod overload;
 mod rights;
+mod rings;
 mod schedules;
 
 /// Where a role process begins; nothing in a test run.

@@ -38,6 +38,21 @@ pub(crate) fn segments(pid: u32) -> usize {
     maps.lines().filter(|line| line.contains("memfd:eventbus-") || line.contains("/dev/shm/deeb")).count()
 }
 
+/// Data bytes of the rings that the process has an end of, the smallest first.
+pub(crate) fn rings(pid: u32) -> Vec<u64> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process lives");
+    let of_producers =
+        maps.lines().filter(|line| line.contains("memfd:eventbus-p") || line.contains("/dev/shm/deebp"));
+    let bytes = of_producers.map(|line| {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+        let [start, end] = [range.0, range.1].map(|end| u64::from_str_radix(end, 16).expect("an address"));
+        end - start - 4096
+    });
+    let mut rings: Vec<u64> = bytes.collect();
+    rings.sort_unstable();
+    rings
+}
+
 /// Threads.
 pub(crate) fn threads(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").count()

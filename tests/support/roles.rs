@@ -1,25 +1,27 @@
 //! What the role processes do: a small interpreter around the bus as its users see it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
     Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
-    EventRef, ProcessEvent, Publisher, RecvError, SubscribeError, Subscription,
+    ProcessEvent, Publisher, RecvError, SubscribeError, SubscribeOptions, Subscription,
 };
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::{ANSWER, DEADLINE, ROLE};
 
 mod flow;
 mod hostile;
 mod log;
+mod reader;
 mod signals;
 mod witness;
+
+use reader::Reader;
 
 /// Runs the role that the environment names, if it names one.
 pub(crate) fn run_if_asked() {
@@ -109,34 +111,9 @@ pub(crate) struct BusRole {
     witnesses: HashMap<String, witness::Witness>,
 }
 
-/// A subscription that is being read.
-struct Reader {
-    tally: Arc<Mutex<Tally>>,
-    changed: watch::Receiver<()>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-/// What came of a subscription.
-#[derive(Debug, Default)]
-struct Tally {
-    received: u64,
-    lost: u64,
-    batches: u64,
-    /// Events that came out of order, or twice.
-    disorder: u64,
-    /// Events that are missing between others, by their own numbers.
-    gaps: u64,
-    /// The number that is due next, by the name of who numbers.
-    due: BTreeMap<String, u64>,
-    /// Who was heard, in the order of their first events.
-    order: Vec<String>,
-    errors: Vec<String>,
-    ended: bool,
-}
-
 impl BusRole {
     /// Options: `role`, `path`, `id`, `log` (a file), `held` (begins at the first line of input), `within` (a command); agent:
-    /// `backing`, `ring_bytes`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client: `queue_bytes`, `broker_uid`; both:
+    /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client: `queue_bytes`, `broker_uid`; both:
     /// `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
         if role["sigpipe"] == true {
@@ -149,6 +126,12 @@ impl BusRole {
             let mut options = BrokerOptions::new(path).backing(backing);
             if let Some(bytes) = role["ring_bytes"].as_u64() {
                 options = options.ring_bytes(size(bytes));
+            }
+            if let Some(bytes) = role["ring_budget_bytes"].as_u64() {
+                options = options.ring_budget_bytes(bytes);
+            }
+            if let Some(bytes) = role["ring_budget_per_uid"].as_u64() {
+                options = options.ring_budget_per_uid(bytes);
             }
             if let Some(bytes) = queue {
                 options = options.queue_bytes(bytes);
@@ -188,7 +171,6 @@ impl BusRole {
         let number = |key: &str| command[key].as_u64().unwrap_or(0);
         match command["do"].as_str().expect("a command says what to do") {
             "subscribe" => self.subscribe(text("name"), command).await,
-            "tally" => Ok(self.subscriptions[&text("name")].report()),
             "await_tag" => Ok(self.subscriptions[&text("name")].due(&text("tag"), number("next")).await),
             "read" => {
                 let subscription = self.unread.remove(&text("name")).expect("it was made");
@@ -220,18 +202,11 @@ impl BusRole {
             "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
             "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
-            "statistics" => Ok(self.statistics()),
             "disconnected" => Ok(json!({ "why": self.client().disconnected().await.to_string() })),
             "over" => {
                 let over = !self.client().is_connected();
                 let why = if over { Some(self.client().disconnected().await.to_string()) } else { None };
                 Ok(json!({ "why": why }))
-            }
-            "components" => {
-                let mut names: Vec<String> =
-                    self.agent().broker().components().await.iter().map(ToString::to_string).collect();
-                names.sort();
-                Ok(json!({ "components": names }))
             }
             "shutdown" => {
                 self.agent().shutdown().await;
@@ -247,11 +222,28 @@ impl BusRole {
                 std::thread::spawn(move || drop((publishers, subscriptions))).join().expect("nothing panics");
                 Ok(json!({}))
             }
+            _ => self.look(command).await,
+        }
+    }
+
+    /// Commands that change nothing on the bus.
+    async fn look(&mut self, command: &Value) -> Result<Value, Value> {
+        let text = |key: &str| command[key].as_str().unwrap_or("main").to_owned();
+        match command["do"].as_str().expect("a command says what to do") {
+            "tally" => Ok(self.subscriptions[&text("name")].report()),
+            "statistics" => Ok(self.statistics()),
             "tags" => Ok(self.subscriptions[&text("name")].tags()),
             "order" => Ok(self.subscriptions[&text("name")].order()),
             "poisonings" => Ok(self.poisonings().await),
+            "ring_charges" => Ok(self.ring_charges().await),
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
+            "components" => {
+                let mut names: Vec<String> =
+                    self.agent().broker().components().await.iter().map(ToString::to_string).collect();
+                names.sort();
+                Ok(json!({ "components": names }))
+            }
             _ => self.flow(command).await,
         }
     }
@@ -278,6 +270,14 @@ impl BusRole {
             other => panic!("it goes on: {other:?}"),
         };
         json!({ "events": events })
+    }
+
+    /// Payer, rings and bytes of each.
+    async fn ring_charges(&mut self) -> Value {
+        let charges = self.agent().broker().ring_charges().await.into_iter();
+        let charges =
+            charges.map(|charge| json!([format!("{:?}", charge.payer), charge.rings, charge.bytes]));
+        json!({ "charges": charges.collect::<Vec<_>>() })
     }
 
     fn client(&self) -> &Arc<EventBusClient> {
@@ -337,9 +337,16 @@ impl BusRole {
     async fn subscribe(&mut self, name: String, command: &Value) -> Result<Value, Value> {
         let patterns: Vec<&str> =
             command["patterns"].as_array().expect("patterns").iter().filter_map(Value::as_str).collect();
+        let mut options = SubscribeOptions::new();
+        if let Some(bytes) = command["ring_bytes"].as_u64() {
+            options = options.ring_bytes(size(bytes));
+        }
+        if let Some(bytes) = command["queue_bytes"].as_u64() {
+            options = options.queue_bytes(size(bytes));
+        }
         let subscription = match &self.bus {
-            Bus::Embedded(bus) => bus.subscription(&patterns).await,
-            Bus::Client(client) => client.subscription(&patterns).await,
+            Bus::Embedded(bus) => bus.subscription_with(&patterns, options).await,
+            Bus::Client(client) => client.subscription_with(&patterns, options).await,
         };
         let subscription = subscription.map_err(|e| {
             let kind = match &e {
@@ -451,104 +458,6 @@ impl BusRole {
             "wakeups": statistics.wakeups,
             "ring_bytes": statistics.ring_bytes,
         })
-    }
-}
-
-impl Reader {
-    fn start(mut subscription: Subscription) -> Self {
-        let tally = Arc::new(Mutex::new(Tally::default()));
-        let (tell, changed) = watch::channel(());
-        let shared = Arc::clone(&tally);
-        let task = tokio::spawn(async move {
-            while let Some(item) = subscription.recv().await {
-                let mut tally = shared.lock().expect("nobody panics with it");
-                match item {
-                    Ok(batch) => {
-                        tally.batches += 1;
-                        for event in batch.view().iter() {
-                            tally.count(&event);
-                        }
-                    }
-                    Err(RecvError::Lagged(events)) => tally.lost = tally.lost.saturating_add(events),
-                    Err(other) => tally.errors.push(other.to_string()),
-                }
-                drop(tally);
-                tell.send_replace(());
-            }
-            shared.lock().expect("nobody panics with it").ended = true;
-            tell.send_replace(());
-        });
-        Self { tally, changed, task }
-    }
-
-    /// Waits until so many events are received or lost, or the stream has ended.
-    async fn settle(&self, total: u64) -> Value {
-        self.wait(|tally| tally.received.saturating_add(tally.lost) >= total).await;
-        self.report()
-    }
-
-    /// The names of those who number what was received.
-    fn tags(&self) -> Value {
-        let tally = self.tally.lock().expect("nobody panics with it");
-        json!({ "tags": tally.due.keys().collect::<Vec<_>>() })
-    }
-
-    /// The same, in the order in which they were heard.
-    fn order(&self) -> Value {
-        json!({ "order": self.tally.lock().expect("nobody panics with it").order })
-    }
-
-    /// Waits until `next` is the number that is due next of those that `tag` counts.
-    async fn due(&self, tag: &str, next: u64) -> Value {
-        let due = |tally: &Tally| tally.due.get(tag).copied().unwrap_or(0);
-        self.wait(|tally| due(tally) >= next).await;
-        json!({ "next": due(&self.tally.lock().expect("nobody panics with it")) })
-    }
-
-    /// Waits for a condition, the end of the stream, or the deadline: what is missing then shows in the report.
-    async fn wait(&self, enough: impl Fn(&Tally) -> bool) {
-        let mut changed = self.changed.clone();
-        let done = || {
-            let tally = self.tally.lock().expect("nobody panics with it");
-            tally.ended || enough(&tally)
-        };
-        let waiting = async {
-            changed.mark_changed();
-            while changed.changed().await.is_ok() && !done() {}
-        };
-        let _ = tokio::time::timeout(DEADLINE / 2, waiting).await;
-    }
-
-    fn report(&self) -> Value {
-        let tally = self.tally.lock().expect("nobody panics with it");
-        json!({
-            "received": tally.received,
-            "lost": tally.lost,
-            "batches": tally.batches,
-            "disorder": tally.disorder,
-            "gaps": tally.gaps,
-            "errors": tally.errors,
-            "ended": tally.ended,
-        })
-    }
-}
-
-impl Tally {
-    fn count(&mut self, event: &EventRef<'_>) {
-        self.received += 1;
-        let EventRef::Process(process) = event else {
-            return;
-        };
-        let index = u64::from(process.pid());
-        if !self.due.contains_key(process.name()) {
-            self.order.push(process.name().to_owned());
-        }
-        let due = self.due.entry(process.name().to_owned()).or_insert(0);
-        match index.checked_sub(*due) {
-            Some(missing) => self.gaps += missing,
-            None => self.disorder += 1,
-        }
-        *due = index + 1;
     }
 }
 

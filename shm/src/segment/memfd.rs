@@ -23,6 +23,10 @@ const SEALS: SealFlags =
 /// `f_type` of the file system that memfds live on (`TMPFS_MAGIC`); huge pages have another.
 const TMPFS: u64 = 0x0102_1994;
 
+/// Of a larger segment the pages are mapped as they are touched: a process that maps all of 1 GiB at once can map nothing else
+/// for half a second, on no thread of it. The memory itself is there all the same.
+const POPULATED_BYTES_MAX: usize = (64 << 20) + super::PRODUCER_HEADER_BYTES;
+
 pub(super) fn create(kind: Kind, bytes: usize) -> Result<(Handle, Mapping), SegmentError> {
     let label = match kind {
         Kind::Producer => c"eventbus-p",
@@ -77,7 +81,8 @@ pub(super) struct Pages {
 
 /// Maps the whole of a segment that can't shrink and has all its memory (I7).
 fn map(descriptor: BorrowedFd<'_>, bytes: usize, access: ProtFlags) -> Result<Mapping, SegmentError> {
-    let flags = MapFlags::SHARED | MapFlags::POPULATE;
+    let populate = if bytes <= POPULATED_BYTES_MAX { MapFlags::POPULATE } else { MapFlags::empty() };
+    let flags = MapFlags::SHARED | populate;
     // SAFETY: I6: no address is asked for, so the kernel picks free pages; nothing that exists is replaced.
     let address = unsafe { rustix::mm::mmap(core::ptr::null_mut(), bytes, access, flags, descriptor, 0) }
         .map_err(host("map"))?;

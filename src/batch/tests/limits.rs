@@ -55,6 +55,22 @@ fn a_record_of_several_events_ends_at_64_kib() {
 }
 
 #[test]
+fn what_several_events_may_share_can_be_less_than_what_one_may_have() {
+    let (mut writer, bytes, entry) = begun(RECORD_BYTES_MAX);
+    writer.limit_to(100_000, 1_000);
+    let correlation = CorrelationMetadata::new("scan".to_string());
+    let refused = PushError::EventTooLarge(EventTooLarge { bytes: 100_001, limit: 100_000 });
+    assert_eq!(writer.push(&file(100_001 - bytes - entry), None), Err(refused));
+    assert_eq!(writer.push(&file(100_000 - bytes - entry), None), Ok(()));
+    assert_eq!(writer.push(&file(0), None), Err(PushError::RecordFull), "it has its record to itself");
+    writer.begin(&correlation).expect("it fits");
+    writer.push(&file(0), None).expect("there is room");
+    let rest = 1_000 - bytes - 2 * entry;
+    assert_eq!(writer.push(&file(rest + 1), None), Err(PushError::RecordFull));
+    assert_eq!(writer.push(&file(rest), None), Ok(()));
+}
+
+#[test]
 fn a_small_limit_holds_for_several_events_too() {
     let (mut writer, bytes, entry) = begun(1_000);
     writer.push(&file(0), None).expect("there is room");

@@ -15,9 +15,23 @@ use crate::wire::{Handle, PublisherId, Request, RingId};
 /// A ring between the broker's first and second word about it.
 #[derive(Debug)]
 pub(super) enum RingState {
-    Producer { publisher: u32, half: Option<(ProducerSegment, Doorbell)> },
-    Consumer { origin: Arc<Origin>, half: Option<(ConsumerSegment, Doorbell)> },
+    /// The segment is being made.
+    Making {
+        publisher: u32,
+        doorbell: Doorbell,
+    },
+    Producer {
+        publisher: u32,
+        half: Option<(ProducerSegment, Doorbell)>,
+    },
+    Consumer {
+        origin: Arc<Origin>,
+        half: Option<(ConsumerSegment, Doorbell)>,
+    },
 }
+
+/// A producer's segment that was made beside the control thread, or can't be had.
+pub(super) type Made = (RingId, Result<ProducerSegment, SegmentError>);
 
 impl RingState {
     /// Whether both sides have each other's segment.
@@ -31,13 +45,43 @@ impl Session {
         &mut self,
         ring: RingId,
         publisher: u32,
+        ring_bytes: u64,
         doorbell: Option<Descriptor>,
     ) -> Result<(), SegmentError> {
         let Some(doorbell) = doorbell.map(Doorbell::from) else {
             return Ok(());
         };
-        let capacity = usize::try_from(self.welcome.ring_bytes).unwrap_or(usize::MAX);
-        let segment = ProducerSegment::create(capacity, self.welcome.backing)?;
+        let (capacity, backing) = (capacity(ring_bytes), self.welcome.backing);
+        if ring_bytes > self.welcome.ring_bytes {
+            // Its size is a stranger's wish: up to a GiB to be allocated, while others wait for an answer.
+            self.rings.insert(ring, RingState::Making { publisher, doorbell });
+            self.making.spawn_blocking(move || (ring, ProducerSegment::create(capacity, backing)));
+            return Ok(());
+        }
+        let segment = ProducerSegment::create(capacity, backing)?;
+        self.offer_producer_segment(ring, publisher, segment, doorbell)
+    }
+
+    pub(super) fn made(&mut self, (ring, segment): Made) {
+        match self.rings.remove(&ring) {
+            Some(RingState::Making { publisher, doorbell }) => {
+                let offered = segment
+                    .and_then(|segment| self.offer_producer_segment(ring, publisher, segment, doorbell));
+                self.or_no_ring(ring, offered);
+            }
+            // It was closed meanwhile.
+            Some(other) => drop(self.rings.insert(ring, other)),
+            None => {}
+        }
+    }
+
+    fn offer_producer_segment(
+        &mut self,
+        ring: RingId,
+        publisher: u32,
+        segment: ProducerSegment,
+        doorbell: Doorbell,
+    ) -> Result<(), SegmentError> {
         let (handle, descriptor) = Handle::split(segment.handle().try_clone()?);
         self.outgoing.push_back((Request::ProducerSegment { ring, handle }, descriptor));
         self.rings.insert(ring, RingState::Producer { publisher, half: Some((segment, doorbell)) });
@@ -85,6 +129,7 @@ impl Session {
         &mut self,
         ring: RingId,
         peer: Option<shm::Handle>,
+        ring_bytes: u64,
     ) -> Result<(), SegmentError> {
         let (Some(peer), Some(RingState::Consumer { origin, half })) = (peer, self.rings.get_mut(&ring))
         else {
@@ -94,8 +139,7 @@ impl Session {
             return Ok(());
         };
         let origin = Arc::clone(origin);
-        let capacity = usize::try_from(self.welcome.ring_bytes).unwrap_or(usize::MAX);
-        let consumer = Consumer::new(ProducerView::attach(peer, capacity)?, segment);
+        let consumer = Consumer::new(ProducerView::attach(peer, capacity(ring_bytes))?, segment);
         if self.inbox.is_none() {
             let Ground { hub, data_events, inbox_counters, .. } = &*self.ground;
             let inbox = Inbox::start(
@@ -156,7 +200,7 @@ impl Session {
                     inbox.close(ring, accused);
                 }
             }
-            None => {}
+            Some(RingState::Making { .. }) | None => {}
         }
     }
 
@@ -167,4 +211,9 @@ impl Session {
             self.close_ring(ring, None);
         }
     }
+}
+
+/// Where no ring can be that large, its making says so.
+fn capacity(ring_bytes: u64) -> usize {
+    usize::try_from(ring_bytes).unwrap_or(usize::MAX)
 }

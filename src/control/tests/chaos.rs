@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::{Input, Origin, SessionId};
-use super::world::{HELLO_DEADLINE, ROUTE_DEADLINE, World, consumer_segment, producer_segment};
+use super::super::{Input, Origin, Report, SessionId};
+use super::world::{HELLO_DEADLINE, ROUTE_DEADLINE, USER, World, consumer_segment, producer_segment};
 use crate::wire::{GoodbyeReason, OrderId, Request, RingId};
 
 const TOPICS: [&str; 6] = [
@@ -16,6 +16,9 @@ const TOPICS: [&str; 6] = [
 ];
 const PATTERNS: [&str; 7] =
     ["#", "events.#", "events.process.+", "control.health.#", "+.process.batch", "control.#", "..."];
+/// Rings of the usual size, of others, and of some that can't be.
+const SIZES: [Option<u64>; 7] =
+    [None, None, Some(1 << 16), Some(1 << 20), Some(1 << 24), Some(1 << 30), Some((1 << 20) + 1)];
 const NAMES: [&str; 6] = ["procmond", "netmond", "agent", "detector", "tool", "No Name"];
 
 /// Numbers that look random and are the same each time (xorshift64).
@@ -50,7 +53,13 @@ fn some_request(world: &World, dice: &mut Dice, session: SessionId) -> Request {
     match dice.roll(26) {
         0..6 => {
             let patterns = (0..dice.roll(3)).map(|_| dice.of(&PATTERNS).to_string()).collect();
-            Request::Subscribe { request: dice.number(99), subscription: dice.number(4), patterns }
+            let ring_bytes = dice.of(&SIZES);
+            Request::Subscribe {
+                request: dice.number(99),
+                subscription: dice.number(4),
+                patterns,
+                ring_bytes,
+            }
         }
         6..12 => {
             let publisher = dice.number(3);
@@ -76,7 +85,8 @@ fn some_request(world: &World, dice: &mut Dice, session: SessionId) -> Request {
 
 fn join(world: &mut World, dice: &mut Dice) -> SessionId {
     let name = dice.of(&NAMES);
-    let session = world.connect(if name == "agent" { Origin::Embedded } else { Origin::Remote });
+    let user = dice.of(&[USER, Origin::Remote { uid: 1001 }]);
+    let session = world.connect(if name == "agent" { Origin::Embedded } else { user });
     if dice.roll(12) > 0 {
         world.hello(session, name);
     }
@@ -117,15 +127,21 @@ fn step(world: &mut World, dice: &mut Dice, slot: &mut SessionId) {
     }
 }
 
-/// Four clients, and 300 steps of theirs. What ran: routes that were there at the end.
-fn run(seed: u64) -> usize {
+/// Four clients, and 300 steps of theirs. What ran: routes that were there at the end, and rings that were too many.
+fn run(seed: u64) -> (usize, usize) {
     let mut dice = Dice(seed);
-    let mut world = World::new();
+    // Mostly enough, and sometimes not even one ring.
+    let (total, per_uid) =
+        (dice.of(&[1 << 31, 1 << 25, 3 << 20, 1 << 20]), dice.of(&[1 << 31, 1 << 25, 2 << 20]));
+    let mut world = World::with_budget(total, per_uid);
+    let mut refused = 0;
     let mut slots = [(); 4].map(|()| join(&mut world, &mut dice));
     for _ in 0..300 {
         let slot = dice.roll(slots.len());
         step(&mut world, &mut dice, &mut slots[slot]);
-        world.reports.clear();
+        let over_budget =
+            |report: &Report| matches!(report, Report::Refused { what, .. } if what.contains("new rings"));
+        refused += world.reports.drain(..).filter(over_budget).count();
     }
     world.wait(HELLO_DEADLINE);
     world.settle();
@@ -136,22 +152,23 @@ fn run(seed: u64) -> usize {
     }
     world.assert_no_paths();
     assert!(world.machine.publishers.is_empty() && world.machine.sessions.is_empty());
-    routes
+    (routes, refused)
 }
 
 #[test]
 fn whatever_peers_send_the_machine_keeps_its_laws() {
     let until = Instant::now() + Duration::from_millis(1500);
-    let (mut runs, mut routes) = (0_u64, 0);
+    let (mut runs, mut routes, mut refused) = (0_u64, 0, 0);
     // Ten however slow they are: a sanitizer takes a second for each.
     while runs < 10 || (Instant::now() < until && runs < 2000) {
         runs += 1;
         // Any odd number far from 0 will do: it says in a failure which run it was.
         let seed = runs.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        routes += std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|panic| {
+        let ran = std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|panic| {
             eprintln!("with seed {seed:#x}");
             std::panic::resume_unwind(panic)
         });
+        (routes, refused) = (routes + ran.0, refused + ran.1);
     }
-    assert!(routes > 0, "no routes after {runs} runs: nothing was tried");
+    assert!(routes > 0 && refused > 0, "{routes} routes, {refused} refused: little was tried in {runs} runs");
 }

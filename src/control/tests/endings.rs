@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::super::{Input, Report, SessionId};
 use super::world::{
-    ROUTE_DEADLINE, World, answers, consumer_segment, fault, goodbye, missed, names, producer_segment,
+    RING_BYTES, ROUTE_DEADLINE, World, answers, consumer_segment, fault, goodbye, missed, names,
+    producer_segment,
 };
 use crate::wire::{GoodbyeReason, Handle, Notice, Request, RingId};
 
@@ -400,7 +401,10 @@ fn a_name_goes_to_the_other_side_and_needs_no_descriptor() {
     world.say(procmond, Request::ProducerSegment { ring, handle: handle(p) });
     world.say(agent, Request::ConsumerSegment { ring, handle: handle(c) });
     assert_eq!(world.heard(procmond), [Notice::AttachProducer { ring, handle: handle(c) }]);
-    assert_eq!(world.heard(agent)[0], Notice::AttachConsumer { ring, handle: handle(p) });
+    assert_eq!(
+        world.heard(agent)[0],
+        Notice::AttachConsumer { ring, handle: handle(p), ring_bytes: RING_BYTES }
+    );
 
     let (mut world, procmond, _, ring) = forming_over(World::over(shm::Backing::Named));
     world.say_with(procmond, Request::ProducerSegment { ring, handle: handle(p) }, 1);
@@ -438,7 +442,7 @@ fn a_broker_without_descriptors_sends_the_subscriber_away_and_not_the_publisher(
     world.declare(procmond, 0, 0, BATCH);
     let now = world.now;
     let patterns = vec![BATCH.into()];
-    let request = Request::Subscribe { request: 1, subscription: 0, patterns };
+    let request = Request::Subscribe { request: 1, subscription: 0, patterns, ring_bytes: None };
     world.checks = false;
     world.machine.handle(now, Input::Frame { session: detector, request, descriptor: None });
     world.checks = true;
@@ -468,11 +472,13 @@ fn only_a_segment_that_was_asked_for_and_is_not_there_is_awaited() {
     let awaited = |world: &World| {
         [(procmond, true), (procmond, false), (agent, true), (agent, false)]
             .map(|(session, of_producer)| world.machine.awaits_segment(session, ring, of_producer))
+            .map(|awaited| awaited.map(|awaited| (awaited.reader, awaited.ring_bytes)))
     };
-    assert_eq!(awaited(&world), [Some(agent), None, None, Some(procmond)], "and who waits for it");
+    let to = |reader| Some((reader, RING_BYTES));
+    assert_eq!(awaited(&world), [to(agent), None, None, to(procmond)], "and who waits for it");
     assert_eq!(world.machine.awaits_segment(procmond, RingId(u64::MAX), true), None);
     world.say_with(procmond, producer_segment(ring), 1);
-    assert_eq!(awaited(&world), [None, None, None, Some(procmond)]);
+    assert_eq!(awaited(&world), [None, None, None, to(procmond)]);
     world.settle();
     assert_eq!(awaited(&world), [None; 4]);
 }

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::super::{Input, Origin, Report};
 use super::world::{
-    HELLO_DEADLINE, World, consumer_segment, fault, goodbye, names, producer_segment, refusal,
+    HELLO_DEADLINE, USER, World, consumer_segment, fault, goodbye, names, producer_segment, refusal,
 };
 use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions};
 
 #[test]
 fn a_client_of_another_version_is_told_both_versions_and_sent_away() {
     let mut world = World::new();
-    let session = world.connect(Origin::Remote);
+    let session = world.connect(USER);
     let client = Versions { oldest: 2, newest: 9 };
     let hello = Hello { versions: client, features: 0, client_id: "procmond".into() };
     world.say(session, Request::Hello(hello));
@@ -24,7 +24,7 @@ fn a_client_of_another_version_is_told_both_versions_and_sent_away() {
 #[test]
 fn a_version_range_that_is_upside_down_is_refused() {
     let mut world = World::new();
-    let session = world.connect(Origin::Remote);
+    let session = world.connect(USER);
     let client = Versions { oldest: 9, newest: 1 };
     let hello = Hello { versions: client, features: 0, client_id: "procmond".into() };
     world.say(session, Request::Hello(hello));
@@ -34,7 +34,7 @@ fn a_version_range_that_is_upside_down_is_refused() {
 #[test]
 fn what_is_no_name_is_refused_and_cut_and_reported_on_one_line() {
     let mut world = World::new();
-    let session = world.connect(Origin::Remote);
+    let session = world.connect(USER);
     let forged = format!("x\n2026-01-01 ERROR forged \u{1b}[31m{}", "\u{e9}".repeat(500));
     world.hello(session, &forged);
     let heard = world.heard(session);
@@ -49,7 +49,7 @@ fn what_is_no_name_is_refused_and_cut_and_reported_on_one_line() {
 fn a_name_is_taken_until_its_session_ends() {
     let mut world = World::new();
     let first = world.join("procmond-1");
-    let second = world.connect(Origin::Remote);
+    let second = world.connect(USER);
     world.hello(second, "procmond-2");
     let taken = Refusal::NameTaken { component: "procmond".into() };
     assert_eq!(*refusal(&world.heard(second)), taken);
@@ -64,7 +64,7 @@ fn a_name_is_taken_until_its_session_ends() {
 fn the_agent_is_in_the_brokers_process_and_nowhere_else() {
     let mut world = World::new();
     for impostor in ["agent", "agent-7"] {
-        let session = world.connect(Origin::Remote);
+        let session = world.connect(USER);
         world.hello(session, impostor);
         let taken = Refusal::NameTaken { component: "agent".into() };
         assert_eq!(*refusal(&world.heard(session)), taken);
@@ -91,7 +91,7 @@ fn anything_before_the_hello_is_a_fault() {
     let requests = [
         Request::Declare { request: 1, publisher: 0, topic_number: 0, topic: "events.process.a".into() },
         Request::ClosePublisher { publisher: 0 },
-        Request::Subscribe { request: 1, subscription: 0, patterns: vec!["#".into()] },
+        Request::Subscribe { request: 1, subscription: 0, patterns: vec!["#".into()], ring_bytes: None },
         Request::Unsubscribe { subscription: 0 },
         producer_segment(ring),
         consumer_segment(ring),
@@ -101,7 +101,7 @@ fn anything_before_the_hello_is_a_fault() {
     ];
     let mut world = World::new();
     for request in requests {
-        let session = world.connect(Origin::Remote);
+        let session = world.connect(USER);
         world.say_with(session, request.clone(), 0);
         assert_eq!(fault(&world.heard(session)), "the first message is a hello", "{request:?}");
         assert!(!world.is_connected(session));
@@ -111,7 +111,7 @@ fn anything_before_the_hello_is_a_fault() {
 #[test]
 fn who_says_no_hello_goes_at_the_deadline_and_not_before() {
     let mut world = World::new();
-    let mute = world.connect(Origin::Remote);
+    let mute = world.connect(USER);
     let polite = world.join("procmond");
     assert_eq!(world.machine.next_deadline(), Some(world.now + HELLO_DEADLINE));
     world.wait(HELLO_DEADLINE - Duration::from_nanos(1));
@@ -139,8 +139,7 @@ fn frames_of_a_session_that_is_gone_change_nothing() {
 #[test]
 fn a_shutdown_tells_everyone_and_leaves_nothing() {
     let mut world = World::new();
-    let (procmond, agent, half) =
-        (world.join("procmond"), world.join("agent"), world.connect(Origin::Remote));
+    let (procmond, agent, half) = (world.join("procmond"), world.join("agent"), world.connect(USER));
     world.subscribe(agent, 0, &["events.#"]);
     world.declare(procmond, 0, 0, "events.process.a");
     world.obey_one(agent);
@@ -166,7 +165,7 @@ fn comings_and_goings_are_reported() {
 #[test]
 fn a_welcome_says_what_the_client_needs() {
     let mut world = World::new();
-    let session = world.connect(Origin::Remote);
+    let session = world.connect(USER);
     world.hello(session, "procmond-7F");
     let heard = world.heard(session);
     let [Notice::Welcome(welcome)] = &heard[..] else { panic!("{heard:?}") };

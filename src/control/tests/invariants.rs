@@ -12,16 +12,20 @@
 //! 8. A wait is a live session's, for at least one route, and none of them active.
 //! 9. The trie finds exactly the subscriptions of the sessions.
 //! 10. What waits for a peer is due at some time.
+//! 11. A ring has a size that can be, and is charged to one of the two sessions at its ends. What is charged is what the rings
+//!     take that live, and within the budget.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::routes::{Phase, RouteKey, Stage};
 use super::super::sessions::Interest;
-use super::super::{Machine, SessionId};
+use super::super::{Machine, Payer, SessionId, Settings};
+use crate::config::is_ring_size;
 
 pub(super) fn check(machine: &Machine<u32>) {
     names(machine);
     rings(machine);
+    charges(machine);
     routes(machine);
     for (key, route) in &machine.routes {
         phase(machine, *key, route.phase);
@@ -79,6 +83,31 @@ fn rings(machine: &Machine<u32>) {
     }
 }
 
+fn charges(machine: &Machine<u32>) {
+    let mut expected = BTreeMap::new();
+    for ring in machine.rings.values() {
+        assert!(is_ring_size(ring.bytes), "11: {ring:?}");
+        let ends = [machine.publishers[&ring.publisher].session, ring.subscriber];
+        assert!(ends.iter().any(|end| machine.payer(*end) == ring.payer), "11: {ring:?}");
+        if !matches!(ring.stage, Stage::Poisoned) {
+            let (rings, bytes) = expected.entry(ring.payer).or_insert((0, 0));
+            *rings += 1;
+            // Its header, the consumer's segment, and its data.
+            *bytes += 4096 + 4096 + ring.bytes;
+        }
+    }
+    let found = machine.ring_charges().into_iter();
+    let found: BTreeMap<_, _> = found.map(|charge| (charge.payer, (charge.rings, charge.bytes))).collect();
+    assert_eq!(found, expected, "11");
+    let Settings { ring_budget_bytes, ring_budget_per_uid, .. } = machine.settings;
+    let total: u64 = expected.values().map(|(_, bytes)| bytes).sum();
+    assert!(total <= ring_budget_bytes, "11: {total} of {ring_budget_bytes}");
+    let of_users = expected.iter().filter(|(payer, _)| **payer != Payer::Agent);
+    for (payer, (_, bytes)) in of_users {
+        assert!(*bytes <= ring_budget_per_uid, "11: {payer:?} has {bytes} of {ring_budget_per_uid}");
+    }
+}
+
 fn routes(machine: &Machine<u32>) {
     let poisoned = |key: RouteKey| {
         let mut rings = machine.rings.values();
@@ -93,7 +122,7 @@ fn routes(machine: &Machine<u32>) {
             let mut interests = BTreeSet::new();
             for (session, state) in &machine.sessions {
                 let matching = state.subscriptions.iter();
-                let matching = matching.filter(|(_, patterns)| patterns.iter().any(|p| p.matches(topic)));
+                let matching = matching.filter(|(_, state)| state.patterns.iter().any(|p| p.matches(topic)));
                 let matching: Vec<Interest> =
                     matching.map(|(n, _)| Interest { session: *session, subscription: *n }).collect();
                 let key = RouteKey { publisher: *id, subscriber: *session, topic_number };

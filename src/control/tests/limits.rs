@@ -1,8 +1,8 @@
 //! Limits at their value and one past it, and the largest notices that hostile input can cause.
 
+use super::super::Machine;
 use super::super::routes::Slot;
-use super::super::{Machine, Origin};
-use super::world::{ROUTE_DEADLINE, World, fault, goodbye, missed, names, refusal};
+use super::world::{ROUTE_DEADLINE, USER, World, fault, goodbye, missed, names, refusal};
 use crate::config::{
     ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SESSIONS_MAX, SLOTS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX,
 };
@@ -28,7 +28,7 @@ fn full() -> World {
 #[test]
 fn one_session_too_many_is_told_so_and_the_others_stay() {
     let mut world = full();
-    let surplus = world.connect(Origin::Remote);
+    let surplus = world.connect(USER);
     assert_eq!(too_many(&world.heard(surplus)), ("sessions".into(), SESSIONS_MAX));
     assert!(!world.is_connected(surplus));
     assert_eq!(world.machine.components().count(), SESSIONS_MAX);
@@ -47,7 +47,7 @@ fn the_process_with_the_broker_in_it_is_never_kept_out() {
 fn those_who_connect_and_stay_mute_keep_nobody_out() {
     let mut world = World::new();
     world.checks = false;
-    let mute: Vec<_> = (0..SESSIONS_MAX).map(|_| world.connect(Origin::Remote)).collect();
+    let mute: Vec<_> = (0..SESSIONS_MAX).map(|_| world.connect(USER)).collect();
     assert!(mute.iter().all(|session| world.is_connected(*session)), "as many as may be");
     world.join("procmond");
     assert_eq!(*goodbye(&world.heard(mute[0])), GoodbyeReason::HelloDeadline);

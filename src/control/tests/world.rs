@@ -13,6 +13,9 @@ use crate::wire::codec::{decode, encode};
 use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Refusal, Request, RingId, Versions};
 
 pub(super) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
+pub(super) const RING_BYTES: u64 = 1 << 20;
+/// The user of all clients, unless a test says otherwise.
+pub(super) const USER: Origin = Origin::Remote { uid: 1000 };
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A machine, what it knows as a descriptor being a number, and its clients.
@@ -32,18 +35,32 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
-        Self::over(shm::Backing::Memfd)
+        Self::with_settings(|_| ())
     }
 
     pub(super) fn over(backing: shm::Backing) -> Self {
-        let settings = Settings {
+        Self::with_settings(|settings| settings.backing = backing)
+    }
+
+    /// With so many bytes for all rings, and for those of one user.
+    pub(super) fn with_budget(total: u64, per_uid: u64) -> Self {
+        Self::with_settings(|settings| {
+            (settings.ring_budget_bytes, settings.ring_budget_per_uid) = (total, per_uid);
+        })
+    }
+
+    fn with_settings(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings {
             epoch: Epoch(7),
             policy: AccessPolicy::default(),
-            ring_bytes: 1 << 20,
-            backing,
+            ring_bytes: RING_BYTES,
+            ring_budget_bytes: u64::MAX,
+            ring_budget_per_uid: u64::MAX,
+            backing: shm::Backing::Memfd,
             route_deadline: ROUTE_DEADLINE,
             hello_deadline: HELLO_DEADLINE,
         };
+        change(&mut settings);
         let now = Instant::now();
         Self {
             machine: Machine::new(settings, now),
@@ -115,7 +132,12 @@ impl World {
 
     /// A client that is welcome.
     pub(super) fn join(&mut self, client_id: &str) -> SessionId {
-        let origin = if client_id.starts_with("agent") { Origin::Embedded } else { Origin::Remote };
+        let origin = if client_id.starts_with("agent") { Origin::Embedded } else { USER };
+        self.join_from(origin, client_id)
+    }
+
+    /// A client that is welcome, of this user.
+    pub(super) fn join_from(&mut self, origin: Origin, client_id: &str) -> SessionId {
         let session = self.connect(origin);
         self.hello(session, client_id);
         let heard = self.heard(session);
@@ -138,9 +160,19 @@ impl World {
 
     /// Asks for a subscription; the number of the request.
     pub(super) fn subscribe(&mut self, session: SessionId, subscription: u32, patterns: &[&str]) -> u32 {
+        self.subscribe_with(session, subscription, patterns, None)
+    }
+
+    pub(super) fn subscribe_with(
+        &mut self,
+        session: SessionId,
+        subscription: u32,
+        patterns: &[&str],
+        ring_bytes: Option<u64>,
+    ) -> u32 {
         let request = self.fresh();
         let patterns = patterns.iter().map(ToString::to_string).collect();
-        self.say(session, Request::Subscribe { request, subscription, patterns });
+        self.say(session, Request::Subscribe { request, subscription, patterns, ring_bytes });
         request
     }
 

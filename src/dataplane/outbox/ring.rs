@@ -28,6 +28,8 @@ pub(super) struct Address {
     pub(super) generation: u16,
     /// They may use the reserve.
     pub(super) urgent: bool,
+    /// The most that the ring takes of one record.
+    pub(super) record_bytes_max: u32,
 }
 
 /// Nothing more goes to a subscriber.
@@ -65,7 +67,7 @@ impl OutRing {
         record: &BatchWriter,
         sequence: u64,
     ) -> Result<bool, Over> {
-        let Address { slot, generation, urgent } = address;
+        let Address { slot, generation, urgent, .. } = address;
         let count = u32::try_from(record.len()).expect("a record has at most 512 events");
         let pushed = if urgent {
             self.producer.push_urgent(slot, generation, count, &record.parts())
@@ -77,13 +79,24 @@ impl OutRing {
             Ok(()) => Ok(true),
             Err(PushError::Full) => Ok(false),
             Err(PushError::Poisoned(violation)) => Err(violation.into()),
-            // Records are made for this ring: the slot is not, and so is none that a correct broker names.
+            // Larger rings take it, and this subscriber is told of it as of any other loss.
+            Err(PushError::TooLarge { .. }) => {
+                self.producer.lose(slot, count).map(|()| false).map_err(|_| Over::Gone)
+            }
+            // No correct broker names such a slot.
             Err(_) => Err(Over::Gone),
         }
     }
 
+    pub(super) fn record_bytes_max(&self) -> u32 {
+        u32::try_from(self.producer.payload_bytes_max()).unwrap_or(u32::MAX)
+    }
+
     /// Whether a record of so many bytes would be taken now.
     pub(super) fn has_room(&mut self, bytes: usize, urgent: bool) -> bool {
+        if bytes > self.producer.payload_bytes_max() {
+            return false;
+        }
         let room = self.room_for(bytes, urgent);
         self.producer.has_room(room).unwrap_or(false)
     }
@@ -131,6 +144,8 @@ impl OutRing {
             return Err(Over::Gone);
         }
         let bytes = match room {
+            // Not to be waited for: it is lost here whenever it comes.
+            Room::For { bytes, .. } if bytes > self.producer.payload_bytes_max() => return Ok(None),
             Room::All => u64::MAX,
             Room::For { bytes, urgent } => self.room_for(bytes, urgent),
         };

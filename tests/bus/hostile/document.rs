@@ -15,9 +15,10 @@ fn attacks_on_sealed_memory() -> BTreeSet<&'static str> {
     let listed =
         [table::AS_PUBLISHER, table::AS_SUBSCRIBER, table::BELLS_AS_PUBLISHER, table::BELLS_AS_SUBSCRIBER];
     let told = [table::DESCRIPTORS, table::KERNEL].concat().into_iter().map(|(name, _)| name);
+    let sizes = table::SIZES.iter().map(|(name, ..)| *name);
     let flips = [table::FLIPS_AS_PUBLISHER, table::FLIPS_AS_SUBSCRIBER].concat();
     let listed = listed.concat().into_iter().map(|attack| attack.name);
-    listed.chain(told).chain(flips).chain([table::SPOILED]).collect()
+    listed.chain(told).chain(flips).chain(sizes).chain([table::SPOILED]).collect()
 }
 
 /// Those on memory with names.

@@ -220,6 +220,18 @@ pub(super) const SWAPPED: &[(&str, &str)] = &[
     ("swapped-read-by-others", "with mode 604"),
 ];
 
+/// Sizes that a subscription asks for, and how it is refused.
+pub(super) const SIZES: &[(&str, u64, &str)] = &[
+    ("size-0", 0, "RingBytes"),
+    ("size-1", 1, "RingBytes"),
+    ("size-63-kib", 63 << 10, "RingBytes"),
+    ("size-no-power-of-two", (64 << 10) + 1, "RingBytes"),
+    ("size-2-gib", 2 << 30, "RingBytes"),
+    ("size-max", u64::MAX, "RingBytes"),
+    // The broker of these tests has less.
+    ("size-above-the-share", 1 << 30, "RingBudget"),
+];
+
 /// A segment that the broker takes, and the other side does not.
 pub(super) const SPOILED: &str = "descriptor-magic";
 

@@ -20,7 +20,7 @@ use crate::support::DEADLINE;
 use descriptors::Offer;
 use ring::Ring;
 use segment::Segment;
-use wire::{Frame, Notice, Reader, handle, request};
+use wire::{Frame, Notice, Reader, handle, refusal, request};
 
 mod attacks;
 mod bells;
@@ -142,10 +142,10 @@ struct Shared {
 /// What has come of it so far.
 #[derive(Default)]
 struct State {
-    ring_bytes: Option<usize>,
+    welcome: bool,
     /// Rings are made of memory with names.
     named: bool,
-    refused: bool,
+    refused: Option<u64>,
     /// The last request was granted.
     granted: bool,
     /// What is offered where a segment is due.
@@ -189,7 +189,11 @@ impl Intruder {
             "subscribe" => {
                 self.begin(text("offer"));
                 let frame = Frame::new(request::SUBSCRIBE).number(1).number(1);
-                self.send(frame.number(1).text(text("pattern")));
+                let frame = frame.number(1).text(text("pattern"));
+                self.send(match command["ring_bytes"].as_u64() {
+                    Some(bytes) => frame.number(1).number(bytes),
+                    None => frame.number(0),
+                });
                 self.await_ring()
             }
             "publish" => self.publish(number("count"), number("left")),
@@ -227,7 +231,7 @@ impl Intruder {
             "deaf" => {
                 // It may have been hung up on.
                 let _ = self.stream.shutdown(std::net::Shutdown::Read);
-                self.send(Frame::new(request::SUBSCRIBE).number(2).number(2).number(1).text("#"));
+                self.send(Frame::new(request::SUBSCRIBE).number(2).number(2).number(1).text("#").number(0));
                 json!({})
             }
             "await_granted" => self.wait(|state| state.granted || state.over),
@@ -248,6 +252,7 @@ impl Intruder {
         state.rings.clear();
         state.accused.clear();
         state.granted = false;
+        state.refused = None;
         state.swapped = false;
     }
 
@@ -264,8 +269,8 @@ impl Intruder {
             let _ = self.stream.shutdown(std::net::Shutdown::Both);
             *self = Self::new(path);
             self.send(Frame::new(request::HELLO).number(1).number(1).number(0).text(id));
-            let answer = self.wait(|state| state.ring_bytes.is_some() || state.refused || state.over);
-            if answer["ring_bytes"].is_u64() || start.elapsed() > DEADLINE {
+            let answer = self.wait(|state| state.welcome || state.refused.is_some() || state.over);
+            if answer["welcome"] == true || start.elapsed() > DEADLINE {
                 return answer;
             }
         }
@@ -277,7 +282,12 @@ impl Intruder {
             self.shared.changed.wait_timeout_while(self.state(), DEADLINE, |state| !condition(state));
         let (state, _) = waited.expect("nobody panics with it");
         json!({
-            "ring_bytes": state.ring_bytes,
+            "welcome": state.welcome,
+            "refused": state.refused.map(|why| match why {
+                refusal::RING_BYTES => "RingBytes".to_owned(),
+                refusal::RING_BUDGET => "RingBudget".to_owned(),
+                other => other.to_string(),
+            }),
             "goodbye": state.goodbye,
             "accused": state.accused,
             "ready": state.rings.values().any(Ring::is_ready),
@@ -290,6 +300,7 @@ impl Intruder {
             let swapped = state.swapped;
             state.over
                 || swapped
+                || state.refused.is_some()
                 || state.rings.values().any(|ring| ring.closed || (state.granted && ring.is_ready()))
         })
     }
@@ -368,11 +379,11 @@ impl State {
         // A broker that has hung up says so to the reader.
         let done = |order| drop(Frame::new(request::DONE).number(order).send(writer, &[]));
         match notice {
-            Notice::Welcome { ring_bytes, named } => {
+            Notice::Welcome { named } => {
                 self.named = named;
-                self.ring_bytes = Some(usize::try_from(ring_bytes).expect("a size"));
+                self.welcome = true;
             }
-            Notice::Refused => self.refused = true,
+            Notice::Refused { why } => self.refused = Some(why),
             Notice::Granted => self.granted = true,
             Notice::MakeSegment { ring, of_producer } => {
                 let bell = descriptor.expect("a bell comes with it");
@@ -413,9 +424,9 @@ impl State {
     }
 
     /// Hands over what is offered where its segment of a ring is due.
-    fn make_segment(&mut self, ring: u64, of_producer: bool, bell: OwnedFd, writer: &UnixStream) {
-        let (bytes, magic, variant) = if of_producer {
-            let data = self.ring_bytes.expect("it was welcome");
+    fn make_segment(&mut self, ring: u64, of_producer: Option<u64>, bell: OwnedFd, writer: &UnixStream) {
+        let (bytes, magic, variant) = if let Some(data) = of_producer {
+            let data = usize::try_from(data).expect("a size");
             (PRODUCER_HEADER_BYTES + data, MAGIC_PRODUCER, request::PRODUCER_SEGMENT)
         } else {
             (CONSUMER_SEGMENT_BYTES, MAGIC_CONSUMER, request::CONSUMER_SEGMENT)
@@ -433,6 +444,7 @@ impl State {
             names::swap(what, &own, magic);
             self.swapped = true;
         }
+        let of_producer = of_producer.is_some();
         let made =
             Ring { of_producer, own, theirs: None, bell, target: None, tail: 0, sequence: 0, closed: false };
         self.rings.insert(ring, made);

@@ -22,6 +22,12 @@ pub(super) mod request {
     pub(crate) const DONE: u64 = 7;
 }
 
+/// Refusals by their places in the protocol's enum.
+pub(super) mod refusal {
+    pub(crate) const RING_BYTES: u64 = 6;
+    pub(crate) const RING_BUDGET: u64 = 7;
+}
+
 /// Handles by their places in the protocol's enum.
 pub(super) mod handle {
     pub(crate) const DESCRIPTOR: u64 = 0;
@@ -32,16 +38,19 @@ pub(super) mod handle {
 #[derive(Debug)]
 pub(super) enum Notice {
     Welcome {
-        ring_bytes: u64,
         /// Rings are made of memory with names.
         named: bool,
     },
-    Refused,
+    Refused {
+        /// The place of the refusal in the protocol's enum.
+        why: u64,
+    },
     /// What was asked for is granted.
     Granted,
     MakeSegment {
         ring: u64,
-        of_producer: bool,
+        /// Data bytes of a producer's segment; `None`: a consumer's.
+        of_producer: Option<u64>,
     },
     Attach {
         ring: u64,
@@ -199,12 +208,19 @@ impl Cursor<'_> {
             0 => {
                 let _version_and_epoch = (self.number(), self.number());
                 let _component = self.text();
-                Notice::Welcome { ring_bytes: self.number(), named: self.number() == 1 }
+                let _ring_bytes = self.number();
+                Notice::Welcome { named: self.number() == 1 }
             }
-            1 => Notice::Refused,
+            1 => {
+                let _request = self.number();
+                Notice::Refused { why: self.number() }
+            }
             2 | 3 => Notice::Granted,
-            4 => Notice::MakeSegment { ring: self.number(), of_producer: true },
-            5 => Notice::MakeSegment { ring: self.number(), of_producer: false },
+            4 => {
+                let (ring, _publisher) = (self.number(), self.number());
+                Notice::MakeSegment { ring, of_producer: Some(self.number()) }
+            }
+            5 => Notice::MakeSegment { ring: self.number(), of_producer: None },
             6 | 7 => {
                 let ring = self.number();
                 let named = self.number() == handle::NAME;

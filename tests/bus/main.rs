@@ -9,6 +9,7 @@ mod crash;
 mod death;
 mod delivery;
 mod hostile;
+mod memory;
 mod overload;
 mod rights;
 mod schedules;

@@ -59,6 +59,50 @@ fn a_stopped_subscriber_delays_nobody_and_is_told_what_it_lost() {
     assert_eq!(report["lost"].as_u64(), Some(dropped), "the publisher counts the same: {report}");
 }
 
+/// Publishes ten times what a ring holds, at the pace of a healthy subscriber, beside one that reads nothing from `begin` on.
+fn paced_beside(what: &str, begin: impl FnOnce(&Folder) -> Role) {
+    let folder = Folder::new();
+    let _agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16})).up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    // Before the healthy one, so that each event goes there first.
+    let _idle = begin(&folder);
+    let mut detector = Role::client(&folder, "detector").up();
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    let (rounds, count) = (60, 50);
+    for round in 0..rounds {
+        let shape = if round % 2 == 0 { "batch" } else { "singles" };
+        procmond.must(&json!({"do": shape, "from": round * count, "count": count}));
+        let report = detector.must(&json!({"do": "await", "total": (round + 1) * count}));
+        let facts = ["received", "lost", "gaps", "disorder"].map(|fact| report[fact].as_u64());
+        assert_eq!(facts, [Some((round + 1) * count), Some(0), Some(0), Some(0)], "beside {what}: {report}");
+    }
+    let totals = procmond.must(&json!({"do": "totals"}));
+    assert_eq!(totals["subscribers"], 2, "{what} has not been sent away: {totals}");
+    assert!(totals["dropped"].as_u64() > Some(rounds * count / 2), "{what} lags: {totals}");
+}
+
+#[test]
+fn a_healthy_subscriber_loses_nothing_by_one_that_is_stopped_beside_it() {
+    paced_beside("one that is stopped", |folder| {
+        let mut exporter = Role::client(folder, "exporter").up();
+        exporter.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+        exporter.stop();
+        exporter
+    });
+}
+
+#[test]
+fn a_healthy_subscriber_loses_nothing_by_a_hostile_one_that_never_reads() {
+    paced_beside("one that never reads", |folder| {
+        let mut intruder = Role::intruder(folder, None);
+        intruder.must(&json!({"do": "hello", "id": "exporter"}));
+        let ring = intruder.must(&json!({"do": "subscribe", "pattern": "events.process.#"}));
+        assert_eq!(ring["ready"], true, "{ring}");
+        intruder
+    });
+}
+
 #[test]
 fn a_loss_behind_the_last_event_is_told_without_another_event() {
     let folder = Folder::new();

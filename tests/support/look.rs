@@ -72,8 +72,17 @@ pub(crate) fn named_segments(pids: &[u32]) -> Vec<String> {
 
 /// Kilobytes of memory that are the process's own at this moment.
 pub(crate) fn resident_kilobytes(pid: u32) -> u64 {
+    kilobytes(pid, "VmRSS:")
+}
+
+/// The most of them that it ever had.
+pub(crate) fn resident_kilobytes_max(pid: u32) -> u64 {
+    kilobytes(pid, "VmHWM:")
+}
+
+fn kilobytes(pid: u32, fact: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel says it");
+    let line = status.lines().find_map(|line| line.strip_prefix(fact)).expect("the kernel says it");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 

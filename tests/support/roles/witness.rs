@@ -62,19 +62,7 @@ impl Witness {
         Self { history, reading, task }
     }
 
-    /// `halt`: what comes waits; `resume`: it is read; `history`: all so far; `forget`: the same, and the subscription ends.
-    pub(super) async fn carry_out(&mut self, what: &str) -> Value {
-        match what {
-            "halt" | "resume" => {
-                self.reading.send_replace(what == "resume");
-                return json!({});
-            }
-            "forget" => {
-                self.task.abort();
-                let _ = (&mut self.task).await;
-            }
-            _ => {}
-        }
+    fn report(&self) -> Value {
         self.history.lock().expect("nobody panics with it").report()
     }
 }
@@ -115,6 +103,24 @@ impl History {
 }
 
 impl BusRole {
+    /// `halt`: what comes waits; `resume`: it is read; `history`: all so far; `forget`: the same, and the subscription ends.
+    pub(super) async fn ask_witness(&mut self, what: &str, name: &str) -> Result<Value, Value> {
+        let witness = self.witnesses.get(name).ok_or_else(not_made)?;
+        match what {
+            "halt" | "resume" => {
+                witness.reading.send_replace(what == "resume");
+                Ok(json!({}))
+            }
+            "history" => Ok(witness.report()),
+            _ => {
+                let mut witness = self.witnesses.remove(name).expect("it was just there");
+                witness.task.abort();
+                let _ = (&mut witness.task).await;
+                Ok(witness.report())
+            }
+        }
+    }
+
     /// Publishes `calls` times: each time one event, or a batch of `size`. The number that is due next stands in the file
     /// `progress` after each call, whatever becomes of this process then. By the Publisher `name`, or on `topic` by the client.
     pub(super) async fn burst(&mut self, command: &Value) -> Result<Value, Value> {

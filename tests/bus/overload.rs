@@ -150,22 +150,23 @@ fn what_overflows_one_subscriptions_queue_is_lost_to_that_subscription_alone() {
 #[test]
 fn a_subscription_that_joins_a_full_ring_is_told_of_its_own_time_only() {
     let folder = Folder::new();
-    let _agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16})).up();
+    let _agent = Role::agent(&folder, json!({"ring_bytes": 1 << 20})).up();
     let mut detector = Role::client(&folder, "detector").up();
     let mut procmond = Role::client(&folder, "procmond").up();
     detector.must(&json!({"do": "subscribe", "name": "old", "patterns": ["events.process.#"]}));
     procmond.must(&json!({"do": "declare", "topic": "events.process.lifecycle"}));
+    // To read what a ring holds takes longer than to subscribe.
     for round in 0..20_u64 {
         detector.stop();
-        procmond.must(&json!({"do": "singles", "from": round * 1010, "count": 1000}));
+        procmond.must(&json!({"do": "batch", "from": round * 8010, "count": 8000}));
         // The first thing that the detector does when it goes on is to subscribe once more.
         detector.tell(&json!({"do": "subscribe", "name": "new", "patterns": ["events.process.#"]}));
         detector.go_on();
         assert!(detector.answer(crate::support::DEADLINE).get("error").is_none());
-        procmond.must(&json!({"do": "singles", "from": round * 1010 + 1000, "count": 10}));
+        procmond.must(&json!({"do": "singles", "from": round * 8010 + 8000, "count": 10}));
         let report = detector.must(&json!({"do": "await", "name": "new", "total": 10}));
-        let old = detector.must(&json!({"do": "await", "name": "old", "total": (round + 1) * 1010}));
-        exact((round + 1) * 1010, &old);
+        let old = detector.must(&json!({"do": "await", "name": "old", "total": (round + 1) * 8010}));
+        exact((round + 1) * 8010, &old);
         let report_after = detector.must(&json!({"do": "tally", "name": "new"}));
         assert_eq!(report, report_after, "nothing more came");
         let count = |fact: &str| report[fact].as_u64().expect("a report counts");

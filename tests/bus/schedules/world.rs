@@ -278,6 +278,11 @@ impl World {
         self.seats[seat].busy = Some(burst);
     }
 
+    /// Waits until a stream that is being published has come to this number.
+    pub(super) fn has_come_to(&self, stream: usize, number: u64) {
+        wait_until("it publishes", || self.progress(stream) >= number);
+    }
+
     fn progress_file(&self, stream: usize) -> std::path::PathBuf {
         self.folder.path().join(format!("progress-{stream}"))
     }
@@ -308,7 +313,7 @@ impl World {
         &mut self,
         wishes: &[(usize, &[&str])],
         given_up: Option<(usize, usize)>,
-        meanwhile: impl FnOnce(),
+        meanwhile: impl FnOnce(&Self),
     ) {
         let mut asked = Vec::new();
         for (seat, patterns) in wishes {
@@ -340,7 +345,7 @@ impl World {
                 json!({"do": "subscribe", "witness": true, "name": watched.name, "patterns": patterns});
             self.seats[*seat].role.tell(&command);
         }
-        meanwhile();
+        meanwhile(self);
         self.all_go_on();
         if let Some((seat, watched)) = given_up {
             self.forgotten(seat, &watched);

@@ -36,7 +36,7 @@ const WISHES: [&[&str]; 6] = [
 /// Procmond may hear of no others.
 const WISHES_OF_PROCMOND: usize = 3;
 
-/// Tells what was done when a schedule fails.
+/// Tells what was done, and how to have it done again, when a schedule fails.
 struct Told<'a>(&'a mut World, String);
 
 impl Drop for Told<'_> {
@@ -194,9 +194,9 @@ fn settle(world: &mut World) {
     }
 }
 
-fn schedule(world: &mut World, chance: &mut Chance) {
+fn schedule(world: &mut World, chance: &mut Chance, to_repeat: String) {
     world.steps.clear();
-    let told = Told(world, chance.to_repeat());
+    let told = Told(world, to_repeat);
     let world = &mut *told.0;
     for _ in 0..=chance.below(3) {
         subscribe(world, chance);
@@ -248,10 +248,10 @@ fn whatever_happens_to_whom_the_account_of_each_living_subscription_is_exact() {
     let mut worlds: [Option<World>; PLANS.len()] = Default::default();
     let mut chance = Chance::new();
     for _ in 0..schedules {
-        let next = chance.following();
+        let (next, to_repeat) = (chance.following(), chance.to_repeat());
         let plan = chance.below(PLANS.len() as u64) as usize;
         let world = worlds[plan].get_or_insert_with(|| World::new(PLANS[plan]));
-        schedule(world, &mut chance);
+        schedule(world, &mut chance, to_repeat);
         chance = next;
     }
     let mut sums = Sums::default();

@@ -17,6 +17,7 @@ use crate::access::{AccessPolicy, Component};
 use crate::client::Core;
 use crate::config;
 use crate::control::RingCharge;
+use crate::dataplane::WaitPolicy;
 use crate::sys::ListenError;
 
 pub use poisonings::Poisoning;
@@ -39,6 +40,7 @@ pub struct BrokerOptions {
     ring_budget_per_uid: u64,
     backing: Backing,
     queue_bytes: usize,
+    wait_policy: WaitPolicy,
     route_deadline: Duration,
     policy: AccessPolicy,
 }
@@ -55,6 +57,7 @@ impl BrokerOptions {
             ring_budget_per_uid: config::RING_BUDGET_PER_UID,
             backing: Backing::default(),
             queue_bytes: config::QUEUE_BYTES,
+            wait_policy: WaitPolicy::default(),
             route_deadline: config::ROUTE_DEADLINE,
             policy: AccessPolicy::default(),
         }
@@ -107,6 +110,13 @@ impl BrokerOptions {
     #[must_use]
     pub fn queue_bytes(mut self, bytes: usize) -> Self {
         self.queue_bytes = bytes;
+        self
+    }
+
+    /// How the agent's own process waits for events.
+    #[must_use]
+    pub fn wait_policy(mut self, policy: WaitPolicy) -> Self {
+        self.wait_policy = policy;
         self
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::access::{Component, Withheld};
 use crate::batch::{BatchEvent, EventTooLarge};
 use crate::correlation::CorrelationMetadata;
-use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, OutboxShared, Queue};
+use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, OutboxShared, Queue, WaitPolicy};
 use crate::event::CollectionEvent;
 use crate::routing::TopicId;
 use crate::topic::{Topic, TopicError, TopicPattern};
@@ -368,6 +368,14 @@ impl EventBusClient {
     }
 }
 
+/// What the owner of a client decides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientSettings {
+    pub(crate) queue_bytes: usize,
+    pub(crate) wait_policy: WaitPolicy,
+    pub(crate) deadline: Duration,
+}
+
 /// What all handles of one client hold on to.
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -397,17 +405,15 @@ pub(crate) struct Channels {
 
 impl Core {
     /// The handles' side of a session that has been welcomed, and what the session itself needs.
-    pub(crate) fn new(
-        welcome: &Welcome,
-        queue_bytes: usize,
-        deadline: Duration,
-    ) -> (Arc<Self>, Arc<Ground>, Channels) {
+    pub(crate) fn new(welcome: &Welcome, settings: ClientSettings) -> (Arc<Self>, Arc<Ground>, Channels) {
+        let ClientSettings { queue_bytes, wait_policy, deadline } = settings;
         let (commands, commands_end) = mpsc::unbounded_channel();
         let (data_events, data_events_end) = mpsc::unbounded_channel();
         let ground = Arc::new(Ground {
             hub: Arc::new(Hub::new()),
             inbox_counters: Arc::new(InboxCounters::default()),
             data_events,
+            wait_policy,
             deadline,
             over: watch::channel(None).0,
         });

@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("wire", &["access", "config", "topic"]),
     ("link", &["config", "sys", "wire"]),
     ("control", &["access", "config", "routing", "topic", "wire"]),
-    ("dataplane", &["access", "batch", "config", "event", "routing", "sys", "topic", "wire"]),
+    ("dataplane", &["access", "batch", "config", "event", "hierarchy", "routing", "sys", "topic", "wire"]),
     (
         "client",
         &[
@@ -35,7 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("broker", &["access", "client", "config", "control", "link", "sys", "wire"]),
+    ("broker", &["access", "client", "config", "control", "dataplane", "link", "sys", "wire"]),
     ("bus", &["broker", "client", "control", "correlation", "event"]),
     ("fuzzing", &["batch", "wire"]),
 ];

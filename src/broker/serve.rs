@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, StartError};
-use crate::client::{Core, Disconnected, run_session};
+use crate::client::{ClientSettings, Core, Disconnected, run_session};
 use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
 use crate::control::{Action, Awaited, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
@@ -196,7 +196,9 @@ impl Server {
         let Ok((Notice::Welcome(welcome), _)) = notices.try_recv() else {
             return;
         };
-        let (core, ground, channels) = Core::new(&welcome, self.options.queue_bytes, REQUEST_DEADLINE);
+        let BrokerOptions { queue_bytes, wait_policy, .. } = self.options;
+        let settings = ClientSettings { queue_bytes, wait_policy, deadline: REQUEST_DEADLINE };
+        let (core, ground, channels) = Core::new(&welcome, settings);
         if let Some(connection) = self.connections.get_mut(&session) {
             connection.peer = Peer::Embedded(Some(ground.over.subscribe()));
         }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Core, session};
+use super::{ClientSettings, Core, session};
 use crate::config;
+use crate::dataplane::WaitPolicy;
 use crate::link::{Link, LinkError};
 use crate::sys::{self, Stream};
 use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
@@ -26,6 +27,7 @@ pub struct ConnectOptions {
     client_id: String,
     path: PathBuf,
     queue_bytes: usize,
+    wait_policy: WaitPolicy,
     deadline: Duration,
     broker_uid: Option<u32>,
 }
@@ -39,6 +41,7 @@ impl ConnectOptions {
             client_id: client_id.to_owned(),
             path: PathBuf::from(config::SOCKET_PATH),
             queue_bytes: config::QUEUE_BYTES,
+            wait_policy: WaitPolicy::default(),
             deadline: config::REQUEST_DEADLINE,
             broker_uid: None,
         }
@@ -59,11 +62,23 @@ impl ConnectOptions {
         self
     }
 
+    /// How this process waits for events.
+    #[must_use]
+    pub fn wait_policy(mut self, policy: WaitPolicy) -> Self {
+        self.wait_policy = policy;
+        self
+    }
+
     /// How long to wait for the broker's answer: to the hello, and later to each request. 5 s at first.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
+    }
+
+    const fn settings(&self) -> ClientSettings {
+        let Self { queue_bytes, wait_policy, deadline, .. } = *self;
+        ClientSettings { queue_bytes, wait_policy, deadline }
     }
 
     /// The user that the broker runs as. At first: root, or the user of this process. A broker of any other is not talked to.
@@ -165,7 +180,7 @@ async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, 
             if welcome.backing == shm::Backing::Named {
                 shm::collect_abandoned();
             }
-            let (core, ground, channels) = Core::new(&welcome, options.queue_bytes, options.deadline);
+            let (core, ground, channels) = Core::new(&welcome, options.settings());
             // Who has stopped waiting drops the core, which ends the session below.
             let _ = reply.send(Ok(core));
             session::run(ground, welcome, link, channels).await;

@@ -13,7 +13,9 @@ use tokio::task::JoinSet;
 
 use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
 use crate::access::Component;
-use crate::dataplane::{DataEvent, DataEvents, Hub, Inbox, InboxCounters, Origin, OutboxShared, RouteTarget};
+use crate::dataplane::{
+    DataEvent, DataEvents, Hub, Inbox, InboxCounters, Origin, OutboxShared, RouteTarget, WaitPolicy,
+};
 use crate::link::{Link, LinkError};
 use crate::routing::TopicId;
 use crate::topic::{Topic, TopicPattern};
@@ -61,6 +63,7 @@ pub(crate) struct Ground {
     pub(crate) hub: Arc<Hub>,
     pub(crate) inbox_counters: Arc<InboxCounters>,
     pub(crate) data_events: DataEvents,
+    pub(crate) wait_policy: WaitPolicy,
     /// How long to wait for the broker's answer to one request.
     pub(crate) deadline: Duration,
     /// `None` while the session lives.
@@ -468,7 +471,7 @@ mod tests {
     use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
     use shm::Doorbell;
 
-    use super::super::Core;
+    use super::super::{ClientSettings, Core};
     use super::*;
     use crate::dataplane::{Queue, Taken};
     use crate::wire::{Epoch, Handle};
@@ -479,7 +482,9 @@ mod tests {
         let component = "agent".into();
         let (ring_bytes, backing) = (RING_BYTES as u64, shm::Backing::Memfd);
         let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes, backing };
-        let (core, ground, _) = Core::new(&welcome, 1 << 20, Duration::from_secs(5));
+        let (queue_bytes, deadline) = (1 << 20, Duration::from_secs(5));
+        let settings = ClientSettings { queue_bytes, wait_policy: WaitPolicy::default(), deadline };
+        let (core, ground, _) = Core::new(&welcome, settings);
         (core, Session::new(ground, welcome))
     }
 

@@ -12,11 +12,13 @@ use std::time::Duration;
 /// come one by one; in a stream of them it adds [`gather_for`](Self::gather_for) at most.
 ///
 /// ```
-/// use daemoneye_eventbus::{WaitPolicy};
+/// use daemoneye_eventbus::{ConnectOptions, WaitPolicy};
 ///
 /// // A detector with a processor to itself, that wants to hear within a microsecond.
 /// let policy = WaitPolicy::default().spins(50);
 /// assert_eq!(policy.spins, 50);
+/// let options = ConnectOptions::new("detector").wait_policy(policy);
+/// # let _ = options;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

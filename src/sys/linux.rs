@@ -18,8 +18,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 
-use crate::config::HOST_RETRY;
-
 /// Bytes taken from a socket at once.
 const READ_BYTES: usize = 16 << 10;
 
@@ -185,17 +183,16 @@ impl Bell {
     }
 }
 
-/// Resolves when one of the doorbells rings or is closed at the other end; soon, where the host can't watch them.
-pub(crate) async fn first_ring(bells: Vec<Bell>) {
+/// Resolves when one of the doorbells rings or is closed at the other end; at once, if the host can't watch them.
+pub(crate) async fn first_ring(bells: Vec<Bell>) -> io::Result<()> {
     let watch = |bell: Bell| AsyncFd::with_interest(bell.0, Interest::READABLE);
-    let Ok(watched) = bells.into_iter().map(watch).collect::<io::Result<Vec<_>>>() else {
-        return tokio::time::sleep(HOST_RETRY).await;
-    };
+    let watched = bells.into_iter().map(watch).collect::<io::Result<Vec<_>>>()?;
     std::future::poll_fn(|context| {
         let rung = watched.iter().any(|bell| bell.poll_read_ready(context).is_ready());
         if rung { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
+    Ok(())
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which all processes of a host share.

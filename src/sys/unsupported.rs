@@ -110,7 +110,7 @@ impl Bell {
 }
 
 /// Resolves when one of the doorbells rings: there is none.
-pub(crate) async fn first_ring(bells: Vec<Bell>) {
+pub(crate) async fn first_ring(bells: Vec<Bell>) -> io::Result<()> {
     match bells.into_iter().next() {
         Some(bell) => match bell.0 {},
         None => std::future::pending().await,

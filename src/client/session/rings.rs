@@ -9,7 +9,7 @@ use shm::{
 
 use super::{Ground, Session};
 use crate::access::Component;
-use crate::dataplane::{Inbox, Origin, WaitPolicy};
+use crate::dataplane::{Inbox, Origin};
 use crate::wire::{Handle, PublisherId, Request, RingId};
 
 /// A ring between the broker's first and second word about it.
@@ -141,13 +141,9 @@ impl Session {
         let origin = Arc::clone(origin);
         let consumer = Consumer::new(ProducerView::attach(peer, capacity(ring_bytes))?, segment);
         if self.inbox.is_none() {
-            let Ground { hub, data_events, inbox_counters, .. } = &*self.ground;
-            let inbox = Inbox::start(
-                Arc::clone(hub),
-                data_events.clone(),
-                Arc::clone(inbox_counters),
-                WaitPolicy::default(),
-            );
+            let Ground { hub, data_events, inbox_counters, wait_policy, .. } = &*self.ground;
+            let inbox =
+                Inbox::start(Arc::clone(hub), data_events.clone(), Arc::clone(inbox_counters), *wait_policy);
             let inbox = inbox.map_err(|source| SegmentError::Host { step: "read", source })?;
             self.inbox = Some(inbox);
         }

@@ -27,10 +27,17 @@ impl Wait {
         tokio::select! {
             () = self.over.closed() => {}
             () = tokio::time::sleep(self.longest) => {}
-            () = first_ring(self.bells) => {}
+            () = rung(self.bells) => {}
         }
         // Who has stopped waiting needs no answer.
         let _ = self.over.send(());
+    }
+}
+
+/// Resolves when one of the doorbells rings; soon, where the host can't watch them.
+async fn rung(bells: Vec<Bell>) {
+    if first_ring(bells).await.is_err() {
+        tokio::time::sleep(HOST_RETRY).await;
     }
 }
 

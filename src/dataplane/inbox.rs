@@ -122,6 +122,7 @@ impl Inbox {
             session_over: false,
             wait: Wait::new(policy),
             woke: false,
+            rung: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("eventbus-data".into()).spawn(move || state.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -197,6 +198,8 @@ struct DataThread {
     wait: Wait,
     /// Readers were woken in this turn.
     woke: bool,
+    /// Which doorbells rang in the last sleep: our own, and those of the rings.
+    rung: Vec<bool>,
 }
 
 /// What is left of a ring: whom to tell if the broker closes it with an accusation, which may come behind the news that the publisher
@@ -386,14 +389,16 @@ impl DataThread {
             ring.arm(want)
         });
         if calm {
-            let bells: Vec<_> =
-                std::iter::once(&self.woken).chain(self.rings.iter().map(|ring| &ring.doorbell)).collect();
-            let rung = sys::wait(&bells, longest);
+            let bell = |index: usize| match index.checked_sub(1) {
+                None => &self.woken,
+                Some(ring) => &self.rings[ring].doorbell,
+            };
+            sys::wait((0..self.rings.len() + 1).map(bell), longest, &mut self.rung);
             self.shared.counters.wakeups.fetch_add(1, Ordering::Relaxed);
-            if rung[0] {
+            if self.rung[0] {
                 self.woken.hear();
             }
-            for (ring, _) in self.rings.iter_mut().zip(&rung[1..]).filter(|(_, rung)| **rung) {
+            for (ring, _) in self.rings.iter_mut().zip(&self.rung[1..]).filter(|(_, rung)| **rung) {
                 if ring.doorbell.hear() == Heard::PeerGone {
                     ring.end_soon();
                 }

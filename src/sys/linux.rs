@@ -156,19 +156,40 @@ fn unwatched(pid: u32, error: &io::Error) {
     tracing::warn!(pid, %error, "the end of a client's process can't be watched, only that of its socket");
 }
 
-/// Sleeps until one of the doorbells rings or is closed at the other end, or the time is over, and says which.
-pub(crate) fn wait(doorbells: &[&Doorbell], longest: Option<Duration>) -> Vec<bool> {
-    let mut polled: Vec<PollFd<'_>> =
-        doorbells.iter().map(|doorbell| PollFd::new(*doorbell, PollFlags::IN)).collect();
+/// Doorbells that are slept on without an allocation.
+const FEW_BELLS: usize = 16;
+
+/// Sleeps until one of the doorbells rings or is closed at the other end, or the time is over, and says which in `rung`.
+pub(crate) fn wait<'a>(
+    mut doorbells: impl ExactSizeIterator<Item = &'a Doorbell>,
+    longest: Option<Duration>,
+    rung: &mut Vec<bool>,
+) {
+    rung.clear();
+    let count = doorbells.len();
+    let Some(first) = doorbells.next() else { return };
+    if count <= FEW_BELLS {
+        let mut rest = std::iter::once(first).chain(doorbells);
+        let mut few: [_; FEW_BELLS] =
+            std::array::from_fn(|_| PollFd::new(rest.next().unwrap_or(first), PollFlags::IN));
+        poll(&mut few[..count], longest, rung);
+    } else {
+        let all = std::iter::once(first).chain(doorbells);
+        let mut many: Vec<_> = all.map(|doorbell| PollFd::new(doorbell, PollFlags::IN)).collect();
+        poll(&mut many, longest, rung);
+    }
+}
+
+fn poll(polled: &mut [PollFd<'_>], longest: Option<Duration>, rung: &mut Vec<bool>) {
     let longest = longest.map(|longest| Timespec {
         tv_sec: longest.as_secs().cast_signed(),
         tv_nsec: longest.subsec_nanos().into(),
     });
-    match rustix::event::poll(&mut polled, longest.as_ref()) {
-        Ok(_) => polled.iter().map(|descriptor| !descriptor.revents().is_empty()).collect(),
-        Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => vec![false; doorbells.len()],
+    match rustix::event::poll(polled, longest.as_ref()) {
+        Ok(_) => rung.extend(polled.iter().map(|descriptor| !descriptor.revents().is_empty())),
+        Err(Errno::INTR | Errno::AGAIN | Errno::NOMEM) => rung.resize(polled.len(), false),
         // More descriptors than the process may have by now: all may have something, and looking is never wrong.
-        Err(Errno::INVAL) => vec![true; doorbells.len()],
+        Err(Errno::INVAL) => rung.resize(polled.len(), true),
         Err(errno) => unreachable!("poll refuses nothing but bad arguments: {errno}"),
     }
 }

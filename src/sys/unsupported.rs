@@ -94,8 +94,12 @@ pub(crate) fn own_uid() -> u32 {
     0
 }
 
-/// Sleeps until one of the doorbells rings or is closed at the other end, or the time is over, and says which.
-pub(crate) fn wait(doorbells: &[&Doorbell], _: Option<Duration>) -> Vec<bool> {
+/// Sleeps until one of the doorbells rings or is closed at the other end, or the time is over, and says which in `rung`.
+pub(crate) fn wait<'a>(
+    doorbells: impl ExactSizeIterator<Item = &'a Doorbell>,
+    _: Option<Duration>,
+    _: &mut Vec<bool>,
+) {
     unreachable!("{} doorbells, where no data thread has been started for want of any ring", doorbells.len())
 }
 

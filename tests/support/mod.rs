@@ -8,16 +8,24 @@ pub(crate) mod chance;
 pub(crate) mod look;
 pub(crate) mod roles;
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+/// What was asked of the allocator, in processes that count it.
+pub(crate) static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+thread_local! {
+    /// The same, by this thread.
+    pub(crate) static OWN_ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
 /// Says what rings are made of.
 const BACKING: &str = "EVENTBUS_TEST_BACKING";
 /// What a role process is to be: a JSON object.

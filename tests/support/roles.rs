@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{ANSWER, DEADLINE, ROLE};
 
 mod flow;
+mod frugal;
 mod hostile;
 mod log;
 mod reader;
@@ -244,6 +245,8 @@ impl BusRole {
                 names.sort();
                 Ok(json!({ "components": names }))
             }
+            "batches_frugally" | "singles_frugally" => self.publish_frugally(command).await,
+            "read_frugally" => self.read_frugally(command).await,
             _ => self.flow(command).await,
         }
     }

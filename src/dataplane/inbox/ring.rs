@@ -426,6 +426,7 @@ mod tests {
             session_over: false,
             wait: Wait::new(WaitPolicy::default()),
             woke: false,
+            rung: Vec::new(),
         };
         (thread, queue)
     }

@@ -29,8 +29,11 @@ fn measured(how: &str, at_once: u64) -> (Value, Value) {
     let mut procmond = Role::client(&folder, "procmond").up();
     agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"], "unread": true}));
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let acks = "control.collector.task.procmond";
+    procmond.must(&json!({"do": "subscribe", "name": "acks", "patterns": [acks], "unread": true}));
+    agent.must(&json!({"do": "declare", "name": "acks", "topic": acks}));
     let rounds = 300;
-    agent.tell(&json!({"do": "read_frugally", "count": rounds * at_once}));
+    agent.tell(&json!({"do": "read_frugally", "count": rounds * at_once, "round": at_once}));
     let published = procmond.must(&json!({"do": how, "rounds": rounds, "count": at_once}));
     let read = agent.answer(support::DEADLINE);
     for side in [&published, &read] {
@@ -43,7 +46,6 @@ fn measured(how: &str, at_once: u64) -> (Value, Value) {
 fn nothing_is_allocated_for_an_event_of_a_batch() {
     let (published, read) = measured("batches_frugally", 256);
     assert_eq!(number(&published, "allocations"), 0, "{published}");
-    // A wake-up now and then, and a batch that comes while 32 others are held: fewer than one in four batches.
     assert!(number(&read, "allocations") * 1000 < number(&read, "events"), "{read}");
 }
 
@@ -51,5 +53,5 @@ fn nothing_is_allocated_for_an_event_of_a_batch() {
 fn nothing_is_allocated_for_a_single_event() {
     let (published, read) = measured("singles_frugally", 256);
     assert_eq!(number(&published, "allocations"), 0, "{published}");
-    assert!(number(&read, "allocations") * 20 < number(&read, "events"), "{read}");
+    assert!(number(&read, "allocations") * 100 < number(&read, "events"), "{read}");
 }

@@ -16,8 +16,10 @@ use crate::topic::Topic;
 /// Bytes of records that share a chunk: some 20 single events. Who keeps one of them keeps the rest.
 pub(super) const CHUNK_BYTES: usize = 8 << 10;
 
-/// Chunks of either size that a pool keeps to be filled again: 2 MiB, if they are as large as can be. Above it: given back.
-const KEPT_MAX: usize = 32;
+/// Bytes of chunks of either size that a pool keeps to be filled again, if they are as large as can be. Above it: given back.
+const KEPT_BYTES: usize = 2 << 20;
+const SMALL_KEPT_MAX: usize = KEPT_BYTES / CHUNK_BYTES;
+const LARGE_KEPT_MAX: usize = KEPT_BYTES / RECORD_BYTES_TARGET;
 
 /// The events of one record as owned values, opaque ones left empty; `None` if they are too large to keep.
 pub(super) type OwnedEvents = Option<Box<[Option<Arc<BusEvent>>]>>;
@@ -93,7 +95,7 @@ pub(crate) struct Pool {
 impl Pool {
     /// An empty chunk, whose first record has so many bytes. Nobody else holds it.
     pub(super) fn take(&mut self, bytes: usize, topic: &Topic, origin: &Arc<Origin>) -> Arc<Chunk> {
-        let free = self.of_size(bytes).and_then(|kept| {
+        let free = self.of_size(bytes).and_then(|(kept, _)| {
             // The oldest: if that is still held, most of the others are.
             let is_free = kept.front_mut().is_some_and(|chunk| Arc::get_mut(chunk).is_some());
             if is_free { kept.pop_front() } else { None }
@@ -116,19 +118,19 @@ impl Pool {
 
     /// Keeps a chunk that goes out.
     pub(super) fn keep(&mut self, chunk: &Arc<Chunk>) {
-        let Some(kept) = self.of_size(chunk.bytes) else { return };
-        if kept.len() == KEPT_MAX {
+        let Some((kept, most)) = self.of_size(chunk.bytes) else { return };
+        if kept.len() == most {
             kept.pop_front();
         }
         kept.push_back(Arc::clone(chunk));
     }
 
-    /// Where chunks of this size are kept; a single event that is larger than any batch is not.
-    const fn of_size(&mut self, bytes: usize) -> Option<&mut VecDeque<Arc<Chunk>>> {
+    /// Where chunks of this size are kept, and how many; a single event that is larger than any batch is not.
+    const fn of_size(&mut self, bytes: usize) -> Option<(&mut VecDeque<Arc<Chunk>>, usize)> {
         if bytes <= CHUNK_BYTES {
-            Some(&mut self.small)
+            Some((&mut self.small, SMALL_KEPT_MAX))
         } else if bytes <= RECORD_BYTES_TARGET {
-            Some(&mut self.large)
+            Some((&mut self.large, LARGE_KEPT_MAX))
         } else {
             None
         }
@@ -195,9 +197,9 @@ mod tests {
         let mut pool = Pool::default();
         for bytes in [100, 2 * CHUNK_BYTES, 2 * RECORD_BYTES_TARGET] {
             let held: Vec<_> =
-                (0..KEPT_MAX + 5).map(|_| send(&mut pool, &vec![7; bytes], &label(1))).collect();
+                (0..SMALL_KEPT_MAX + 5).map(|_| send(&mut pool, &vec![7; bytes], &label(1))).collect();
             drop(held);
         }
-        assert_eq!((pool.small.len(), pool.large.len()), (KEPT_MAX, KEPT_MAX));
+        assert_eq!((pool.small.len(), pool.large.len()), (SMALL_KEPT_MAX, LARGE_KEPT_MAX));
     }
 }

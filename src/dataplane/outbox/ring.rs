@@ -199,7 +199,8 @@ struct Mark {
 
 impl Marks {
     fn new(capacity: u64) -> Self {
-        Self { capacity, marks: VecDeque::new(), newest: Mark::default(), passed: 0 }
+        let marks = VecDeque::with_capacity(MARKS_PER_RING as usize + 1);
+        Self { capacity, marks, newest: Mark::default(), passed: 0 }
     }
 
     fn note(&mut self, tail: u64, sequence: u64) {

@@ -166,6 +166,33 @@ fn an_anomaly_finds_room_in_a_ring_that_is_full_of_bulk() {
     assert_eq!(number(&of_anomalies, "received"), anomalies + 1, "{of_anomalies}");
 }
 
+/// Far more batches than anybody reads, for `EVENTBUS_OVERLOAD_SECONDS`.
+#[test]
+fn every_anomaly_arrives_beside_a_flood_of_batches() {
+    let seconds = std::env::var("EVENTBUS_OVERLOAD_SECONDS");
+    let seconds: u64 = seconds.map_or(1, |seconds| seconds.parse().expect("a number of seconds"));
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"queue_bytes": 1 << 20})).up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    // One subscription for all of it is read; another, for the batches, is not.
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    let batches = ["events.process.batch"];
+    agent.must(&json!({"do": "subscribe", "name": "unread", "patterns": batches, "unread": true}));
+    for (name, topic) in [("bulk", "events.process.batch"), ("alerts", "events.process.anomaly")] {
+        procmond.must(&json!({"do": "declare", "name": name, "topic": topic}));
+    }
+    procmond.tell(&json!({"do": "flood", "tag": "bulk", "count": 256, "within_ms": seconds * 1000}));
+    let published = procmond.answer(DEADLINE + std::time::Duration::from_secs(seconds));
+    let (alerts, bulk) = (number(&published, "alerts"), number(&published, "bulk"));
+    let due = agent.must(&json!({"do": "await_tag", "tag": "alert", "next": alerts}));
+    assert_eq!(number(&due, "next"), alerts, "{published}");
+    let report = agent.must(&json!({"do": "await", "total": alerts + bulk}));
+    assert_eq!(number(&report, "received") + number(&report, "lost"), alerts + bulk, "{report}");
+    assert!(report["gaps_of"]["alert"].is_null(), "{report}");
+    let losses = agent.must(&json!({"do": "losses", "name": "unread"}));
+    assert!(number(&losses, "queue") > 0, "it was a flood: {losses}");
+}
+
 /// Two publishers, one subscription that nobody reads while its queue fills.
 #[test]
 fn an_anomaly_goes_ahead_of_bulk_that_a_slow_reader_has_not_read() {

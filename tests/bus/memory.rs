@@ -16,8 +16,8 @@ const QUEUE_BYTES: u64 = 4 << 20;
 const SEGMENTS_BYTES: u64 = 64 << 10;
 /// What a publisher keeps for its next batch: `RECORDS_KEPT` of the largest.
 const RECORDS_BYTES: u64 = 4 << 20;
-/// What a subscribing process keeps for what comes next: `SPARES_MAX` of the largest records.
-const SPARES_BYTES: u64 = 2 << 20;
+/// What a subscribing process keeps for what comes next: `KEPT_BYTES` of small chunks, and of large ones.
+const POOL_BYTES: u64 = 4 << 20;
 
 /// By then what waits has filled the ring and the queue, and behind what the reader has taken over the queue again.
 const ROUNDS_LEAST: usize = 10;
@@ -65,8 +65,8 @@ fn overload(shapes: &[Shape], time: Duration) {
     let folder = Folder::new();
     let _agent = Role::agent(&folder, json!({"ring_bytes": RING_BYTES})).up();
     let ring = RING_BYTES + SEGMENTS_BYTES;
-    let mut reader = Measured::up(&folder, "detector", ring + 2 * QUEUE_BYTES + SPARES_BYTES);
-    let mut stopped = Measured::up(&folder, "exporter", ring + 2 * QUEUE_BYTES + SPARES_BYTES);
+    let mut reader = Measured::up(&folder, "detector", ring + 2 * QUEUE_BYTES + POOL_BYTES);
+    let mut stopped = Measured::up(&folder, "exporter", ring + 2 * QUEUE_BYTES + POOL_BYTES);
     let mut publisher = Measured::up(&folder, "procmond", 2 * ring + RECORDS_BYTES);
     for subscriber in [&mut reader, &mut stopped] {
         let patterns = ["events.process.#"];

@@ -290,10 +290,15 @@ fn reachable(binary: &Path, folder: &Folder) -> PathBuf {
 }
 
 /// Waits for a condition; fails when it is not met within the deadline.
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(DEADLINE, what, condition);
+}
+
+/// The same, for a condition that takes its time.
+pub(crate) fn wait_within(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < DEADLINE, "in vain: {what}");
+        assert!(start.elapsed() < deadline, "in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -1,8 +1,9 @@
 //! Publishers that wait for room, and that are asked how far their subscribers are.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use daemoneye_eventbus::{EventTooLarge, Publisher};
+use daemoneye_eventbus::{EventTooLarge, ProcessEvent, Publisher};
 use serde_json::{Value, json};
 
 use super::{BusRole, delivery, error, event, not_made};
@@ -16,9 +17,12 @@ impl BusRole {
             let losses = self.unread.get(text("name")).ok_or_else(not_made)?.losses();
             return Ok(json!({ "ring": losses.ring, "queue": losses.queue }));
         }
-        let publisher = self.publishers.get_mut(text("name")).ok_or_else(not_made)?;
         let events =
             (number("from")..number("from") + number("count")).map(|index| event(text("tag"), index));
+        if command["do"] == "flood" {
+            return flood(&events.collect::<Vec<_>>(), &mut self.publishers, patience);
+        }
+        let publisher = self.publishers.get_mut(text("name")).ok_or_else(not_made)?;
         let too_large = |e: EventTooLarge| error(&e, "TooLarge");
         match command["do"].as_str() {
             Some("batch_within") => {
@@ -57,6 +61,30 @@ impl BusRole {
             other => panic!("no command {other:?}"),
         }
     }
+}
+
+/// Publishes batches as fast as it can for so long, and an anomaly every millisecond, each over a publisher of its own.
+fn flood(
+    events: &[ProcessEvent],
+    publishers: &mut HashMap<String, Publisher>,
+    duration: Duration,
+) -> Result<Value, Value> {
+    let mut take = |name: &str| publishers.remove(name).ok_or_else(not_made);
+    let (mut bulk, mut alerts) = (take("bulk")?, take("alerts")?);
+    let start = Instant::now();
+    let mut published = 0;
+    while start.elapsed() < duration {
+        let mut batch = bulk.batch();
+        for event in events {
+            batch.push(event).map_err(|e| error(&e, "TooLarge"))?;
+        }
+        batch.publish();
+        if start.elapsed() >= Duration::from_millis(published) {
+            alerts.publish(&event("alert", published)).map_err(|e| error(&e, "TooLarge"))?;
+            published += 1;
+        }
+    }
+    Ok(json!({ "alerts": published, "bulk": bulk.published() }))
 }
 
 /// Waits for room, and for readers, and gives up both.

@@ -25,7 +25,7 @@ struct Tally {
     /// Events that came out of order, or twice.
     disorder: u64,
     /// Events that are missing between others, by their own numbers.
-    gaps: u64,
+    gaps: BTreeMap<String, u64>,
     /// The number that is due next, by the name of who numbers.
     due: BTreeMap<String, u64>,
     /// Who was heard, in the order of their first events.
@@ -106,7 +106,8 @@ impl Reader {
             "lost": tally.lost,
             "batches": tally.batches,
             "disorder": tally.disorder,
-            "gaps": tally.gaps,
+            "gaps": tally.gaps.values().sum::<u64>(),
+            "gaps_of": tally.gaps,
             "errors": tally.errors,
             "ended": tally.ended,
         })
@@ -125,7 +126,8 @@ impl Tally {
         }
         let due = self.due.entry(process.name().to_owned()).or_insert(0);
         match index.checked_sub(*due) {
-            Some(missing) => self.gaps += missing,
+            Some(0) => {}
+            Some(missing) => *self.gaps.entry(process.name().to_owned()).or_insert(0) += missing,
             None => self.disorder += 1,
         }
         *due = index + 1;

@@ -27,7 +27,8 @@ fn word(number: u8) -> Word {
 impl Target {
     fn new() -> Self {
         let memory = Hostile::default();
-        let producer = Producer::over(memory.clone());
+        let mut producer = Producer::over(memory.clone());
+        producer.set_reserve(CAPACITY / 8);
         let slots = [0; SLOTS as usize];
         Self { memory, producer, attempted: 0, lost: 0, slots, taken: Vec::new(), tail: 0, poisoned: None }
     }
@@ -38,9 +39,14 @@ impl Target {
         self.poisoned = violation;
     }
 
-    fn push(&mut self, slot: u16, events: u8, bytes: usize) {
+    fn push(&mut self, urgent: bool, slot: u16, events: u8, bytes: usize) {
         let fill = self.attempted as u8;
-        let result = self.producer.push(slot, 0, events.into(), &[&vec![fill; bytes]]);
+        let payload = vec![fill; bytes];
+        let result = if urgent {
+            self.producer.push_urgent(slot, 0, events.into(), &[&payload])
+        } else {
+            self.producer.push(slot, 0, events.into(), &[&payload])
+        };
         if let Err(PushError::TooLarge { .. } | PushError::NoSuchSlot { .. }) = result {
             assert!(bytes > self.producer.payload_bytes_max() || slot >= SLOTS);
             return;
@@ -59,6 +65,24 @@ impl Target {
             // It is known before anybody looks at the head.
             Err(_) => assert_eq!(self.poisoned, None),
         }
+    }
+
+    /// A push that is taken back leaves no trace, unless it was a loss.
+    fn try_out(&mut self, slot: u16, bytes: usize) {
+        let before = self.producer.savepoint(slot);
+        let room = self.producer.room_for(bytes);
+        if bytes <= self.producer.payload_bytes_max() && self.producer.has_room(room) == Ok(true) {
+            self.producer.push(slot, 0, 1, &[&vec![0xff; bytes]]).expect("there is room");
+            self.producer.rewind(before);
+        }
+        assert_eq!(self.producer.attempted(), self.attempted);
+    }
+
+    fn lose(&mut self, slot: u16, events: u8) {
+        self.producer.lose(slot, events.into()).expect("there is such a slot");
+        self.slots[usize::from(slot)] += u64::from(events);
+        self.lost += u64::from(events);
+        self.attempted += u64::from(events);
     }
 
     /// What was taken lies between the tails, and nowhere does it cross the end of the ring.
@@ -91,8 +115,10 @@ impl Target {
     }
 
     fn step(&mut self, input: &mut Input<'_>) -> Option<()> {
-        match input.byte()? % 14 {
-            0..=4 => self.push(u16::from(input.byte()?) % (SLOTS + 1), input.byte()?, input.byte()?.into()),
+        match input.byte()? % 17 {
+            0..=4 => {
+                self.push(false, u16::from(input.byte()?) % (SLOTS + 1), input.byte()?, input.byte()?.into())
+            }
             5 => self.flush(false),
             6 => {
                 let result = self.producer.occupied();
@@ -116,6 +142,9 @@ impl Target {
                 // It looked while it asked, so it sleeps for a head that it has not seen.
                 assert!(result != Ok(true) || room_at + CAPACITY == self.tail + room.min(CAPACITY));
             }
+            14 => self.push(true, u16::from(input.byte()?) % SLOTS, input.byte()?, input.byte()?.into()),
+            15 => self.try_out(u16::from(input.byte()?) % SLOTS, input.byte()?.into()),
+            16 => self.lose(u16::from(input.byte()?) % SLOTS, input.byte()?),
             _ => {
                 let room = self.producer.room_for(input.byte()?.into());
                 let result = self.producer.has_room(room);

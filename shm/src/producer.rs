@@ -224,6 +224,8 @@ impl<M: Memory> Producer<M> {
     pub fn lose(&mut self, slot: u16, events: u32) -> Result<(), PushError> {
         self.attempt(slot, events)?;
         self.note_loss(slot, events);
+        // No record has to cross what a sleeper waits for before this happens again.
+        self.answered = AWAKE;
         Ok(())
     }
 
@@ -407,8 +409,9 @@ impl<M: Memory> Producer<M> {
     }
 
     /// Whether the consumer sleeps for something that this flush published: a record that crosses the position that it
-    /// asked for, or a loss. A loss wakes it once for each position that it sleeps for. That is enough: from then on
-    /// we know the space that it gave back, and before we run out of it a record crosses that position.
+    /// asked for, or a loss. A loss for want of space wakes it once for each position that it sleeps for. That is enough: from then
+    /// on we know the space that it gave back, and before we run out of it a record crosses that position. Any other wakes it each
+    /// time.
     fn must_wake(&mut self, before: u64, lost: bool) -> bool {
         let wake_at = self.memory.wake_at().load(Ordering::Relaxed);
         let crossed = before < wake_at && wake_at <= self.published;

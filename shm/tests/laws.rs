@@ -190,6 +190,21 @@ fn what_no_record_can_bring_is_told_as_lost_in_its_place_and_behind_the_last() {
     assert_eq!(producer.attempted(), 6);
 }
 
+/// No record crosses the position that it sleeps for, however many such losses there are.
+#[test]
+fn each_loss_that_no_record_can_bring_ends_a_sleep() {
+    let (_, mut producer, mut consumer) = ring();
+    for _ in 0..3 {
+        assert!(consumer.arm(1).unwrap());
+        producer.lose(1, 2).unwrap();
+        assert!(producer.flush(), "who sleeps is told");
+        consumer.disarm();
+        let mut lost = Vec::new();
+        consumer.tail_loss(|slot, events| lost.push((slot, events))).unwrap();
+        assert_eq!(lost, [(1, 2)]);
+    }
+}
+
 #[test]
 fn who_does_not_sleep_is_not_armed() {
     let (memory, mut producer, mut consumer) = ring();

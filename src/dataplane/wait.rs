@@ -102,7 +102,7 @@ impl Wait {
     pub(super) fn idle(&mut self, received: u64) -> Step {
         let WaitPolicy { spins, yields, gather_bytes, gather_for } = self.policy;
         let polls = self.idle;
-        self.idle += 1;
+        self.idle = polls.saturating_add(1);
         if polls < spins {
             Step::Pause
         } else if polls < spins.saturating_add(yields) {
@@ -134,6 +134,13 @@ mod tests {
         wait.idle(0);
         wait.busy();
         assert_eq!(wait.idle(0), Step::Pause, "it begins anew");
+    }
+
+    #[test]
+    fn who_spins_for_ever_does_so_for_longer_than_its_polls_can_be_counted() {
+        let mut wait = Wait::new(WaitPolicy::default().spins(u32::MAX));
+        wait.idle = u32::MAX - 1;
+        assert_eq!([0; 3].map(|_| wait.idle(0)), [Step::Pause, FOR_EVER, Step::Pause]);
     }
 
     #[test]

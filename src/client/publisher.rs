@@ -279,7 +279,8 @@ fn deadline_of(patience: Duration) -> Instant {
 /// dropped before that, nothing of them leaves.
 ///
 /// A batch of any length can be pushed: it is divided into records of up to 64 KiB and 512 events, or of what the smallest ring of
-/// its subscribers takes.
+/// its subscribers takes. Full records go ahead into the rings, where nobody sees them yet: a subscriber that comes before the
+/// batch is published is told of these as lost.
 ///
 /// ```
 /// use daemoneye_eventbus::{ConnectOptions, EventBusClient};
@@ -362,7 +363,7 @@ impl BatchBuilder<'_> {
     /// Publishes the batch. Never waits.
     pub fn publish(mut self) -> Delivery {
         let (outbox, topic, records) = self.full_records();
-        let mut delivery = outbox.publish_staged();
+        let mut delivery = outbox.publish_staged(topic);
         for record in records {
             delivery.add(outbox.publish(topic, record));
             // Once per record and not at the end: a batch may be larger than a ring, and the subscriber can make room
@@ -380,7 +381,7 @@ impl BatchBuilder<'_> {
     pub async fn publish_within(mut self, patience: Duration) -> Delivery {
         let deadline = deadline_of(patience);
         let (outbox, topic, records) = self.full_records();
-        let mut delivery = outbox.publish_staged();
+        let mut delivery = outbox.publish_staged(topic);
         for record in records {
             outbox.await_room(topic, record.bytes(), deadline).await;
             delivery.add(outbox.publish(topic, record));

@@ -399,7 +399,7 @@ impl Outbox {
         self.rings = kept;
         for (id, ring) in &mut wanted.rings {
             if let Some((producer, doorbell)) = ring.take() {
-                self.rings.push(Some(OutRing::new(*id, producer, doorbell)));
+                self.rings.push(Some(OutRing::new(*id, producer, doorbell, self.sequence)));
             }
         }
         let routes = wanted.routes.iter().enumerate().map(|(number, (topic, targets))| {

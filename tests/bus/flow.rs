@@ -110,6 +110,21 @@ fn a_publisher_knows_how_far_its_subscribers_have_read() {
 }
 
 #[test]
+fn a_subscriber_is_not_behind_with_what_was_published_before_it_came() {
+    let folder = Folder::new();
+    let _agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "singles", "from": 0, "count": 1000}));
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    detector.stop();
+    procmond.must(&json!({"do": "singles", "from": 1000, "count": 10}));
+    let flushed = procmond.must(&json!({"do": "flush", "within_ms": 20}));
+    assert_eq!(flushed, json!({"unread": 10, "consumed": 1000}));
+}
+
+#[test]
 fn of_a_batch_that_is_not_published_nothing_leaves_and_nothing_is_missing() {
     let folder = Folder::new();
     let _agent = Role::agent(&folder, json!({})).up();
@@ -140,6 +155,32 @@ fn of_a_batch_that_is_not_published_nothing_leaves_and_nothing_is_missing() {
     let report = detector.must(&json!({"do": "await", "total": published + 1}));
     assert_eq!((number(&report, "received"), number(&report, "lost")), (published + 1, 0), "{report}");
     assert_eq!(detector.must(&json!({"do": "order"})), json!({"order": ["main", "after"]}), "{report}");
+}
+
+/// A batch goes ahead into the rings that are there when it begins; for others it is the same batch when it is published.
+#[test]
+fn who_comes_while_a_batch_is_built_misses_nothing_without_a_word() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut exporter = Role::client(&folder, "exporter").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let (count, go) = (5000, folder.path().join("go"));
+    procmond.must(&json!({"do": "held_batch", "from": 0, "count": count, "until": go}));
+    exporter.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    detector.must(&json!({"do": "unsubscribe"}));
+    detector.must(&json!({"do": "subscribe", "name": "again", "patterns": ["events.process.#"]}));
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    std::fs::write(go, "").expect("the folder is ours");
+    let delivery = procmond.answer(DEADLINE);
+    for (role, name) in [(&mut exporter, "main"), (&mut detector, "again"), (&mut agent, "main")] {
+        let report = role.must(&json!({"do": "await", "name": name, "total": count}));
+        assert!(number(&report, "lost") > 0, "{report} {delivery}");
+    }
+    assert_eq!(number(&delivery, "subscribers"), 3, "{delivery}");
+    assert_eq!(number(&delivery, "reached") + number(&delivery, "dropped"), 3 * count, "{delivery}");
 }
 
 /// One publisher, one ring, two topics: the ring is full of the one when the other comes.

@@ -197,9 +197,8 @@ impl BusRole {
             "batch" | "singles" | "large" | "burst_until_killed" => {
                 self.publish_by_handle(command, &text("tag"), number("from"), number("count")).await
             }
-            "batch_within" | "singles_within" | "abandon" | "leak" | "give_up" | "flush" | "losses" => {
-                self.flow(command).await
-            }
+            "batch_within" | "held_batch" | "singles_within" | "abandon" | "leak" | "give_up" | "flush"
+            | "losses" => self.flow(command).await,
             "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
             "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),

@@ -54,9 +54,10 @@ impl From<PeerGone> for Over {
 }
 
 impl OutRing {
-    pub(super) fn new(id: RingId, mut producer: Producer, doorbell: Doorbell) -> Self {
+    /// A ring that the publisher's event number `sequence` is the first for.
+    pub(super) fn new(id: RingId, mut producer: Producer, doorbell: Doorbell, sequence: u64) -> Self {
         producer.set_reserve((producer.capacity() / URGENT_PART) as u64);
-        let marks = Marks::new(producer.capacity() as u64);
+        let marks = Marks::new(producer.capacity() as u64, sequence);
         Self { id, producer, doorbell, dirty: false, owes_wake: false, marks }
     }
 
@@ -80,12 +81,17 @@ impl OutRing {
             Err(PushError::Full) => Ok(false),
             Err(PushError::Poisoned(violation)) => Err(violation.into()),
             // Larger rings take it, and this subscriber is told of it as of any other loss.
-            Err(PushError::TooLarge { .. }) => {
-                self.producer.lose(slot, count).map(|()| false).map_err(|_| Over::Gone)
-            }
+            Err(PushError::TooLarge { .. }) => self.lose(address, count, sequence).map(|()| false),
             // No correct broker names such a slot.
             Err(_) => Err(Over::Gone),
         }
+    }
+
+    /// Counts events as lost that no record brings, the last of them being the publisher's event number `sequence - 1`.
+    pub(super) fn lose(&mut self, address: Address, events: u32, sequence: u64) -> Result<(), Over> {
+        self.marks.note(self.producer.tail(), sequence);
+        // No correct broker names a slot that the ring does not have.
+        self.producer.lose(address.slot, events).map_err(|_| Over::Gone)
     }
 
     pub(super) fn record_bytes_max(&self) -> u32 {
@@ -191,16 +197,16 @@ struct Marks {
 }
 
 /// Events below `sequence` stand before `tail`.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Mark {
     tail: u64,
     sequence: u64,
 }
 
 impl Marks {
-    fn new(capacity: u64) -> Self {
+    fn new(capacity: u64, sequence: u64) -> Self {
         let marks = VecDeque::with_capacity(MARKS_PER_RING as usize + 1);
-        Self { capacity, marks, newest: Mark::default(), passed: 0 }
+        Self { capacity, marks, newest: Mark { tail: 0, sequence }, passed: sequence }
     }
 
     fn note(&mut self, tail: u64, sequence: u64) {
@@ -243,7 +249,7 @@ mod tests {
 
     #[test]
     fn what_is_said_to_be_read_was_read() {
-        let mut marks = Marks::new(CAPACITY);
+        let mut marks = Marks::new(CAPACITY, 0);
         assert_eq!(marks.read_up_to(0), None);
         // Records of 30 bytes, of 2 events each.
         for record in 1..=20 {
@@ -262,7 +268,7 @@ mod tests {
 
     #[test]
     fn marks_are_bounded_also_if_nobody_asks() {
-        let mut marks = Marks::new(CAPACITY);
+        let mut marks = Marks::new(CAPACITY, 0);
         for record in 1..10_000 {
             marks.note(record * 100, record);
         }

@@ -3,19 +3,39 @@
 //! So a record is copied into a ring while the processor's cache still has it, and each is built in the memory of the one before: a
 //! scan of 10,000 processes goes through 64 KiB, and not through 3 MB. Only what surely leaves is put there: if a ring has no
 //! room, or a subscription of this process is to have the record, it waits with the builder, and so do all that come after.
+//!
+//! Who subscribes while a batch is built comes too late for what has gone ahead, and in time for the batch: it is told of that as lost.
 
 use shm::Savepoint;
 
-use super::{Delivery, Outbox, Target, part};
+use super::ring::Address;
+use super::{Delivery, OutRing, Outbox, Source, Target, part};
 use crate::batch::BatchWriter;
+use crate::hierarchy;
 use crate::routing::TopicId;
+use crate::wire::RingId;
 
 /// Records that are in the rings and were not flushed.
 #[derive(Debug)]
 pub(super) struct Staged {
     events: u64,
-    /// Where each ring stood before, by its index.
-    before: Vec<(usize, Savepoint)>,
+    before: Vec<Before>,
+}
+
+/// Where a ring stood, and where in it the records go.
+#[derive(Debug)]
+struct Before {
+    index: usize,
+    ring: RingId,
+    address: Address,
+    savepoint: Savepoint,
+}
+
+impl Before {
+    /// Whether what was staged here is for this target, and not for an earlier grant of its slot.
+    fn is_for(&self, ring: RingId, address: &Address) -> bool {
+        (self.ring, self.address.slot, self.address.generation) == (ring, address.slot, address.generation)
+    }
 }
 
 impl Outbox {
@@ -55,7 +75,8 @@ impl Outbox {
         for target in self.table.targets(topic) {
             let Target::Ring { index, address } = target else { return false };
             if let Some(ring) = &self.rings[*index] {
-                before.push((*index, ring.savepoint(address.slot)));
+                let (ring, savepoint) = (ring.id, ring.savepoint(address.slot));
+                before.push(Before { index: *index, ring, address: *address, savepoint });
             }
         }
         let any = !before.is_empty();
@@ -65,20 +86,44 @@ impl Outbox {
         any
     }
 
-    /// Makes visible what was staged.
-    pub(crate) fn publish_staged(&mut self) -> Delivery {
+    /// Makes visible what was staged, and tells who has come since of what it misses.
+    pub(crate) fn publish_staged(&mut self, topic: TopicId) -> Delivery {
         let Some(Staged { events, before }) = self.staged.take() else { return Delivery::default() };
-        let mut delivery = Delivery { events, ..Delivery::default() };
-        for (index, _) in before {
-            let place = &mut self.rings[index];
-            let Some(ring) = place else { continue };
-            match ring.flush() {
-                Ok(()) => {
-                    delivery.subscribers += 1;
-                    delivery.reached += events;
-                }
-                Err(over) => part(&self.events, place, over),
+        for Before { index, .. } in &before {
+            let place = &mut self.rings[*index];
+            if let Some(Err(over)) = place.as_mut().map(OutRing::flush) {
+                part(&self.events, place, over);
             }
+        }
+        self.follow();
+        let mut delivery = Delivery { events, ..Delivery::default() };
+        for target in self.table.targets(topic) {
+            let reached = match target {
+                Target::Local { queues, .. } if queues.is_empty() => continue,
+                Target::Local { topic, queues } => {
+                    let origin = self.origin.as_ref().expect("a topic is routed after it was declared");
+                    let urgent = hierarchy::is_urgent(topic);
+                    let source = Source { publisher: origin.publisher, urgent };
+                    queues.iter().for_each(|queue| queue.lost(events, source));
+                    false
+                }
+                Target::Ring { index, address } => {
+                    let place = &mut self.rings[*index];
+                    let Some(ring) = place else { continue };
+                    let reached = before.iter().any(|before| before.is_for(ring.id, address));
+                    let events = u32::try_from(events).expect("a ring holds fewer");
+                    if !reached
+                        && let Err(over) =
+                            ring.lose(*address, events, self.sequence).and_then(|()| ring.flush())
+                    {
+                        part(&self.events, place, over);
+                        continue;
+                    }
+                    reached
+                }
+            };
+            delivery.subscribers += 1;
+            *(if reached { &mut delivery.reached } else { &mut delivery.dropped }) += events;
         }
         self.count(delivery)
     }
@@ -87,10 +132,58 @@ impl Outbox {
     pub(crate) fn take_back_staged(&mut self) {
         let Some(Staged { events, before }) = self.staged.take() else { return };
         self.sequence -= events;
-        for (index, savepoint) in before {
+        for Before { index, savepoint, .. } in before {
             if let Some(ring) = &mut self.rings[index] {
                 ring.rewind(savepoint, self.sequence);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shm::{Backing, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment};
+
+    use super::super::{OutboxShared, RouteTarget};
+    use super::*;
+    use crate::access::Component;
+    use crate::batch::Opaque;
+    use crate::correlation::CorrelationMetadata;
+    use crate::dataplane::{Hub, Origin, Queue};
+    use crate::topic::{Topic, TopicPattern};
+    use crate::wire::{Epoch, PublisherId};
+
+    const RING_BYTES: usize = 1 << 16;
+
+    #[test]
+    fn a_subscription_of_this_process_that_comes_while_a_batch_is_built_is_told_what_it_misses() {
+        let data = ProducerSegment::create(RING_BYTES, Backing::default()).expect("memory");
+        let marks = ConsumerSegment::create(Backing::default()).expect("memory");
+        let marks = ConsumerView::attach(marks.handle().try_clone().expect("a descriptor"));
+        let producer = Producer::new(data, marks.expect("it is as agreed"));
+        let (doorbell, _theirs) = Doorbell::pair().expect("descriptors");
+        let (shared, hub) = (Arc::new(OutboxShared::new()), Arc::new(Hub::new()));
+        let component = Component::from_client_id("procmond").expect("a legal id");
+        shared.set_origin(Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) }));
+        shared.add_topic(Topic::new("events.process.batch").expect("a legal topic"));
+        shared.add_ring(RingId(1), producer, doorbell);
+        shared.add_route(0, RouteTarget::Slot { ring: RingId(1), slot: 0, generation: 0 });
+        let events = tokio::sync::mpsc::unbounded_channel().0;
+        let mut outbox = Outbox::new(Arc::clone(&shared), Arc::clone(&hub), events, RING_BYTES as u32 / 8);
+        let mut record = BatchWriter::new(RING_BYTES as u32 / 8);
+        record.begin(&CorrelationMetadata::new("scan".into())).expect("it is small");
+        (0..3).for_each(|_| record.push(&Opaque(b"event"), None).expect("it is small"));
+        assert!(outbox.stage(TopicId::nth(0), &mut record));
+
+        let queue = Arc::new(Queue::new(1 << 20));
+        hub.add(1, vec![TopicPattern::new("events.#").expect("a pattern")], Arc::clone(&queue));
+        shared.add_route(0, RouteTarget::Local);
+        hub.begin(1);
+
+        let delivery = outbox.publish_staged(TopicId::nth(0));
+        assert_eq!((delivery.subscribers, delivery.reached, delivery.dropped), (2, 3, 3));
+        assert_eq!(queue.losses().ring, 3);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use daemoneye_eventbus::{EventTooLarge, ProcessEvent, Publisher};
 use serde_json::{Value, json};
 
-use super::{BusRole, delivery, error, event, not_made};
+use super::{BusRole, answer, delivery, error, event, not_made};
 
 impl BusRole {
     pub(super) async fn flow(&mut self, command: &Value) -> Result<Value, Value> {
@@ -31,6 +31,18 @@ impl BusRole {
                     batch.push(&event).map_err(too_large)?;
                 }
                 Ok(delivery(batch.publish_within(patience).await))
+            }
+            Some("held_batch") => {
+                let mut batch = publisher.batch();
+                for event in events {
+                    batch.push(&event).map_err(too_large)?;
+                }
+                answer(&json!({}));
+                let file = std::path::Path::new(text("until"));
+                while !file.exists() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                Ok(delivery(batch.publish()))
             }
             Some("abandon" | "leak") => {
                 let before = publisher.flush(patience).await;

@@ -28,7 +28,7 @@ pub(crate) fn is_ring_size(bytes: u64) -> bool {
     bytes.is_power_of_two() && range.contains(&bytes)
 }
 
-/// Bytes of batches that wait for one subscription; as much again may be with its reader. Twice a ring, since a queue
+/// Bytes of batches that wait for one subscription; as much again of each lane may be with its reader. Twice a ring, since a queue
 /// charges more for a single event than its record has: what a full ring held while its process was stopped fits. Full: the
 /// newest batches are lost to this subscription, and counted.
 pub(crate) const QUEUE_BYTES: usize = 2 * RING_BYTES;
@@ -36,6 +36,10 @@ pub(crate) const QUEUE_BYTES: usize = 2 * RING_BYTES;
 /// Which part of a ring, and of a queue, is kept for urgent topics: an eighth, some 4,000 events of 256 bytes in a ring of the
 /// default size. Bulk finds them full before that, and can't crowd an alert out.
 pub(crate) const URGENT_PART: usize = 8;
+
+/// Publishers of which a queue notes that they have something in it. They come and go while nobody reads. Above it: no urgent batch goes
+/// ahead until the reader has taken over what waits, and then what it has taken over.
+pub(crate) const PUBLISHERS_NOTED_MAX: usize = 16 << 10;
 
 /// How long a publisher, or a subscriber, may take to install a route. Beyond it, its session ends: an event must not be
 /// published past a subscriber that believes itself subscribed.

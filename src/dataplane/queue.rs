@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use super::{Chunk, ReceivedBatch};
-use crate::config::{INTERRUPTIONS_MAX, URGENT_PART};
+use crate::config::{INTERRUPTIONS_MAX, PUBLISHERS_NOTED_MAX, URGENT_PART};
 use crate::wire::PublisherId;
 
 /// An interruption in a stream of events. The stream goes on after it.
@@ -122,7 +122,7 @@ pub(crate) struct Queue {
 struct State {
     urgent: Lane,
     ordinary: Lane,
-    /// Who has something in the ordinary lane; the last of them apart, since it mostly goes on.
+    /// Who has something in the ordinary lane, all if it is full; the last of them apart, since it mostly goes on.
     waiting: HashSet<PublisherId>,
     last: Option<PublisherId>,
     /// Who may have something of the ordinary lane with the reader.
@@ -177,7 +177,7 @@ impl Taken {
 }
 
 impl Queue {
-    /// A queue in which at most `bytes` wait. As much again may be with its reader, who takes over all of it at once.
+    /// A queue in which at most `bytes` wait. As much again of each lane may be with its reader, who takes over all of it at once.
     pub(crate) fn new(bytes: usize) -> Self {
         Self { state: Mutex::default(), urgent_waits: AtomicBool::new(false), bytes_max: bytes }
     }
@@ -304,12 +304,15 @@ impl Queue {
 impl State {
     /// Whether the publisher has something in the ordinary lane that the application has not seen.
     fn is_behind(&self, publisher: PublisherId) -> bool {
-        self.last == Some(publisher) || self.waiting.contains(&publisher) || self.in_hand.contains(&publisher)
+        let is_in = |noted: &HashSet<_>| noted.len() == PUBLISHERS_NOTED_MAX || noted.contains(&publisher);
+        self.last == Some(publisher) || is_in(&self.waiting) || is_in(&self.in_hand)
     }
 
     fn note(&mut self, publisher: PublisherId) {
         if self.last != Some(publisher) {
-            self.waiting.insert(publisher);
+            if self.waiting.len() < PUBLISHERS_NOTED_MAX {
+                self.waiting.insert(publisher);
+            }
             self.last = Some(publisher);
         }
     }
@@ -510,5 +513,25 @@ mod tests {
         push(&queue, own);
         push(&queue, ANOMALY);
         assert_eq!(read(&queue, &mut taken), [Ok(2), Err(RecvError::Lagged(3)), Ok(1)]);
+    }
+
+    #[test]
+    fn of_more_publishers_than_are_noted_nothing_goes_ahead() {
+        let (queue, mut taken) = (begun(1 << 20), Taken::default());
+        let of = |publisher, urgent| Source { publisher: PublisherId(publisher), urgent };
+        let many = 2 * PUBLISHERS_NOTED_MAX as u64;
+        (0..many).for_each(|publisher| queue.lost(1, of(publisher, false)));
+        assert_eq!(queue.state.lock().waiting.len(), PUBLISHERS_NOTED_MAX);
+        push(&queue, of(many - 1, true));
+        let told = poll(&queue, &mut taken);
+        assert!(
+            matches!(told, Poll::Ready(Some(Err(RecvError::Lagged(events)))) if events == many),
+            "{told:?}"
+        );
+        push(&queue, of(many - 2, true));
+        assert_eq!(read(&queue, &mut taken), [Ok(many - 1), Ok(many - 2)]);
+        assert!(queue.push(&chunk(&origin(PROCMOND.publisher), 1), PROCMOND).is_some(), "the reader waits");
+        push(&queue, ANOMALY);
+        assert_eq!(read(&queue, &mut taken), [Ok(2), Ok(1)], "they are noted again");
     }
 }

@@ -107,6 +107,9 @@ pub(crate) const NAME_BYTES_MAX: usize = 64;
 /// Records that the data thread takes from one ring before it looks at the next.
 pub(crate) const RECORDS_PER_TURN: usize = 256;
 
+/// Bytes that the data thread takes from one ring before it looks at the next, however large the ring is.
+pub(crate) const TURN_BYTES_MAX: usize = 1 << 20;
+
 /// In how many turns the data thread empties a full ring, at least. It gives space back at the end of a turn, and a publisher
 /// must not find the ring full of what was read already.
 pub(crate) const TURNS_PER_RING: usize = 16;

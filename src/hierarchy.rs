@@ -173,7 +173,17 @@ pub(crate) static ROWS: &[Row] = {
 };
 
 /// What arrives under any load of other topics: rings and queues keep a reserve for it. Few events, each of which counts.
-const URGENT: [&str; 4] = ["events.+.anomaly", "events.+.lifecycle", "alerts.#", "control.#"];
+/// Health is not among them: anybody may claim to be alive, as often as he likes.
+const URGENT: [&str; 8] = [
+    "events.+.anomaly",
+    "events.+.lifecycle",
+    "alerts.#",
+    "control.collector.#",
+    "control.agent.#",
+    "control.shutdown.#",
+    "control.trigger.+",
+    "control.rpc.#",
+];
 
 /// Whether the topic is urgent.
 pub(crate) fn is_urgent(topic: &Topic) -> bool {
@@ -200,6 +210,7 @@ mod tests {
         let is_urgent = |name: &str| is_urgent(&Topic::new(name).expect("a legal topic"));
         assert!(is_urgent("events.network.anomaly") && is_urgent("control.shutdown") && is_urgent("alerts"));
         assert!(!is_urgent("events.process.batch") && !is_urgent("events.anomaly"));
+        assert!(!is_urgent("control.health.heartbeat.bob"));
     }
 
     fn patterns() -> Vec<TopicPattern> {

@@ -247,7 +247,7 @@ pub(crate) struct Outbox {
 
 #[derive(Debug, Clone)]
 enum Target {
-    Local { topic: Topic, queues: Queues },
+    Local { topic: Topic, queues: Queues, urgent: bool },
     Ring { index: usize, address: Address },
 }
 
@@ -311,9 +311,13 @@ impl Outbox {
         for target in self.table.targets(topic) {
             let taken = match target {
                 Target::Local { queues, .. } if queues.is_empty() => continue,
-                Target::Local { topic, queues } => {
+                Target::Local { topic, queues, urgent } => {
                     let origin = self.origin.as_ref().expect("a topic is routed after it was declared");
-                    deliver(record, topic, queues, origin, &mut self.pool);
+                    let mut chunk = self.pool.take(record.bytes(), topic, origin);
+                    own(&mut chunk).push_own(record);
+                    let source = Source { publisher: origin.publisher, urgent: *urgent };
+                    queues.iter().filter_map(|queue| queue.push(&chunk, source)).for_each(Waker::wake);
+                    self.pool.keep(&chunk);
                     true
                 }
                 Target::Ring { index, address } => {
@@ -426,7 +430,8 @@ impl Outbox {
     fn resolve(&self, topic: &Topic, target: RouteTarget) -> Option<Target> {
         match target {
             RouteTarget::Local => {
-                Some(Target::Local { topic: topic.clone(), queues: self.hub.targets(topic) })
+                let urgent = hierarchy::is_urgent(topic);
+                Some(Target::Local { topic: topic.clone(), queues: self.hub.targets(topic), urgent })
             }
             RouteTarget::Slot { ring, slot, generation } => {
                 let is_it = |other: &Option<OutRing>| other.as_ref().is_some_and(|other| other.id == ring);
@@ -465,13 +470,4 @@ fn retire(events: &DataEvents, rings: impl IntoIterator<Item = OutRing>) {
         // Without a control thread they are unmapped here.
         let _ = events.send(DataEvent::Retired(producers));
     }
-}
-
-/// Gives a copy of the record to the subscriptions of this process.
-fn deliver(record: &BatchWriter, topic: &Topic, queues: &Queues, origin: &Arc<Origin>, pool: &mut Pool) {
-    let mut chunk = pool.take(record.bytes(), topic, origin);
-    own(&mut chunk).push_own(record);
-    let source = Source { publisher: origin.publisher, urgent: hierarchy::is_urgent(topic) };
-    queues.iter().filter_map(|queue| queue.push(&chunk, source)).for_each(Waker::wake);
-    pool.keep(&chunk);
 }

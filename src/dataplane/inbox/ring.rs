@@ -10,7 +10,7 @@ use zerocopy::IntoBytes;
 
 use super::{InboxCounters, Slot, Source, Target};
 use crate::batch::event_count;
-use crate::config::TURNS_PER_RING;
+use crate::config::{TURN_BYTES_MAX, TURNS_PER_RING};
 use crate::dataplane::chunk::{CHUNK_BYTES, Chunk, Pool, own};
 use crate::dataplane::hub::Queues;
 use crate::dataplane::{Hub, Origin, Queue};
@@ -180,7 +180,7 @@ impl InRing {
         counters: &InboxCounters,
         pool: &mut Pool,
     ) -> Turn {
-        let bytes_max = self.consumer.capacity() / TURNS_PER_RING;
+        let bytes_max = (self.consumer.capacity() / TURNS_PER_RING).min(TURN_BYTES_MAX);
         let (mut taken, mut bytes) = (0, 0);
         let turn = loop {
             // Pairs with the store in `Inbox::tell`.

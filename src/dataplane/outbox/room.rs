@@ -114,6 +114,7 @@ impl Outbox {
     /// Events of this publisher, counted from its first, that every subscriber that is there has read out of its ring, or was
     /// told of as lost.
     pub(crate) fn consumed(&mut self) -> u64 {
+        self.take_back_staged();
         let mut consumed = self.sequence;
         for place in &mut self.rings {
             let Some(ring) = place else { continue };

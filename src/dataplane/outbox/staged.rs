@@ -11,7 +11,7 @@ use shm::Savepoint;
 use super::ring::Address;
 use super::{Delivery, OutRing, Outbox, Source, Target, part};
 use crate::batch::BatchWriter;
-use crate::hierarchy;
+use crate::config::SLOTS_MAX;
 use crate::routing::TopicId;
 use crate::wire::RingId;
 
@@ -74,6 +74,10 @@ impl Outbox {
         let mut before = Vec::new();
         for target in self.table.targets(topic) {
             let Target::Ring { index, address } = target else { return false };
+            if usize::from(address.slot) >= SLOTS_MAX {
+                // No correct broker names such a slot; it shows when the record is pushed.
+                return false;
+            }
             if let Some(ring) = &self.rings[*index] {
                 let (ring, savepoint) = (ring.id, ring.savepoint(address.slot));
                 before.push(Before { index: *index, ring, address: *address, savepoint });
@@ -88,7 +92,8 @@ impl Outbox {
 
     /// Makes visible what was staged, and tells who has come since of what it misses.
     pub(crate) fn publish_staged(&mut self, topic: TopicId) -> Delivery {
-        let Some(Staged { events, before }) = self.staged.take() else { return Delivery::default() };
+        let staged = self.staged.take().filter(|staged| staged.events > 0);
+        let Some(Staged { events, before }) = staged else { return Delivery::default() };
         for Before { index, .. } in &before {
             let place = &mut self.rings[*index];
             if let Some(Err(over)) = place.as_mut().map(OutRing::flush) {
@@ -100,10 +105,9 @@ impl Outbox {
         for target in self.table.targets(topic) {
             let reached = match target {
                 Target::Local { queues, .. } if queues.is_empty() => continue,
-                Target::Local { topic, queues } => {
+                Target::Local { queues, urgent, .. } => {
                     let origin = self.origin.as_ref().expect("a topic is routed after it was declared");
-                    let urgent = hierarchy::is_urgent(topic);
-                    let source = Source { publisher: origin.publisher, urgent };
+                    let source = Source { publisher: origin.publisher, urgent: *urgent };
                     queues.iter().for_each(|queue| queue.lost(events, source));
                     false
                 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::routes::{RouteKey, Wish};
 use super::sessions::{Interest, Publisher, Subscribed, cut};
-use super::{Machine, Report, SessionId};
+use super::{Machine, Payer, Report, SessionId};
 use crate::access::{Denial, Withheld};
 use crate::config::{
     ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX, is_ring_size,
@@ -98,9 +98,9 @@ impl<F> Machine<F> {
                 let publisher = known.unwrap_or_else(|| self.open_publisher(session, number));
                 let state = self.publishers.get_mut(&publisher).expect("it was just opened or found");
                 state.topics.push(topic);
-                let wishes = subscribers.into_iter().map(|(subscriber, ring_bytes)| {
+                let wishes = subscribers.into_iter().map(|(subscriber, (ring_bytes, payer))| {
                     let key = RouteKey { publisher, subscriber, topic_number };
-                    Wish { key, ring_bytes }
+                    Wish { key, ring_bytes, payer }
                 });
                 self.wait_for(session, wishes.collect(), Notice::Declared { request, publisher });
             }
@@ -176,7 +176,7 @@ impl<F> Machine<F> {
         let granted = within_budget(granted, |pattern| pattern.as_str().len());
         let withheld = within_budget(withheld, |part| part.pattern.as_str().len() + part.needed.len());
         let wishes = self.wishes(session, &parsed, ring_bytes);
-        self.afford(self.payer(session), self.needed_to_subscribe(session, &wishes))?;
+        self.afford_subscribe(session, &wishes)?;
         let subscribed = Subscribed { patterns: parsed, ring_bytes };
         Ok(Admitted { subscribed, granted, withheld, wishes })
     }
@@ -184,26 +184,27 @@ impl<F> Machine<F> {
     /// The routes that a subscription asks for.
     fn wishes(&self, session: SessionId, patterns: &[TopicPattern], ring_bytes: u64) -> Vec<Wish> {
         let mut wishes = Vec::new();
+        let payer = self.payer(session);
         for (id, publisher) in &self.publishers {
             for (topic_number, topic) in (0..).zip(&publisher.topics) {
                 let asked = patterns.iter().any(|pattern| pattern.matches(topic));
                 if asked && self.may_receive(session, topic) {
                     let key = RouteKey { publisher: *id, subscriber: session, topic_number };
-                    wishes.push(Wish { key, ring_bytes });
+                    wishes.push(Wish { key, ring_bytes, payer });
                 }
             }
         }
         wishes
     }
 
-    /// A topic that may be published on, and who receives it, with the ring that each asks for.
+    /// A topic that may be published on, and who receives it, with the size of the ring that comes to be for it, and its payer.
     fn check_declare(
         &self,
         session: SessionId,
         known: Option<PublisherId>,
         topics: usize,
         topic: &str,
-    ) -> Result<(Topic, BTreeMap<SessionId, u64>), Refusal> {
+    ) -> Result<(Topic, BTreeMap<SessionId, (u64, Payer)>), Refusal> {
         if known.is_none() {
             limit("publishers of this session", self.sessions[&session].publishers.len(), PUBLISHERS_MAX)?;
         }
@@ -217,7 +218,7 @@ impl<F> Machine<F> {
             *largest = asked.max(*largest);
         }
         subscribers.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
-        self.afford(self.payer(session), self.needed_to_declare(session, known, &subscribers))?;
+        let subscribers = self.afford_declare(session, known, &subscribers)?;
         Ok((topic, subscribers))
     }
 
@@ -241,8 +242,7 @@ impl<F> Machine<F> {
             missed.extend(names.collect::<BTreeSet<_>>());
             *missed = within_budget(std::mem::take(missed), String::len);
         }
-        let payer = self.payer(session);
-        let awaiting = wishes.into_iter().filter(|wish| !self.want(*wish, payer)).map(|wish| wish.key);
+        let awaiting = wishes.into_iter().filter(|wish| !self.want(*wish)).map(|wish| wish.key);
         let awaiting: BTreeSet<RouteKey> = awaiting.collect();
         if awaiting.is_empty() {
             return self.send(session, answer);

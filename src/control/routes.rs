@@ -15,11 +15,12 @@ pub(super) struct RouteKey {
     pub(super) topic_number: u32,
 }
 
-/// A route that is asked for, and the size of the ring that comes to be for it, if there is none.
+/// A route that is asked for, and the size and payer of the ring that comes to be for it, if there is none.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish {
     pub(super) key: RouteKey,
     pub(super) ring_bytes: u64,
+    pub(super) payer: Payer,
 }
 
 /// A segment that a session is to hand over.
@@ -97,9 +98,9 @@ pub(super) struct Order {
 }
 
 impl<F> Machine<F> {
-    /// Asks for a route, at the expense of `payer`. `true`: it is active already.
-    pub(super) fn want(&mut self, wish: Wish, payer: Payer) -> bool {
-        let Wish { key, ring_bytes } = wish;
+    /// Asks for a route. `true`: it is active already.
+    pub(super) fn want(&mut self, wish: Wish) -> bool {
+        let Wish { key, ring_bytes, payer } = wish;
         if let Some(route) = self.routes.get_mut(&key) {
             route.wanted = true;
             return route.phase == Phase::Active;

@@ -54,6 +54,14 @@ pub struct RingCharge {
     pub bytes: u64,
 }
 
+/// A ring that is to come to be: what its subscriber asks for, what it gets, and at whose expense.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) asked_bytes: u64,
+    pub(super) ring_bytes: u64,
+    pub(super) payer: Payer,
+}
+
 /// Bytes of both segments of a ring with so many data bytes.
 pub(super) fn bytes_of_ring(ring_bytes: u64) -> u64 {
     (PRODUCER_HEADER_BYTES + CONSUMER_SEGMENT_BYTES) as u64 + ring_bytes
@@ -131,25 +139,28 @@ impl<F> Machine<F> {
         session: SessionId,
         publisher: Option<PublisherId>,
         asked: &BTreeMap<SessionId, u64>,
-    ) -> Result<BTreeMap<SessionId, (u64, Payer)>, Refusal> {
+    ) -> Result<BTreeMap<SessionId, Terms>, Refusal> {
         let pairs = self.rings.values().filter(|ring| Some(ring.publisher) == publisher);
         let known: BTreeSet<SessionId> = pairs.map(|ring| ring.subscriber).collect();
         let fresh = |subscriber: &SessionId| *subscriber != session && !known.contains(subscriber);
         let (own, own_payer) = (self.settings.ring_bytes, self.payer(session));
-        let mut terms: BTreeMap<SessionId, (u64, Payer)> =
-            asked.iter().map(|(id, bytes)| (*id, (own.min(*bytes), own_payer))).collect();
-        let least =
-            terms.iter().filter(|(id, _)| fresh(id)).map(|(_, (bytes, _))| bytes_of_ring(*bytes)).sum();
+        let (mut terms, mut least) = (BTreeMap::new(), 0);
+        for (&subscriber, &asked_bytes) in asked {
+            let ring_bytes = if fresh(&subscriber) { own.min(asked_bytes) } else { asked_bytes };
+            least += if fresh(&subscriber) { bytes_of_ring(ring_bytes) } else { 0 };
+            terms.insert(subscriber, Terms { asked_bytes, ring_bytes, payer: own_payer });
+        }
         let (in_use, mut needed) = (self.in_use(), BTreeMap::from([(own_payer, least)]));
         self.afford(&in_use, &needed)?;
-        for (subscriber, bytes) in asked.iter().filter(|(id, bytes)| fresh(id) && **bytes > own) {
+        let smaller = terms.iter_mut().filter(|(_, terms)| terms.ring_bytes < terms.asked_bytes);
+        for (subscriber, terms) in smaller {
             let payer = self.payer(*subscriber);
             let mut more = needed.clone();
-            more.entry(own_payer).and_modify(|bytes| *bytes -= bytes_of_ring(own));
-            *more.entry(payer).or_insert(0) += bytes_of_ring(*bytes);
+            more.entry(own_payer).and_modify(|bytes| *bytes -= bytes_of_ring(terms.ring_bytes));
+            *more.entry(payer).or_insert(0) += bytes_of_ring(terms.asked_bytes);
             if self.afford(&in_use, &more).is_ok() {
                 needed = more;
-                terms.insert(*subscriber, (*bytes, payer));
+                *terms = Terms { ring_bytes: terms.asked_bytes, payer, ..*terms };
             }
         }
         Ok(terms)

@@ -2,7 +2,7 @@
 
 use super::super::{Input, Origin, Payer, Report, SessionId};
 use super::world::{
-    RING_BYTES, ROUTE_DEADLINE, USER, World, answers, consumer_segment, goodbye, names, refusal,
+    RING_BYTES, ROUTE_DEADLINE, USER, World, answers, consumer_segment, goodbye, missed, names, refusal,
 };
 use crate::wire::{GoodbyeReason, Notice, Refusal, Request};
 
@@ -282,6 +282,8 @@ fn what_subscribers_ask_for_beyond_the_usual_size_keeps_nobody_from_publishing()
     let heard = world.heard(procmond);
     assert!(names(&heard).contains(&"declared"), "{heard:?}");
     assert_eq!(sizes(&heard), [large, RING_BYTES], "one is within the share of who asked for it");
+    let smaller = |report: &&Report| matches!(report, Report::SmallerRing { .. });
+    assert_eq!(world.reports.iter().filter(smaller).count(), 1);
     let all = [(Payer::Uid(1000), 1, ONE), (Payer::Uid(65534), 1, large + 8192)];
     assert_eq!(charges(&world), all);
     world.declare(agent, 0, 0, BATCH);
@@ -372,6 +374,7 @@ fn who_has_not_even_memory_for_the_usual_size_goes() {
         world.say(procmond, Request::NoRing { ring, cause: "none".into() });
     }
     assert!(matches!(goodbye(&world.heard(procmond)), GoodbyeReason::NoRing { .. }));
+    assert_eq!(missed(&world.heard(detector)), ["procmond"], "it does not hear it, and is told");
     assert!(world.is_connected(detector));
     world.assert_no_paths();
 

@@ -88,7 +88,8 @@ impl BrokerOptions {
     }
 
     /// The share of each user in [`ring_budget_bytes`](Self::ring_budget_bytes), 2 GiB at first. A ring is charged to the user of the
-    /// process that subscribed, if the publisher was there before, and else of the process that publishes, until it ends. The
+    /// process that subscribed, if the publisher was there before or the ring is larger than [`ring_bytes`](Self::ring_bytes), and
+    /// else of the process that publishes, until it ends. The
     /// agent's own process has no share, it is limited by the whole alone, and what is charged to it is not charged to its user. Who lets
     /// users in whom it does not trust gives them less: a subscriber's ring is memory of its publisher's control group.
     #[must_use]

@@ -45,6 +45,10 @@ pub(crate) const PUBLISHERS_NOTED_MAX: usize = 16 << 10;
 /// published past a subscriber that believes itself subscribed.
 pub(crate) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
 
+/// Rings larger than the broker's own that a publishing process makes at a time. Making one goes on when who asked for it has gone, and
+/// is charged to nobody by then: so much of that may there be, and no more. Above it: they wait, for the route deadline at most.
+pub(crate) const MAKING_MAX: usize = 2;
+
 /// How long a connection may stay without a valid hello. Beyond it, it is closed.
 pub(crate) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 

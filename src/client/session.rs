@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use shm::Descriptor;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinSet;
 
 use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
 use crate::access::Component;
@@ -21,8 +20,10 @@ use crate::routing::TopicId;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
 
+mod making;
 mod rings;
-use rings::{Made, RingState};
+use making::Making;
+use rings::RingState;
 
 /// Where an answer is waited for.
 pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
@@ -102,8 +103,7 @@ pub(crate) struct Session {
     inbox: Option<Inbox>,
     publishers: HashMap<u32, PublisherState>,
     rings: HashMap<RingId, RingState>,
-    /// Segments that are larger than usual, and take long.
-    making: JoinSet<Made>,
+    making: Making,
     /// Subscriptions that the data thread is to count in first.
     joining: HashMap<u32, Joining>,
     asked: HashMap<u32, Asked>,
@@ -141,7 +141,7 @@ pub(crate) async fn run(ground: Arc<Ground>, welcome: Welcome, mut link: Link, c
                 None => return,
             },
             Some(event) = data_events.recv() => session.data_event(event),
-            Some(Ok(made)) = session.making.join_next() => session.made(made),
+            Some(made) = session.making.next() => session.made(made),
         }
     };
     drop(link);
@@ -165,7 +165,7 @@ impl Session {
             inbox: None,
             publishers: HashMap::new(),
             rings: HashMap::new(),
-            making: JoinSet::new(),
+            making: Making::new(),
             joining: HashMap::new(),
             asked: HashMap::new(),
             last_request: 0,
@@ -401,7 +401,7 @@ impl Session {
             self.close_all_rings();
         }
         // What the broker has not completed by now it never will.
-        self.making = JoinSet::new();
+        self.making = Making::new();
         self.rings.retain(|_, ring| ring.is_complete());
         match &self.inbox {
             Some(inbox) => inbox.session_over(),
@@ -473,6 +473,7 @@ mod tests {
 
     use super::super::{ClientSettings, Core};
     use super::*;
+    use crate::config::MAKING_MAX;
     use crate::dataplane::{Queue, Taken};
     use crate::wire::{Epoch, Handle};
 
@@ -540,7 +541,7 @@ mod tests {
         let (other_end, bell) = Doorbell::ends().expect("descriptors");
         let ring_bytes = 2 * RING_BYTES as u64;
         session.notice(Notice::MakeProducerSegment { ring, publisher: 0, ring_bytes }, Some(bell));
-        assert!(session.outgoing.is_empty() && session.making.len() == 1, "the control thread is free");
+        assert!(session.outgoing.is_empty() && session.making.at_work() == 1, "the control thread is free");
         other_end.into()
     }
 
@@ -549,7 +550,7 @@ mod tests {
         let (_core, mut session) = session();
         let (first, second) = (RingId(5), RingId(6));
         let bell = making(&mut session, first);
-        let made = session.making.join_next().await.expect("it is being made").expect("no panic");
+        let made = session.making.next().await.expect("it is being made");
         session.made(made);
         let offered = session.outgoing.pop_front();
         let Some((Request::ProducerSegment { ring, handle }, descriptor)) = offered else {
@@ -561,10 +562,38 @@ mod tests {
 
         let bell = making(&mut session, second);
         session.notice(Notice::CloseRing { ring: second, accused: None }, None);
-        let made = session.making.join_next().await.expect("it is being made").expect("no panic");
+        let made = session.making.next().await.expect("it is being made");
         session.made(made);
         assert!(session.outgoing.is_empty(), "of a ring that was closed meanwhile nothing is said");
         assert_eq!(bell.hear(), shm::Heard::PeerGone);
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_large_rings_and_leaves_again_and_again_has_few_of_them_made() {
+        let (_core, mut session) = session();
+        let ring_bytes = 2 * RING_BYTES as u64;
+        for ring in (0..100).map(RingId) {
+            let (_other_end, bell) = Doorbell::ends().expect("descriptors");
+            session.notice(Notice::MakeProducerSegment { ring, publisher: 0, ring_bytes }, Some(bell));
+            assert!(session.making.at_work() <= MAKING_MAX);
+            if ring.0 != 50 {
+                session.notice(Notice::CloseRing { ring, accused: None }, None);
+            }
+        }
+        let mut made = Vec::new();
+        while session.making.at_work() > 0 {
+            let next = session.making.next().await.expect("it is being made");
+            made.push(next.0.0);
+            session.made(next);
+        }
+        made.sort_unstable();
+        assert_eq!(made, [0, 1, 50], "what nobody wants any more when its turn comes is not made");
+        let offered = session.outgoing.pop_front();
+        assert!(
+            matches!(offered, Some((Request::ProducerSegment { ring: RingId(50), .. }, _))),
+            "{offered:?}"
+        );
+        assert!(session.outgoing.is_empty());
     }
 
     #[test]

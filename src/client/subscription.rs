@@ -64,7 +64,7 @@ impl SubscribeOptions {
     ///
     /// An event above an eighth of a ring is lost where it does not fit, and told. A ring is made within the broker's route deadline:
     /// 1 GiB takes some 0.4 s. A publisher that can't make it, or not in time, has one of the broker's size with this process
-    /// instead, which the broker logs, and [`ClientStatistics::ring_bytes`](crate::ClientStatistics::ring_bytes) shows.
+    /// instead, and so has one that comes when the share of this process's user is used up. The broker logs it, and [`ClientStatistics::ring_bytes`](crate::ClientStatistics::ring_bytes) shows.
     #[must_use]
     pub fn ring_bytes(mut self, bytes: usize) -> Self {
         self.ring_bytes = Some(bytes);
@@ -178,8 +178,8 @@ impl Subscription {
         &self.subscribed.withheld
     }
 
-    /// Components that this subscription does not hear, though it matches what they publish: they did not answer in time when it
-    /// was made, and their sessions have ended; or one side has broken the ring between them and this process.
+    /// Components that this subscription does not hear, though it matches what they publish: they did not answer in time, or had no memory for a
+    /// ring, when it was made, and their sessions have ended; or one side has broken the ring between them and this process.
     #[must_use]
     pub fn missed(&self) -> &[String] {
         &self.subscribed.missed

@@ -54,6 +54,14 @@ pub struct RingCharge {
     pub bytes: u64,
 }
 
+/// A ring that is to come to be: what its subscriber asks for, what it gets, and at whose expense.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) asked_bytes: u64,
+    pub(super) ring_bytes: u64,
+    pub(super) payer: Payer,
+}
+
 /// Bytes of both segments of a ring with so many data bytes.
 pub(super) fn bytes_of_ring(ring_bytes: u64) -> u64 {
     (PRODUCER_HEADER_BYTES + CONSUMER_SEGMENT_BYTES) as u64 + ring_bytes
@@ -84,27 +92,31 @@ impl<F> Machine<F> {
         }
     }
 
-    /// Whether `payer` may have `needed` more bytes of rings.
-    pub(super) fn afford(&self, payer: Payer, needed: u64) -> Result<(), Refusal> {
-        if needed == 0 {
-            return Ok(());
+    fn in_use(&self) -> BTreeMap<Payer, u64> {
+        let mut in_use = BTreeMap::new();
+        for (payer, bytes) in self.charged() {
+            *in_use.entry(payer).or_insert(0) += bytes;
         }
-        let share = match payer {
-            Payer::Uid(uid) => Some((Some(uid), self.settings.ring_budget_per_uid)),
-            Payer::Agent => None,
-        };
-        for (uid, limit) in share.into_iter().chain([(None, self.settings.ring_budget_bytes)]) {
-            let counts = |who: &Payer| uid.is_none() || *who == payer;
-            let in_use: u64 = self.charged().filter(|(who, _)| counts(who)).map(|(_, bytes)| bytes).sum();
-            if in_use.saturating_add(needed) > limit {
-                return Err(Refusal::RingBudget { uid, needed, in_use, limit });
-            }
-        }
-        Ok(())
+        in_use
     }
 
-    /// Bytes of the rings that would come to be for a subscription of `subscriber`.
-    pub(super) fn needed_to_subscribe(&self, subscriber: SessionId, wishes: &[Wish]) -> u64 {
+    /// Whether each of these payers may have so many more bytes of rings, beside what is in use.
+    fn afford(&self, in_use: &BTreeMap<Payer, u64>, needed: &BTreeMap<Payer, u64>) -> Result<(), Refusal> {
+        let within = |uid, limit, needed: u64, in_use: u64| {
+            let fits = needed == 0 || in_use.saturating_add(needed) <= limit;
+            fits.then_some(()).ok_or(Refusal::RingBudget { uid, needed, in_use, limit })
+        };
+        for (payer, bytes) in needed {
+            if let Payer::Uid(uid) = payer {
+                let own = in_use.get(payer).copied().unwrap_or_default();
+                within(Some(*uid), self.settings.ring_budget_per_uid, *bytes, own)?;
+            }
+        }
+        within(None, self.settings.ring_budget_bytes, needed.values().sum(), in_use.values().sum())
+    }
+
+    /// Whether a subscription of `subscriber` can have the rings that would come to be for it.
+    pub(super) fn afford_subscribe(&self, subscriber: SessionId, wishes: &[Wish]) -> Result<(), Refusal> {
         let pairs = self.rings.values().filter(|ring| ring.subscriber == subscriber);
         let known: BTreeSet<PublisherId> = pairs.map(|ring| ring.publisher).collect();
         let needed: BTreeMap<PublisherId, u64> = wishes
@@ -113,20 +125,44 @@ impl<F> Machine<F> {
             .filter(|wish| !known.contains(&wish.key.publisher))
             .map(|wish| (wish.key.publisher, wish.ring_bytes))
             .collect();
-        needed.into_values().map(bytes_of_ring).sum()
+        let needed = needed.into_values().map(bytes_of_ring).sum();
+        self.afford(&self.in_use(), &BTreeMap::from([(self.payer(subscriber), needed)]))
     }
 
-    /// Bytes of the rings that would come to be for a topic that `session` declares, to these subscribers. `publisher` is `None` if
-    /// the topic is its first.
-    pub(super) fn needed_to_declare(
+    /// Size and payer of the rings that would come to be for a topic that `session` declares, to subscribers who ask for these
+    /// sizes. `publisher` is `None` if the topic is its first.
+    ///
+    /// What is larger than the broker's own size is its subscriber's expense, or else such a size would use up what others
+    /// need to publish. Where his share does not hold it, the ring is of the broker's own.
+    pub(super) fn afford_declare(
         &self,
         session: SessionId,
         publisher: Option<PublisherId>,
-        subscribers: &BTreeMap<SessionId, u64>,
-    ) -> u64 {
+        asked: &BTreeMap<SessionId, u64>,
+    ) -> Result<BTreeMap<SessionId, Terms>, Refusal> {
         let pairs = self.rings.values().filter(|ring| Some(ring.publisher) == publisher);
         let known: BTreeSet<SessionId> = pairs.map(|ring| ring.subscriber).collect();
-        let fresh = subscribers.iter().filter(|(id, _)| **id != session && !known.contains(id));
-        fresh.map(|(_, ring_bytes)| bytes_of_ring(*ring_bytes)).sum()
+        let fresh = |subscriber: &SessionId| *subscriber != session && !known.contains(subscriber);
+        let (own, own_payer) = (self.settings.ring_bytes, self.payer(session));
+        let (mut terms, mut least) = (BTreeMap::new(), 0);
+        for (&subscriber, &asked_bytes) in asked {
+            let ring_bytes = if fresh(&subscriber) { own.min(asked_bytes) } else { asked_bytes };
+            least += if fresh(&subscriber) { bytes_of_ring(ring_bytes) } else { 0 };
+            terms.insert(subscriber, Terms { asked_bytes, ring_bytes, payer: own_payer });
+        }
+        let (in_use, mut needed) = (self.in_use(), BTreeMap::from([(own_payer, least)]));
+        self.afford(&in_use, &needed)?;
+        let smaller = terms.iter_mut().filter(|(_, terms)| terms.ring_bytes < terms.asked_bytes);
+        for (subscriber, terms) in smaller {
+            let payer = self.payer(*subscriber);
+            let mut more = needed.clone();
+            more.entry(own_payer).and_modify(|bytes| *bytes -= bytes_of_ring(terms.ring_bytes));
+            *more.entry(payer).or_insert(0) += bytes_of_ring(terms.asked_bytes);
+            if self.afford(&in_use, &more).is_ok() {
+                needed = more;
+                *terms = Terms { ring_bytes: terms.asked_bytes, payer, ..*terms };
+            }
+        }
+        Ok(terms)
     }
 }

@@ -30,8 +30,8 @@
 //!
 //! Each order, and each request for a segment, has a deadline of its own, and who does not meet it loses its session. A
 //! deadline for the whole of a subscribe would let one side use up the other's time: a subscriber that answers its grant just
-//! before the end would have the publisher sent away. So a wait lasts for three steps at most: segment, grant, route (or
-//! unroute, grant, route), each within its deadline.
+//! before the end would have the publisher sent away. So a wait lasts for four steps at most: segment, the smaller segment in
+//! its place, grant, route (or unroute, grant, route), each within its deadline.
 
 mod budget;
 mod requests;
@@ -40,7 +40,7 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::access::{AccessPolicy, Component};
@@ -133,7 +133,8 @@ pub(crate) enum Report {
         who: String,
         what: String,
     },
-    /// A ring is of the broker's own size, since its publisher could not make one of the size that its subscriber asked for.
+    /// A ring is of the broker's own size, since its publisher could not make one of the size that its subscriber asked for, or the
+    /// subscriber's user has no share left for it.
     SmallerRing {
         publisher: Component,
         subscriber: Component,
@@ -309,9 +310,7 @@ impl<F> Machine<F> {
         }
         self.shrink_late_rings();
         while let Some(session) = self.late() {
-            let own: BTreeSet<PublisherId> = self.sessions[&session].publishers.values().copied().collect();
-            self.name_in_answers(session, |key| own.contains(&key.publisher));
-            self.dismiss(session, GoodbyeReason::RouteDeadline);
+            self.dismiss_unheard(session, GoodbyeReason::RouteDeadline);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::budget::Terms;
 use super::routes::{RouteKey, Wish};
 use super::sessions::{Interest, Publisher, Subscribed, cut};
 use super::{Machine, Report, SessionId};
@@ -10,7 +11,7 @@ use crate::config::{
     ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX, is_ring_size,
 };
 use crate::topic::{Topic, TopicPattern};
-use crate::wire::{Notice, PublisherId, Refusal};
+use crate::wire::{GoodbyeReason, Notice, PublisherId, Refusal};
 
 /// A request whose answer waits for routes.
 #[derive(Debug)]
@@ -98,11 +99,16 @@ impl<F> Machine<F> {
                 let publisher = known.unwrap_or_else(|| self.open_publisher(session, number));
                 let state = self.publishers.get_mut(&publisher).expect("it was just opened or found");
                 state.topics.push(topic);
-                let wishes = subscribers.into_iter().map(|(subscriber, ring_bytes)| {
+                let mut wishes = Vec::new();
+                for (subscriber, Terms { asked_bytes, ring_bytes, payer }) in subscribers {
+                    if ring_bytes < asked_bytes {
+                        let cause = "its subscriber's share does not hold more".into();
+                        self.report_smaller_ring(session, subscriber, asked_bytes, cause);
+                    }
                     let key = RouteKey { publisher, subscriber, topic_number };
-                    Wish { key, ring_bytes }
-                });
-                self.wait_for(session, wishes.collect(), Notice::Declared { request, publisher });
+                    wishes.push(Wish { key, ring_bytes, payer });
+                }
+                self.wait_for(session, wishes, Notice::Declared { request, publisher });
             }
             Err(refusal) => self.refuse(session, request, refusal),
         }
@@ -134,6 +140,13 @@ impl<F> Machine<F> {
                 missed.push(name.clone());
             }
         }
+    }
+
+    /// Sends somebody away, and tells those who wait for routes from there that they won't hear it.
+    pub(super) fn dismiss_unheard(&mut self, session: SessionId, reason: GoodbyeReason) {
+        let own: BTreeSet<PublisherId> = self.sessions[&session].publishers.values().copied().collect();
+        self.name_in_answers(session, |key| own.contains(&key.publisher));
+        self.dismiss(session, reason);
     }
 
     fn refuse(&mut self, session: SessionId, request: u32, refusal: Refusal) {
@@ -176,7 +189,7 @@ impl<F> Machine<F> {
         let granted = within_budget(granted, |pattern| pattern.as_str().len());
         let withheld = within_budget(withheld, |part| part.pattern.as_str().len() + part.needed.len());
         let wishes = self.wishes(session, &parsed, ring_bytes);
-        self.afford(self.payer(session), self.needed_to_subscribe(session, &wishes))?;
+        self.afford_subscribe(session, &wishes)?;
         let subscribed = Subscribed { patterns: parsed, ring_bytes };
         Ok(Admitted { subscribed, granted, withheld, wishes })
     }
@@ -184,41 +197,41 @@ impl<F> Machine<F> {
     /// The routes that a subscription asks for.
     fn wishes(&self, session: SessionId, patterns: &[TopicPattern], ring_bytes: u64) -> Vec<Wish> {
         let mut wishes = Vec::new();
+        let payer = self.payer(session);
         for (id, publisher) in &self.publishers {
             for (topic_number, topic) in (0..).zip(&publisher.topics) {
                 let asked = patterns.iter().any(|pattern| pattern.matches(topic));
                 if asked && self.may_receive(session, topic) {
                     let key = RouteKey { publisher: *id, subscriber: session, topic_number };
-                    wishes.push(Wish { key, ring_bytes });
+                    wishes.push(Wish { key, ring_bytes, payer });
                 }
             }
         }
         wishes
     }
 
-    /// A topic that may be published on, and who receives it, with the ring that each asks for.
+    /// A topic that may be published on, and who receives it, with the ring that comes to be for it.
     fn check_declare(
         &self,
         session: SessionId,
         known: Option<PublisherId>,
         topics: usize,
         topic: &str,
-    ) -> Result<(Topic, BTreeMap<SessionId, u64>), Refusal> {
+    ) -> Result<(Topic, BTreeMap<SessionId, Terms>), Refusal> {
         if known.is_none() {
             limit("publishers of this session", self.sessions[&session].publishers.len(), PUBLISHERS_MAX)?;
         }
         limit("topics of this publisher", topics, TOPICS_MAX)?;
         let topic = Topic::new(topic).map_err(|_| Refusal::Malformed { text: cut(topic, 300) })?;
         self.settings.policy.may_publish(&self.component(session), &topic)?;
-        let mut subscribers = BTreeMap::new();
+        let mut asked = BTreeMap::new();
         for Interest { session, subscription } in self.interests.matching(&topic) {
-            let asked = self.sessions[&session].subscriptions[&subscription].ring_bytes;
-            let largest = subscribers.entry(session).or_insert(asked);
-            *largest = asked.max(*largest);
+            let bytes = self.sessions[&session].subscriptions[&subscription].ring_bytes;
+            let largest = asked.entry(session).or_insert(bytes);
+            *largest = bytes.max(*largest);
         }
-        subscribers.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
-        self.afford(self.payer(session), self.needed_to_declare(session, known, &subscribers))?;
-        Ok((topic, subscribers))
+        asked.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
+        Ok((topic, self.afford_declare(session, known, &asked)?))
     }
 
     fn open_publisher(&mut self, session: SessionId, number: u32) -> PublisherId {
@@ -241,8 +254,7 @@ impl<F> Machine<F> {
             missed.extend(names.collect::<BTreeSet<_>>());
             *missed = within_budget(std::mem::take(missed), String::len);
         }
-        let payer = self.payer(session);
-        let awaiting = wishes.into_iter().filter(|wish| !self.want(*wish, payer)).map(|wish| wish.key);
+        let awaiting = wishes.into_iter().filter(|wish| !self.want(*wish)).map(|wish| wish.key);
         let awaiting: BTreeSet<RouteKey> = awaiting.collect();
         if awaiting.is_empty() {
             return self.send(session, answer);

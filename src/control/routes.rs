@@ -15,11 +15,12 @@ pub(super) struct RouteKey {
     pub(super) topic_number: u32,
 }
 
-/// A route that is asked for, and the size of the ring that comes to be for it, if there is none.
+/// A route that is asked for, and the size and payer of the ring that comes to be for it, if there is none.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish {
     pub(super) key: RouteKey,
     pub(super) ring_bytes: u64,
+    pub(super) payer: Payer,
 }
 
 /// A segment that a session is to hand over.
@@ -97,9 +98,9 @@ pub(super) struct Order {
 }
 
 impl<F> Machine<F> {
-    /// Asks for a route, at the expense of `payer`. `true`: it is active already.
-    pub(super) fn want(&mut self, wish: Wish, payer: Payer) -> bool {
-        let Wish { key, ring_bytes } = wish;
+    /// Asks for a route. `true`: it is active already.
+    pub(super) fn want(&mut self, wish: Wish) -> bool {
+        let Wish { key, ring_bytes, payer } = wish;
         if let Some(route) = self.routes.get_mut(&key) {
             route.wanted = true;
             return route.phase == Phase::Active;
@@ -259,8 +260,8 @@ impl<F> Machine<F> {
         }
     }
 
-    /// A client can't have its side of a ring. If that has the size that its subscriber asked for, it gets a smaller one. Else it would miss events, or withhold them: it goes. The broker's own process can't come
-    /// back, as others can: the other side goes in its place.
+    /// A client can't have its side of a ring. A publisher's that is larger than usual is made smaller. Else it would miss events, or
+    /// withhold them: it goes. The broker's own process can't come back, as others can: the other side goes in its place.
     pub(super) fn no_ring(&mut self, session: SessionId, ring: RingId, cause: &str) {
         let cause = super::sessions::cut(cause, 256);
         let other = match self.ends_of(ring) {
@@ -273,9 +274,9 @@ impl<F> Machine<F> {
         }
         if self.sessions[&session].origin == Origin::Embedded {
             let cause = format!("the agent's side of a ring can't be had: {cause}");
-            self.dismiss(other, GoodbyeReason::NoRing { cause });
+            self.dismiss_unheard(other, GoodbyeReason::NoRing { cause });
         } else {
-            self.dismiss(session, GoodbyeReason::NoRing { cause });
+            self.dismiss_unheard(session, GoodbyeReason::NoRing { cause });
         }
     }
 
@@ -292,11 +293,20 @@ impl<F> Machine<F> {
         for session in [producer, consumer] {
             self.send(session, Notice::CloseRing { ring: id, accused: None });
         }
-        let (from, to) = (self.component(producer), self.component(consumer));
-        let cause = cause.to_owned();
-        self.report(Report::SmallerRing { publisher: from, subscriber: to, asked_bytes: bytes, cause });
+        self.report_smaller_ring(producer, consumer, bytes, cause.to_owned());
         self.start_ring(publisher, subscriber, own, payer);
         true
+    }
+
+    pub(super) fn report_smaller_ring(
+        &mut self,
+        producer: SessionId,
+        consumer: SessionId,
+        asked_bytes: u64,
+        cause: String,
+    ) {
+        let (publisher, subscriber) = (self.component(producer), self.component(consumer));
+        self.report(Report::SmallerRing { publisher, subscriber, asked_bytes, cause });
     }
 
     /// Lets go of the large rings that are not made in time.

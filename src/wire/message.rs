@@ -236,8 +236,8 @@ pub(crate) enum Notice {
         request: u32,
         publisher: PublisherId,
     },
-    /// `missed`: components that will not be heard: their session ended because they did not install the route in time, or they were
-    /// parted from this one over a broken ring.
+    /// `missed`: components that will not be heard: their session ended because they did not install the route in time or had no memory
+    /// for a ring, or they were parted from this one over a broken ring.
     Subscribed {
         request: u32,
         #[serde(deserialize_with = "list")]

@@ -236,6 +236,25 @@ fn a_publisher_that_can_not_make_a_ring_so_large_makes_one_of_the_usual_size() {
 }
 
 #[test]
+fn a_publisher_that_may_start_no_thread_makes_a_ring_of_the_usual_size() {
+    if is_named() {
+        // A stranger has no ring at all there.
+        return;
+    }
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"ring_bytes": 64 * KIB, "socket_mode": 0o666})).up();
+    let mut procmond = Role::strange_client(&folder, "procmond", json!({})).up();
+    procmond.must(&json!({"do": "declare", "topic": TOPIC}));
+    procmond.must(&json!({"do": "no_more_threads"}));
+    let mut detector = Role::client(&folder, "detector").up();
+    subscribe(&mut detector, 64 * MIB);
+    assert_eq!(look::rings(procmond.pid()), [64 * KIB]);
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 100}));
+    assert_eq!(count(&detector.must(&json!({"do": "await", "total": 100})), "received"), 100);
+    assert_eq!(agent.must(&json!({"do": "components"}))["components"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
 fn a_large_ring_holds_what_a_hundred_of_the_usual_size_would() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({"ring_bytes": 64 * KIB})).up();

@@ -10,6 +10,7 @@ use daemoneye_eventbus::{
     Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
     ProcessEvent, Publisher, RecvError, SubscribeError, SubscribeOptions, Subscription,
 };
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
 
 use super::{ANSWER, DEADLINE, ROLE};
@@ -236,6 +237,11 @@ impl BusRole {
             "order" => Ok(self.subscriptions[&text("name")].order()),
             "poisonings" => Ok(self.poisonings().await),
             "ring_charges" => Ok(self.ring_charges().await),
+            "no_more_threads" => {
+                let none = Rlimit { current: Some(1), maximum: Some(1) };
+                setrlimit(Resource::Nproc, none).expect("who has more may have less");
+                Ok(json!({}))
+            }
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
             "components" => {

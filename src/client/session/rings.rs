@@ -7,6 +7,7 @@ use shm::{
     SegmentError,
 };
 
+use super::making::Made;
 use super::{Ground, Session};
 use crate::access::Component;
 use crate::dataplane::{Inbox, Origin};
@@ -30,9 +31,6 @@ pub(super) enum RingState {
     },
 }
 
-/// A producer's segment that was made beside the control thread, or can't be had.
-pub(super) type Made = (RingId, Result<ProducerSegment, SegmentError>);
-
 impl RingState {
     /// Whether both sides have each other's segment.
     pub(super) fn is_complete(&self) -> bool {
@@ -55,7 +53,8 @@ impl Session {
         if ring_bytes > self.welcome.ring_bytes {
             // Its size is a stranger's wish: up to a GiB to be allocated, while others wait for an answer.
             self.rings.insert(ring, RingState::Making { publisher, doorbell });
-            self.making.spawn_blocking(move || (ring, ProducerSegment::create(capacity, backing)));
+            self.making.want(ring, capacity);
+            self.make_waiting();
             return Ok(());
         }
         let segment = ProducerSegment::create(capacity, backing)?;
@@ -63,6 +62,7 @@ impl Session {
     }
 
     pub(super) fn made(&mut self, (ring, segment): Made) {
+        self.make_waiting();
         match self.rings.remove(&ring) {
             Some(RingState::Making { publisher, doorbell }) => {
                 let offered = segment
@@ -72,6 +72,13 @@ impl Session {
             // It was closed meanwhile.
             Some(other) => drop(self.rings.insert(ring, other)),
             None => {}
+        }
+    }
+
+    fn make_waiting(&mut self) {
+        for (ring, source) in self.making.go_on(self.welcome.backing) {
+            self.rings.remove(&ring);
+            self.or_no_ring(ring, Err(SegmentError::Host { step: "make", source }));
         }
     }
 
@@ -196,7 +203,8 @@ impl Session {
                     inbox.close(ring, accused);
                 }
             }
-            Some(RingState::Making { .. }) | None => {}
+            Some(RingState::Making { .. }) => self.making.give_up(ring),
+            None => {}
         }
     }
 

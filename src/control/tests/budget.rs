@@ -2,7 +2,7 @@
 
 use super::super::{Input, Origin, Payer, Report, SessionId};
 use super::world::{
-    RING_BYTES, ROUTE_DEADLINE, USER, World, answers, consumer_segment, goodbye, names, refusal,
+    RING_BYTES, ROUTE_DEADLINE, USER, World, answers, consumer_segment, goodbye, missed, names, refusal,
 };
 use crate::wire::{GoodbyeReason, Notice, Refusal, Request};
 
@@ -244,26 +244,54 @@ fn runs_over_rings_that_are_there(world: &mut World, detector: SessionId) {
 
 #[test]
 fn a_topic_whose_subscribers_would_need_too_much_is_refused_and_its_publisher_is_not_there() {
-    let mut world = World::with_budget(u64::MAX, 3 * ONE);
+    let mut world = World::with_budget(u64::MAX, 2 * ONE);
     let procmond = world.join_from(STRANGER, "procmond");
-    let (detector, agent) = (world.join("detector"), world.join("agent"));
-    world.subscribe_with(detector, 0, &["events.process.start"], Some(RING_BYTES << 2));
-    world.subscribe(agent, 0, &["events.#"]);
+    let subscribers = ["detector", "exporter", "agent"].map(|name| world.join(name));
+    for subscriber in subscribers {
+        world.subscribe(subscriber, 0, &["events.process.start"]);
+    }
     world.declare(procmond, 0, 0, "events.process.start");
-    let needed = ONE + (RING_BYTES << 2) + 8192;
-    assert_eq!(over_budget(&world.heard(procmond)), (Some(65534), needed, 0, 3 * ONE));
+    assert_eq!(over_budget(&world.heard(procmond)), (Some(65534), 3 * ONE, 0, 2 * ONE));
     assert_eq!((world.machine.publishers.len(), charges(&world)), (0, vec![]));
+    world.subscribe(subscribers[2], 1, &[BATCH]);
     let request = world.declare(procmond, 0, 0, BATCH);
     world.settle();
     assert_eq!(answers(&world.heard(procmond), request), 1, "its numbers were not used up");
     world.declare(procmond, 0, 1, "events.process.start");
-    assert_eq!(over_budget(&world.heard(procmond)), (Some(65534), needed - ONE, ONE, 3 * ONE));
+    assert_eq!(over_budget(&world.heard(procmond)), (Some(65534), 2 * ONE, ONE, 2 * ONE));
     assert_eq!((world.machine.topic_count(), charges(&world)), (1, vec![(Payer::Uid(65534), 1, ONE)]));
-    assert!(world.is_connected(detector) && world.is_connected(agent));
-    world.unsubscribe(detector, 0);
+    assert!(subscribers.iter().all(|session| world.is_connected(*session)));
+    world.unsubscribe(subscribers[0], 0);
     world.declare(procmond, 0, 1, "events.process.start");
     world.settle();
     assert!(names(&world.heard(procmond)).contains(&"declared"));
+    super::invariants::check_at_rest(&world.machine);
+}
+
+#[test]
+fn what_subscribers_ask_for_beyond_the_usual_size_keeps_nobody_from_publishing() {
+    let large = RING_BYTES << 2;
+    let mut world = World::with_budget(8 * ONE, 5 * ONE);
+    let (procmond, agent) = (world.join("procmond"), world.join("agent"));
+    let strangers = ["detector", "exporter"].map(|name| world.join_from(STRANGER, name));
+    for stranger in strangers {
+        world.subscribe_with(stranger, 0, &["events.#"], Some(large));
+    }
+    world.declare(procmond, 0, 0, BATCH);
+    world.settle();
+    let heard = world.heard(procmond);
+    assert!(names(&heard).contains(&"declared"), "{heard:?}");
+    assert_eq!(sizes(&heard), [large, RING_BYTES], "one is within the share of who asked for it");
+    let smaller = |report: &&Report| matches!(report, Report::SmallerRing { .. });
+    assert_eq!(world.reports.iter().filter(smaller).count(), 1);
+    let all = [(Payer::Uid(1000), 1, ONE), (Payer::Uid(65534), 1, large + 8192)];
+    assert_eq!(charges(&world), all);
+    world.declare(agent, 0, 0, BATCH);
+    world.settle();
+    let heard = world.heard(agent);
+    assert!(names(&heard).contains(&"declared"), "{heard:?}");
+    assert_eq!(sizes(&heard), [RING_BYTES; 2]);
+    assert!(strangers.iter().all(|session| world.is_connected(*session)));
     super::invariants::check_at_rest(&world.machine);
 }
 
@@ -346,6 +374,7 @@ fn who_has_not_even_memory_for_the_usual_size_goes() {
         world.say(procmond, Request::NoRing { ring, cause: "none".into() });
     }
     assert!(matches!(goodbye(&world.heard(procmond)), GoodbyeReason::NoRing { .. }));
+    assert_eq!(missed(&world.heard(detector)), ["procmond"], "it does not hear it, and is told");
     assert!(world.is_connected(detector));
     world.assert_no_paths();
 

@@ -52,6 +52,7 @@ const BURST_OF_SINGLES: u64 = 3;
 const BURST_AS_BATCH: u64 = 4;
 const STEADY: u64 = 5;
 const ECHO: u64 = 6;
+const ECHO_WITHOUT_REACTOR: u64 = 7;
 
 fn main() {
     if let Some(part) = Part::assigned() {
@@ -163,19 +164,21 @@ fn steady(bus: &mut Bus) {
 }
 
 fn round_trips(criterion: &mut Criterion, bus: &mut Bus, socket: &mut Socket) {
-    let (mut of_bus, mut of_socket) = (Vec::new(), Vec::new());
+    let (mut of_bus, mut without_reactor, mut of_socket) = (Vec::new(), Vec::new(), Vec::new());
     let mut group = criterion.benchmark_group("delivery/round trip");
-    group.bench_function("bus", |b| b.iter_custom(|trips| bus.round_trips(trips, &mut of_bus)));
+    group.bench_function("bus", |b| b.iter_custom(|trips| bus.round_trips(ECHO, trips, &mut of_bus)));
     group.bench_function("socket", |b| b.iter_custom(|trips| socket.round_trips(trips, &mut of_socket)));
     group.finish();
 
     of_bus.clear();
     of_socket.clear();
     for _ in 0..if is_trial() { 1 } else { 10 } {
-        bus.round_trips(500, &mut of_bus);
+        bus.round_trips(ECHO, 500, &mut of_bus);
+        bus.round_trips(ECHO_WITHOUT_REACTOR, 500, &mut without_reactor);
         socket.round_trips(500, &mut of_socket);
     }
     of_bus.sort_unstable();
+    without_reactor.sort_unstable();
     of_socket.sort_unstable();
     let micros = |trips: &[u64], percent| percentile(trips, percent) as f64 / 1e3;
     println!(
@@ -185,6 +188,12 @@ fn round_trips(criterion: &mut Criterion, bus: &mut Bus, socket: &mut Socket) {
         micros(&of_socket, 50),
         micros(&of_socket, 99),
         micros(&of_bus, 50) / micros(&of_socket, 50)
+    );
+    println!(
+        "delivery: in threads that wait for nothing else, {:.1} us over the bus (p99 {:.1}): ratio {:.2} (must 1.2)",
+        micros(&without_reactor, 50),
+        micros(&without_reactor, 99),
+        micros(&without_reactor, 50) / micros(&of_socket, 50)
     );
 }
 
@@ -334,9 +343,11 @@ impl Bus {
     }
 
     /// So many times to procmond and back, each timed by itself, in nanoseconds.
-    fn round_trips(&mut self, trips: u64, each: &mut Vec<u64>) -> Duration {
-        self.order(ECHO, trips);
+    fn round_trips(&mut self, how: u64, trips: u64, each: &mut Vec<u64>) -> Duration {
+        self.order(how, trips);
         let Self { runtime, subscription, tasks, .. } = self;
+        let without = without_reactor();
+        let runtime = if how == ECHO { runtime } else { &without };
         let start = Instant::now();
         runtime.block_on(async {
             for _ in 0..trips {
@@ -385,7 +396,8 @@ fn procmond(part: &Part) {
             BURST_OF_SINGLES => publish_burst(part, &mut publisher, count, 1),
             BURST_AS_BATCH => publish_burst(part, &mut publisher, count, count),
             STEADY => publish_steadily(&mut publisher, count),
-            _ => echo(&runtime, &mut publisher, &mut tasks, count),
+            ECHO => echo(&runtime, &mut publisher, &mut tasks, count),
+            _ => echo(&without_reactor(), &mut publisher, &mut tasks, count),
         }
         part.tell(cpu_nanos() - cpu);
     }
@@ -432,6 +444,11 @@ fn publish_steadily(publisher: &mut Publisher, events: u64) {
         std::thread::sleep((number * STEADY_PERIOD).saturating_sub(start.elapsed()));
         publish_at_once(publisher, &[1; BURST_BYTES], 1);
     }
+}
+
+/// A runtime that sleeps as a thread does, since there are no sockets and timers that it could wait for beside.
+fn without_reactor() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
 }
 
 fn echo(runtime: &Runtime, publisher: &mut Publisher, tasks: &mut Subscription, trips: u64) {

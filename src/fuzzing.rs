@@ -13,7 +13,7 @@ pub fn batch(record: &[u8]) -> Option<Batch> {
         u64::from_le_bytes(bytes).to_le()
     });
     let mut records = Records::default();
-    records.push(&words.collect::<Vec<_>>(), record.len()).ok()?;
+    records.push(&mut words.collect(), record.len()).ok()?;
     Some(Batch::of_first(records))
 }
 

@@ -20,6 +20,9 @@ pub(crate) struct Records {
     ends: Vec<End>,
 }
 
+/// Bytes from which on a record is worth taking over: below, the copy stays in the cache.
+const TAKEN_OVER: usize = 16 << 10;
+
 /// Where a record ends in each of both.
 #[derive(Debug, Clone, Copy, Default)]
 struct End {
@@ -35,15 +38,25 @@ impl Records {
         self.ends.clear();
     }
 
-    /// Adds a copy of the first `bytes` bytes of `words`, after judging every byte of them that can be read.
+    /// Adds the record in the first `bytes` bytes of `words`, after judging every byte of it that can be read. A large one that is the
+    /// first and has few strings is taken over, and `words` gets other memory for it; else it is copied.
     ///
     /// # Errors
     ///
     /// [`Malformed`] says what is wrong with it. Nothing was added.
-    pub(crate) fn push(&mut self, words: &[u64], bytes: usize) -> Result<(), Malformed> {
+    pub(crate) fn push(&mut self, words: &mut Vec<u64>, bytes: usize) -> Result<(), Malformed> {
         let (head, strings) = check(&words.as_bytes()[..bytes])?;
-        self.heads.extend_from_slice(&words[..head.bytes() / WORD_BYTES]);
+        let head_words = head.bytes() / WORD_BYTES;
         self.strings.push_str(strings);
+        // What is taken over keeps the strings' bytes, too, though nobody reads them there, and all of the memory: queues charge for the
+        // record alone.
+        let fits = strings.len() <= bytes / 16 && words.capacity() <= 2 * head_words;
+        if self.heads.is_empty() && bytes >= TAKEN_OVER && fits {
+            std::mem::swap(&mut self.heads, words);
+            self.heads.truncate(head_words);
+        } else {
+            self.heads.extend_from_slice(&words[..head_words]);
+        }
         self.end();
         Ok(())
     }

@@ -16,9 +16,10 @@ use crate::topic::Topic;
 /// Bytes of records that share a chunk: some 20 single events. Who keeps one of them keeps the rest.
 pub(super) const CHUNK_BYTES: usize = 8 << 10;
 
-/// Bytes of chunks of either size that a pool keeps to be filled again, if they are as large as can be. Above it: given back.
-const KEPT_BYTES: usize = 2 << 20;
-const SMALL_KEPT_MAX: usize = KEPT_BYTES / CHUNK_BYTES;
+/// Bytes of large chunks that a pool keeps to be filled again, if they are as large as can be: a scan of 10,000 processes. Of small ones half
+/// as much. Above it: given back.
+const KEPT_BYTES: usize = 4 << 20;
+const SMALL_KEPT_MAX: usize = KEPT_BYTES / 2 / CHUNK_BYTES;
 const LARGE_KEPT_MAX: usize = KEPT_BYTES / RECORD_BYTES_TARGET;
 
 /// The events of one record as owned values, opaque ones left empty; `None` if they are too large to keep.
@@ -43,8 +44,8 @@ impl Chunk {
         Self { records, bytes: 0, events: 0, topic, origin, owned }
     }
 
-    /// Adds a copy of a record that came out of a ring.
-    pub(super) fn push(&mut self, words: &[u64], bytes: usize) -> Result<(), Malformed> {
+    /// Adds a record that came out of a ring; see [`Records::push`] for what becomes of `words`.
+    pub(super) fn push(&mut self, words: &mut Vec<u64>, bytes: usize) -> Result<(), Malformed> {
         self.records.push(words, bytes)?;
         self.count(bytes);
         Ok(())

@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use shm::{Consumer, Doorbell, Heard, Moment};
+use shm::{Consumer, Doorbell, Moment};
 
 use super::chunk::Pool;
 use super::queue::Source;
@@ -383,6 +383,7 @@ impl DataThread {
 
     /// Sleeps until a doorbell rings, for so many bytes or something that can't wait, unless a ring has that by now.
     fn sleep(&mut self, want: u64, longest: Option<Duration>) {
+        self.rings.iter_mut().for_each(InRing::hear);
         let mut armed = 0;
         let calm = self.rings.iter_mut().all(|ring| {
             armed += 1;
@@ -398,10 +399,8 @@ impl DataThread {
             if self.rung[0] {
                 self.woken.hear();
             }
-            for (ring, _) in self.rings.iter_mut().zip(&self.rung[1..]).filter(|(_, rung)| **rung) {
-                if ring.doorbell.hear() == Heard::PeerGone {
-                    ring.end_soon();
-                }
+            for (ring, rung) in self.rings.iter_mut().zip(&self.rung[1..]) {
+                ring.note_bell(*rung);
             }
         }
         for ring in &mut self.rings[..armed] {

@@ -16,8 +16,8 @@ const QUEUE_BYTES: u64 = 4 << 20;
 const SEGMENTS_BYTES: u64 = 64 << 10;
 /// What a publisher keeps for its next batch: `RECORDS_KEPT` of the largest.
 const RECORDS_BYTES: u64 = 4 << 20;
-/// What a subscribing process keeps for what comes next: `KEPT_BYTES` of small chunks, and of large ones.
-const POOL_BYTES: u64 = 4 << 20;
+/// What a subscribing process keeps for what comes next: `KEPT_BYTES` of large chunks, and half of that of small ones.
+const POOL_BYTES: u64 = 6 << 20;
 
 /// By then what waits has filled the ring and the queue, and behind what the reader has taken over the queue again.
 const ROUNDS_LEAST: usize = 10;

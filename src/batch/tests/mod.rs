@@ -199,8 +199,8 @@ proptest! {
     fn what_is_pushed_is_what_is_read(batch in correlation(), events in vec(pushed(), 1..20)) {
         let record = record(&batch, &events);
         let mut kept = Records::default();
-        kept.push(&words(&sample()), sample().len()).expect("we wrote it");
-        kept.push(&words(&record), record.len()).expect("we wrote it");
+        kept.push(&mut words(&sample()), sample().len()).expect("we wrote it");
+        kept.push(&mut words(&record), record.len()).expect("we wrote it");
         prop_assert_eq!(event_count(&record), Ok(events.len() as u16));
         for view in [BatchView::parse(&record).expect("we wrote it"), kept.view(1)] {
             prop_assert_eq!(view.len(), events.len());
@@ -293,4 +293,36 @@ fn a_clone_shares_the_record() {
     let clone = batch.clone();
     drop(batch);
     read_everything(clone.view());
+}
+
+#[test]
+fn a_large_record_is_taken_over_or_copied_and_reads_the_same() {
+    // Few strings, and many.
+    let opaque: Vec<Pushed> = (0..100).map(|index| (Err(vec![index; 300]), None)).collect();
+    let file = FilesystemEvent {
+        path: "p".repeat(500),
+        event_type: "x".into(),
+        size: None,
+        metadata: HashMap::new(),
+    };
+    let named: Vec<Pushed> = (0..60).map(|_| (Ok(file.clone().into()), None)).collect();
+    for (events, taken_over) in [(opaque, true), (named, false)] {
+        let record = record(&CorrelationMetadata::new("scan".to_string()), &events);
+        let mut words = words(&record);
+        let place = words.as_ptr();
+        let mut kept = Records::default();
+        kept.push(&mut words, record.len()).expect("we wrote it");
+        kept.push(&mut self::words(&record), record.len()).expect("we wrote it");
+        assert_eq!(words.as_ptr() != place, taken_over);
+        for number in [0, 1] {
+            let view = kept.view(number);
+            assert_eq!(view.len(), events.len());
+            for (read, (what, _)) in view.iter().zip(&events) {
+                match (read, what) {
+                    (EventRef::Opaque(read), Err(bytes)) => assert_eq!(read, &bytes[..]),
+                    (read, what) => assert_eq!(read.to_owned(), what.clone().ok()),
+                }
+            }
+        }
+    }
 }

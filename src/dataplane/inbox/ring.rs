@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
-use shm::{Consumer, Doorbell, Moment, Record};
+use shm::{Consumer, Doorbell, Heard, Moment, Record};
 use zerocopy::IntoBytes;
 
 use super::{InboxCounters, Slot, Source, Target};
@@ -37,6 +37,8 @@ pub(super) struct InRing {
     closed: bool,
     /// The publisher may sleep for space that it has by now: the kernel had no memory for its bell.
     owes_ring: bool,
+    /// The doorbell has rung, and that was not taken in yet.
+    rung: bool,
 }
 
 /// What a look at a ring came to.
@@ -108,6 +110,7 @@ impl InRing {
             ending: false,
             closed: false,
             owes_ring: false,
+            rung: false,
         }
     }
 
@@ -152,6 +155,18 @@ impl InRing {
     fn now(&mut self, slot: u16) -> Moment {
         // What breaks here breaks again at the next look, and is reported there.
         self.consumer.now(slot).unwrap_or_default()
+    }
+
+    /// The doorbell has rung, or has not.
+    pub(super) fn note_bell(&mut self, rung: bool) {
+        self.rung = rung;
+    }
+
+    /// Takes in what rang. Not at once, but before the next sleep: what it rang for goes first.
+    pub(super) fn hear(&mut self) {
+        if std::mem::take(&mut self.rung) && self.doorbell.hear() == Heard::PeerGone {
+            self.end_soon();
+        }
     }
 
     /// The publisher is gone. Its memory may still change, if it lied about that, so what is there now is the end.
@@ -239,7 +254,7 @@ impl InRing {
             slot.lost(slot.targets_at(record.position), record.sequence - lost..record.sequence);
         }
         let open = self.open.get_or_insert_with(|| Open::at(&record, slot, pool, &self.origin));
-        own(&mut open.chunk).push(&self.payload, record.bytes).map_err(|error| error.to_string())?;
+        own(&mut open.chunk).push(&mut self.payload, record.bytes).map_err(|error| error.to_string())?;
         add(&counters.received, events.into());
         Ok(Taken::Record(record.bytes))
     }

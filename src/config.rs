@@ -41,6 +41,9 @@ pub(crate) const URGENT_PART: usize = 8;
 /// ahead until the reader has taken over what waits, and then what it has taken over.
 pub(crate) const PUBLISHERS_NOTED_MAX: usize = 16 << 10;
 
+/// Urgent entries of a queue that go ahead of an ordinary one, not more: whoever floods an urgent topic can't keep others from being heard.
+pub(crate) const URGENT_AHEAD_MAX: usize = 16;
+
 /// How long a publisher, or a subscriber, may take to install a route. Beyond it, its session ends: an event must not be
 /// published past a subscriber that believes itself subscribed.
 pub(crate) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);

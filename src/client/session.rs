@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shm::Descriptor;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
 use crate::access::Component;
@@ -20,43 +20,12 @@ use crate::routing::TopicId;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
 
+mod command;
 mod making;
 mod rings;
+pub(crate) use command::{Command, Commands, Reply};
 use making::Making;
 use rings::RingState;
-
-/// Where an answer is waited for.
-pub(crate) type Reply<T, E> = oneshot::Sender<Result<T, E>>;
-
-/// What the handles of a client ask of its session.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// A publisher of this number exists; it asks for nothing yet.
-    OpenPublisher {
-        publisher: u32,
-        outbox: Arc<OutboxShared>,
-    },
-    Declare {
-        publisher: u32,
-        topic: Topic,
-        reply: Reply<TopicId, DeclareError>,
-    },
-    ClosePublisher {
-        publisher: u32,
-    },
-    /// The subscription is in the hub already.
-    Subscribe {
-        subscription: u32,
-        patterns: Vec<TopicPattern>,
-        ring_bytes: Option<u64>,
-        reply: Reply<Subscribed, SubscribeError>,
-    },
-    Unsubscribe {
-        subscription: u32,
-    },
-}
-
-pub(crate) type Commands = mpsc::UnboundedSender<Command>;
 
 /// What a session shares with the handles of its client.
 #[derive(Debug)]

@@ -17,51 +17,11 @@ use std::task::{Context, Poll, Waker};
 use parking_lot::Mutex;
 
 use super::{Chunk, ReceivedBatch};
-use crate::config::{INTERRUPTIONS_MAX, PUBLISHERS_NOTED_MAX, URGENT_PART};
+use crate::config::{INTERRUPTIONS_MAX, PUBLISHERS_NOTED_MAX, URGENT_AHEAD_MAX, URGENT_PART};
 use crate::wire::PublisherId;
 
-/// An interruption in a stream of events. The stream goes on after it.
-///
-/// ```
-/// use daemoneye_eventbus::{Opaque, RecvError};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("bus.sock");
-/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
-/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path).queue_bytes(1))?;
-/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
-/// // The broker's options had `queue_bytes(1)`: one batch waits at most.
-/// let mut batches = bus.subscription(&["events.process.#"]).await?;
-/// let mut publisher = bus.publisher("events.process.batch").await?;
-/// for event in [b"1", b"2", b"3"] {
-///     publisher.publish(&Opaque(event))?;
-/// }
-/// assert!(matches!(batches.recv().await, Some(Ok(_))));
-/// assert_eq!(batches.recv().await.expect("the bus is there").err(), Some(RecvError::Lagged(2)));
-/// publisher.publish(&Opaque(b"4"))?;
-/// assert!(matches!(batches.recv().await, Some(Ok(_))), "the stream goes on");
-/// assert_eq!(publisher.totals().dropped, 0, "of a loss behind the ring, the publisher does not hear");
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RecvError {
-    /// This many events that matched the subscription were lost here: the subscriber was too slow for the ring, or for its
-    /// queue. The events before and after are in order.
-    #[error("{0} events were lost")]
-    Lagged(u64),
-    /// A publisher broke the laws of its ring. Nothing more comes from it; other publishers are not affected.
-    #[error("{component} broke its ring: {violation}")]
-    Poisoned {
-        /// Who.
-        component: String,
-        /// How.
-        violation: String,
-    },
-}
+mod told;
+pub use told::{Losses, RecvError};
 
 /// What a reader takes from its queue.
 pub(crate) type Item = Result<ReceivedBatch, RecvError>;
@@ -71,37 +31,6 @@ type Entry = Result<Arc<Chunk>, RecvError>;
 
 /// Bytes that a record costs beyond itself: its place in a chunk, and for one that is alone, the chunk and the queue's entry.
 const RECORD_OVERHEAD: usize = 256;
-
-/// Events that matched a subscription and were lost on their way to it, told to it or yet to be told.
-///
-/// ```
-/// use daemoneye_eventbus::Opaque;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("bus.sock");
-/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
-/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path).queue_bytes(1))?;
-/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
-/// // The broker's options had `queue_bytes(1)`: one batch waits at most.
-/// let batches = bus.subscription(&["events.process.#"]).await?;
-/// let mut publisher = bus.publisher("events.process.batch").await?;
-/// for event in [b"1", b"2", b"3"] {
-///     publisher.publish(&Opaque(event))?;
-/// }
-/// assert_eq!((batches.losses().ring, batches.losses().queue), (0, 2));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Losses {
-    /// Events that found a ring to this process full: the process was stopped, or had no processor to run on.
-    pub ring: u64,
-    /// Events that found the subscription's queue full: the application is too slow.
-    pub queue: u64,
-}
 
 /// Whose a batch, or a loss, is; and whether its topic is urgent.
 #[derive(Debug, Clone, Copy)]
@@ -145,11 +74,17 @@ struct Lane {
     lost: u64,
 }
 
-/// What the reader has taken over and not handed out yet.
+/// What the reader has taken over and not handed out yet. It takes over both lanes together, and hands the urgent one out first; then
+/// the ordinary one, and ahead of it what comes to the urgent lane meanwhile. For each publisher that is the order in which
+/// it has sent.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     urgent: VecDeque<Entry>,
+    /// Of the urgent entries, those that were taken over together with the ordinary ones.
+    first: usize,
     ordinary: VecDeque<Entry>,
+    /// Urgent entries that went ahead of the next ordinary one.
+    ahead: usize,
     /// A chunk, and how many of its records were handed out.
     begun: Option<(Arc<Chunk>, usize)>,
 }
@@ -164,9 +99,18 @@ impl Taken {
         Some(Ok(ReceivedBatch::new(chunk, record)))
     }
 
-    /// Hands out the next item of what is here, the urgent first.
+    /// Hands out the next item of what is here.
     fn next(&mut self) -> Option<Item> {
-        match self.urgent.pop_front().or_else(|| self.ordinary.pop_front())? {
+        let urgent = self.first > 0 || self.ahead < URGENT_AHEAD_MAX || self.ordinary.is_empty();
+        let entry = if urgent && let Some(entry) = self.urgent.pop_front() {
+            self.ahead += usize::from(self.first == 0);
+            self.first = self.first.saturating_sub(1);
+            entry
+        } else {
+            self.ahead = 0;
+            self.ordinary.pop_front()?
+        };
+        match entry {
             Ok(chunk) => {
                 self.begun = Some((chunk, 0));
                 self.next_of_begun()
@@ -265,20 +209,18 @@ impl Queue {
         if let Some(item) = taken.next_of_begun() {
             return Poll::Ready(Some(item));
         }
-        if !self.urgent_waits.load(Ordering::Relaxed)
+        if (!taken.urgent.is_empty() || !self.urgent_waits.load(Ordering::Relaxed))
             && let Some(item) = taken.next()
         {
             return Poll::Ready(Some(item));
         }
         let mut state = self.state.lock();
-        if taken.urgent.is_empty() {
-            self.urgent_waits.store(false, Ordering::Relaxed);
-            state.urgent.hand_over(&mut taken.urgent);
+        self.urgent_waits.store(false, Ordering::Relaxed);
+        state.urgent.hand_over(&mut taken.urgent);
+        if taken.ordinary.is_empty() {
+            taken.first = taken.urgent.len();
+            state.hand_over(&mut taken.ordinary);
         }
-        if let Some(item) = taken.next() {
-            return Poll::Ready(Some(item));
-        }
-        state.hand_over(&mut taken.ordinary);
         match taken.next() {
             Some(item) => Poll::Ready(Some(item)),
             None if state.ended => Poll::Ready(None),
@@ -355,6 +297,9 @@ fn wake(mut state: parking_lot::MutexGuard<'_, State>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
     use crate::access::Component;
     use crate::batch::{BatchWriter, Opaque};
@@ -368,10 +313,19 @@ mod tests {
     const ANOMALY: Source = Source { publisher: PublisherId(2), urgent: true };
 
     fn chunk(origin: &Arc<Origin>, records: usize) -> Arc<Chunk> {
+        chunk_from(origin, records, 0)
+    }
+
+    /// One record of a publisher, with its number.
+    fn numbered(publisher: u64, number: u64) -> Arc<Chunk> {
+        chunk_from(&origin(PublisherId(publisher)), 1, number)
+    }
+
+    fn chunk_from(origin: &Arc<Origin>, records: usize, number: u64) -> Arc<Chunk> {
         let mut writer = BatchWriter::new(u32::MAX);
         writer.begin(&CorrelationMetadata::new("scan".into())).expect("it fits");
         writer.push(&Opaque(b"event"), None).expect("it fits");
-        writer.seal(0, std::time::UNIX_EPOCH, 0);
+        writer.seal(number, std::time::UNIX_EPOCH, 0);
         let topic = Topic::new("events.process.batch").expect("a topic");
         let mut chunk = Pool::default().take(writer.bytes(), &topic, origin);
         (0..records).for_each(|_| own(&mut chunk).push_own(&writer));
@@ -513,6 +467,83 @@ mod tests {
         push(&queue, own);
         push(&queue, ANOMALY);
         assert_eq!(read(&queue, &mut taken), [Ok(2), Err(RecvError::Lagged(3)), Ok(1)]);
+    }
+
+    #[test]
+    fn a_flood_of_urgent_batches_does_not_keep_others_from_being_heard() {
+        let (queue, mut taken) = (begun(1 << 20), Taken::default());
+        for _ in 0..3 {
+            push(&queue, PROCMOND);
+        }
+        let mut heard = 0;
+        let flood = (0..4 * URGENT_AHEAD_MAX).filter(|_| {
+            push(&queue, ANOMALY);
+            let Poll::Ready(Some(Ok(batch))) = poll(&queue, &mut taken) else { panic!("something waits") };
+            heard += usize::from(batch.origin().publisher == PROCMOND.publisher);
+            batch.origin().publisher == ANOMALY.publisher
+        });
+        assert!(flood.count() >= 3 * URGENT_AHEAD_MAX);
+        assert_eq!(heard, 3);
+    }
+
+    #[test]
+    fn what_was_urgent_and_came_first_is_read_first_however_much_it_is() {
+        let (queue, mut taken) = (begun(1 << 20), Taken::default());
+        for _ in 0..2 * URGENT_AHEAD_MAX {
+            push(&queue, ANOMALY);
+        }
+        let ordinary = Source { urgent: false, ..ANOMALY };
+        assert!(queue.push(&numbered(ANOMALY.publisher.0, 99), ordinary).is_none());
+        for _ in 0..2 * URGENT_AHEAD_MAX {
+            assert!(
+                matches!(poll(&queue, &mut taken), Poll::Ready(Some(Ok(batch))) if batch.view().first_sequence() == 0)
+            );
+        }
+        assert!(
+            matches!(poll(&queue, &mut taken), Poll::Ready(Some(Ok(batch))) if batch.view().first_sequence() == 99)
+        );
+    }
+
+    proptest! {
+        /// Whatever is sent, lost and read in whatever order: of each publisher what it has sent is read in that order.
+        #[test]
+        fn order_holds_for_each_publisher(
+            steps in vec((0..4_u64, any::<bool>(), any::<bool>(), 0..4_usize), 1..300),
+            room in 2..40_usize,
+        ) {
+            let (queue, mut taken) = (queue_for(room), Taken::default());
+            let (mut sent, mut read, mut lost, mut told) = ([0; 4], [0; 4], 0, 0);
+            let mut take = |taken: &mut Taken| match poll(&queue, taken) {
+                Poll::Ready(Some(Ok(batch))) => {
+                    let (publisher, number) = (batch.origin().publisher.0, batch.view().first_sequence());
+                    assert!(number >= read[publisher as usize], "{publisher} sent {number} earlier");
+                    read[publisher as usize] = number + 1;
+                    true
+                }
+                Poll::Ready(Some(Err(RecvError::Lagged(events)))) => {
+                    told += events;
+                    true
+                }
+                _ => false,
+            };
+            for (publisher, urgent, in_ring, reads) in steps {
+                let source = Source { publisher: PublisherId(publisher), urgent };
+                let number = &mut sent[publisher as usize];
+                if in_ring && *number % 7 == 0 {
+                    queue.lost(1, source);
+                    lost += 1;
+                } else {
+                    let _reader = queue.push(&numbered(publisher, *number), source);
+                }
+                *number += 1;
+                for _ in 0..reads {
+                    take(&mut taken);
+                }
+            }
+            while take(&mut taken) {}
+            prop_assert_eq!(queue.losses().ring, lost);
+            prop_assert_eq!(told, lost + queue.losses().queue);
+        }
     }
 
     #[test]

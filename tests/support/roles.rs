@@ -176,7 +176,7 @@ impl BusRole {
             "await_tag" => Ok(self.subscriptions[&text("name")].due(&text("tag"), number("next")).await),
             "read" => {
                 let subscription = self.unread.remove(&text("name")).expect("it was made");
-                self.subscriptions.insert(text("name"), Reader::start(subscription));
+                self.subscriptions.insert(text("name"), Reader::start(subscription, Duration::ZERO));
                 Ok(json!({}))
             }
             "read_one" => Ok(self.read_one(&text("name")).await),
@@ -379,7 +379,8 @@ impl BusRole {
         } else if command["witness"] == true {
             self.witnesses.insert(name, witness::Witness::start(subscription));
         } else {
-            self.subscriptions.insert(name, Reader::start(subscription));
+            let pause = Duration::from_micros(command["slow_us"].as_u64().unwrap_or(0));
+            self.subscriptions.insert(name, Reader::start(subscription, pause));
         }
         Ok(answer)
     }

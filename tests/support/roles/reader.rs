@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use daemoneye_eventbus::{EventRef, RecvError, Subscription};
 use serde_json::{Value, json};
@@ -35,7 +36,8 @@ struct Tally {
 }
 
 impl Reader {
-    pub(super) fn start(mut subscription: Subscription) -> Self {
+    /// Takes `pause` for each batch, as an application does that is too slow.
+    pub(super) fn start(mut subscription: Subscription, pause: Duration) -> Self {
         let tally = Arc::new(Mutex::new(Tally::default()));
         let (tell, changed) = watch::channel(());
         let shared = Arc::clone(&tally);
@@ -44,6 +46,7 @@ impl Reader {
                 let mut tally = shared.lock().expect("nobody panics with it");
                 match item {
                     Ok(batch) => {
+                        std::thread::sleep(pause);
                         tally.batches += 1;
                         for event in batch.view().iter() {
                             tally.count(&event);

@@ -38,7 +38,7 @@ const RATIO_RUNS: usize = 31;
 
 /// What is measured one way, and the rate and the processor time that it must come to, as ratios to the bare ring's.
 const LOADS: [(Load, &str); 3] = [
-    (Load { payload_bytes: 256, per_flush: 1 }, "must 0.5, aim 0.8; CPU must 1.5"),
+    (Load { payload_bytes: 256, per_flush: 1 }, "must 0.6, aim 0.8; CPU must 1.5"),
     (Load { payload_bytes: 256, per_flush: 16 }, ""),
     (Load { payload_bytes: 64, per_flush: 64 }, "must 0.5, aim 0.7"),
 ];

@@ -10,7 +10,8 @@ use shm::Doorbell;
 
 use super::ring::{InRing, Turn};
 use super::{Command, Ground, Shared};
-use crate::config::RECORDS_PER_TURN;
+use crate::batch::RECORD_BYTES_TARGET;
+use crate::config::TURN_BYTES_MAX;
 use crate::dataplane::chunk::Pool;
 use crate::dataplane::wait::{Step, Wait};
 use crate::dataplane::{DataEvent, DataEvents, Hub, Origin, Queue, RecvError};
@@ -34,6 +35,16 @@ pub(super) enum Told {
 enum Until {
     AllWereSeen,
     SomebodyWasWoken,
+}
+
+impl Until {
+    /// How much to take from one ring. Who reads for itself takes no more at a time than stays in its processor's cache until it is read.
+    const fn bytes(self) -> usize {
+        match self {
+            Self::AllWereSeen => TURN_BYTES_MAX,
+            Self::SomebodyWasWoken => RECORD_BYTES_TARGET,
+        }
+    }
 }
 
 /// How to sleep: until so many bytes have come; not for longer, if there is a time.
@@ -264,7 +275,7 @@ impl Intake {
             self.next = if self.next < self.rings.len() { self.next } else { 0 };
             let Some(ring) = self.rings.get_mut(self.next) else { break };
             let Shared { waiting, counters, .. } = &*self.shared;
-            let turn = ring.turn(RECORDS_PER_TURN, waiting, counters, &mut self.pool);
+            let turn = ring.turn(until.bytes(), waiting, counters, &mut self.pool);
             self.woke |= ring.wake_readers();
             match turn {
                 Turn::Idle => self.next += 1,

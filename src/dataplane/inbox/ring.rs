@@ -11,7 +11,7 @@ use zerocopy::IntoBytes;
 use super::InboxCounters;
 use super::slot::{Slot, Target};
 use crate::batch::event_count;
-use crate::config::{TURN_BYTES_MAX, TURNS_PER_RING};
+use crate::config::{RECORDS_PER_TURN, TURNS_PER_RING};
 use crate::dataplane::chunk::{CHUNK_BYTES, Chunk, Pool, own};
 use crate::dataplane::hub::Queues;
 use crate::dataplane::queue::Source;
@@ -189,19 +189,19 @@ impl InRing {
         self.closed
     }
 
-    /// Takes up to `records` records, or a part of the ring; stops early when commands wait.
+    /// Takes so many records and about so many bytes at most, and no more than a part of the ring; stops early when commands wait.
     pub(super) fn turn(
         &mut self,
-        records: usize,
+        bytes_max: usize,
         waiting: &AtomicBool,
         counters: &InboxCounters,
         pool: &mut Pool,
     ) -> Turn {
-        let bytes_max = (self.consumer.capacity() / TURNS_PER_RING).min(TURN_BYTES_MAX);
+        let bytes_max = (self.consumer.capacity() / TURNS_PER_RING).min(bytes_max);
         let (mut taken, mut bytes) = (0, 0);
         let turn = loop {
             // Pairs with the store in `Inbox::tell`.
-            if taken == records || bytes >= bytes_max || waiting.load(Ordering::Acquire) {
+            if taken == RECORDS_PER_TURN || bytes >= bytes_max || waiting.load(Ordering::Acquire) {
                 break Ok(Turn::Busy);
             }
             match self.take(counters, pool) {

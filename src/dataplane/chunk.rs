@@ -103,10 +103,8 @@ impl Pool {
             // The one that was freed last, which the processor's cache may still have: readers free them in order. If there are many
             // that they have not, the oldest.
             let newest = (kept.len().saturating_sub(LOOKED_AT)..kept.len()).rev();
-            newest
-                .chain([0])
-                .find_map(|place| kept.get_mut(place).is_some_and(is_free).then_some(place))
-                .and_then(|place| kept.remove(place))
+            let place = newest.chain([0]).find(|place| kept.get_mut(*place).is_some_and(is_free))?;
+            kept.remove(place)
         });
         let Some(mut reused) = free else {
             return Arc::new(Chunk::new(topic.clone(), Arc::clone(origin)));

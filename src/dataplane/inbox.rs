@@ -135,7 +135,6 @@ struct Ground {
 #[derive(Debug)]
 pub(crate) struct Inbox {
     shared: Arc<Shared>,
-    desk: Arc<Desk>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -157,33 +156,33 @@ impl Inbox {
             counters,
         });
         let intake = Intake::new(&Ground { shared: Arc::clone(&shared), hub, events, policy }, woken);
-        let (reads_at, told) = (Arc::clone(&desk), Arc::clone(&shared));
-        let work = move || reads_at.run(told, Box::new(intake));
+        let told = Arc::clone(&shared);
+        let work = move || desk.run(told, Box::new(intake));
         let thread = std::thread::Builder::new().name("eventbus-data".into()).spawn(work)?;
-        Ok(Self { shared, desk, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread) })
     }
 
     pub(crate) fn add(&self, ring: RingId, consumer: Consumer, doorbell: Doorbell, origin: Arc<Origin>) {
-        self.tell(Command::Add { ring, consumer: Box::new(consumer), doorbell, origin });
+        self.shared.tell(Command::Add { ring, consumer: Box::new(consumer), doorbell, origin });
     }
 
     /// Has the data thread take records of this slot from now on, and say [`DataEvent::Granted`].
     pub(crate) fn grant(&self, order: OrderId, ring: RingId, slot: u16, generation: u16, topic: Topic) {
-        self.tell(Command::Grant { order, ring, slot, generation, topic });
+        self.shared.tell(Command::Grant { order, ring, slot, generation, topic });
     }
 
     pub(crate) fn revoke(&self, ring: RingId, slot: u16) {
-        self.tell(Command::Revoke { ring, slot });
+        self.shared.tell(Command::Revoke { ring, slot });
     }
 
     pub(crate) fn close(&self, ring: RingId, accused: Option<String>) {
-        self.tell(Command::Close { ring, accused });
+        self.shared.tell(Command::Close { ring, accused });
     }
 
     /// Has the data thread take note of a subscription that is in the hub, and say [`DataEvent::Joined`]: what is published after
     /// that is for it.
     pub(crate) fn join(&self, subscription: u32) {
-        self.tell(Command::Join { subscription });
+        self.shared.tell(Command::Join { subscription });
     }
 
     /// Has the data thread look up its targets anew before it takes another record: the subscriptions have changed.
@@ -193,18 +192,13 @@ impl Inbox {
     }
 
     pub(crate) fn session_over(&self) {
-        self.tell(Command::SessionOver);
-    }
-
-    fn tell(&self, command: Command) {
-        self.shared.tell(command);
-        self.desk.call();
+        self.shared.tell(Command::SessionOver);
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.tell(Command::Stop);
+        self.shared.tell(Command::Stop);
         if let Some(thread) = self.thread.take() {
             // A panic there is a bug of ours that has been printed already.
             let _ = thread.join();

@@ -13,8 +13,9 @@ fn cast(folder: &Folder, slow_us: u64) -> [Role; 3] {
     let agent = Role::agent(folder, json!({"ring_bytes": RING_BYTES})).up();
     let mut detector = Role::client_with(folder, "detector", json!({"queue_bytes": 1 << 30})).up();
     let mut procmond = Role::client(folder, "procmond").up();
-    subscribe(&mut detector, slow_us);
+    // In this order the detector has a ring, and who reads it, before its thread waits for the first time.
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    subscribe(&mut detector, slow_us);
     [agent, detector, procmond]
 }
 

@@ -5,7 +5,7 @@
 //! and the data thread stands aside. Then it is the thread itself that sleeps until a doorbell rings. It gets up with each item, and mostly is
 //! back soon. While it is away the data thread looks now and then whether it has come back; if it has not, the data
 //! thread goes on, so that rings don't fill up behind a thread that is busy. Commands of the control thread are obeyed by who sits
-//! there, or at once by the data thread.
+//! there, or soon by the data thread.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -65,15 +65,7 @@ impl Desk {
         intake.drain();
     }
 
-    /// Has the data thread, if it stands aside, see to its commands, unless who sits here does.
-    pub(super) fn call(&self) {
-        let state = self.state.lock();
-        if state.intake.is_some() {
-            self.recalled.notify_one();
-        }
-    }
-
-    /// Leaves the intake to others until they leave it for too long, or there are orders.
+    /// Leaves the intake to others until they leave it for too long.
     fn stand_aside(&self, intake: Box<Intake>) -> Box<Intake> {
         let mut state = self.state.lock();
         state.leave(intake, self);
@@ -87,8 +79,7 @@ impl Desk {
                 false
             };
             let unvisited = late && state.visits == before;
-            let wanted = |intake: &mut Box<Intake>| unvisited || intake.has_orders();
-            if let Some(intake) = state.intake.take_if(wanted) {
+            if unvisited && let Some(intake) = state.intake.take() {
                 state.watched = false;
                 return intake;
             }
@@ -97,8 +88,8 @@ impl Desk {
         }
     }
 
-    /// Waits for the next item of a queue by reading the rings here and now, as long as `alone` says that no other subscription has use for
-    /// them. The queue has nothing for the moment.
+    /// Waits for the next item of a queue, which has nothing for the moment, by reading the rings here and now. Not where others have use
+    /// for them, whom a thread that is away for a while would keep waiting.
     pub(crate) fn serve(
         &self,
         queue: &Queue,
@@ -114,7 +105,7 @@ impl Desk {
         let mut context = Context::from_waker(&waker);
         let intake = seat.intake.as_mut().expect("it is there until the seat is left");
         loop {
-            if intake.obey() == Told::Stop || !alone() {
+            if intake.obey() == Told::Stop {
                 return Served::Elsewhere;
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
@@ -147,12 +138,11 @@ impl Desk {
 
 impl State {
     fn leave(&mut self, intake: Box<Intake>, desk: &Desk) {
-        let recall = !self.watched || intake.has_orders();
         self.intake = Some(intake);
         if self.asked {
             desk.free.notify_one();
         }
-        if recall {
+        if !self.watched {
             desk.recalled.notify_one();
         }
     }

@@ -162,12 +162,6 @@ impl Intake {
         None
     }
 
-    /// Whether there is something to be obeyed, by the data thread if nobody else has it.
-    pub(super) fn has_orders(&self) -> bool {
-        // Pairs with the store in `Inbox::tell`.
-        self.stopped || self.shared.waiting.load(Ordering::Acquire)
-    }
-
     /// Reads all rings to where they stand now: what was published by now is delivered, or counted.
     pub(super) fn drain(&mut self) {
         for ring in &mut self.rings {

@@ -156,7 +156,7 @@ impl BusRole {
                 options = options.queue_bytes(bytes);
             }
             if let Some(uid) = role["broker_uid"].as_u64() {
-                options = options.broker_uid(u32::try_from(uid).expect("a uid"));
+                options = options.expected_broker_uid(u32::try_from(uid).expect("a uid"));
             }
             let client = EventBusClient::connect(options).await.map_err(|e| {
                 let kind = format!("{e:?}");

@@ -7,6 +7,7 @@
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::retry_on_intr;
@@ -24,7 +25,16 @@ pub(crate) struct Credentials {
     pub(crate) pid: Option<u32>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    process: Option<OwnedFd>,
+    process: Process,
+}
+
+/// The process itself, which its number is not: that may be another's by now.
+#[derive(Debug)]
+enum Process {
+    Watched(OwnedFd),
+    Gone,
+    /// The host does not tell.
+    Unknown,
 }
 
 impl Credentials {
@@ -32,12 +42,14 @@ impl Credentials {
     pub(crate) fn of(stream: &Stream) -> io::Result<Self> {
         let peer = stream.socket().peer_cred()?;
         let pid = peer.pid().and_then(number);
-        // The process itself, where the kernel (6.5) names it; its number may be another's by now.
         let process = match nix::sys::socket::getsockopt(&stream.socket(), sockopt::PeerPidfd) {
-            Ok(process) => Ok(process),
-            Err(_) => open(pid),
+            Ok(process) => Process::Watched(process),
+            // Before 6.16 the kernel does not open who has died and been reaped.
+            Err(Errno::ESRCH | Errno::EINVAL) => Process::Gone,
+            // Before 6.5 it opens nobody.
+            Err(Errno::ENOPROTOOPT) => Process::of(pid),
+            Err(errno) => Process::unwatched(pid, &errno.into()),
         };
-        let process = process.map_err(|error| unwatched(pid, &error)).ok();
         Ok(Self { pid, uid: peer.uid(), gid: peer.gid(), process })
     }
 
@@ -50,14 +62,16 @@ impl Credentials {
         };
         setsockopt(&socket, sockopt::PassCred, &false)?;
         let pid = number(speaker.pid());
-        let process = open(pid).map_err(|error| unwatched(pid, &error)).ok();
+        let process = Process::of(pid);
         Ok(Some(Self { pid, uid: speaker.uid(), gid: speaker.gid(), process }))
     }
 
     /// Whether the process has ended, though its socket may live on in a child of it.
     pub(crate) fn is_dead(&self) -> bool {
-        let Some(process) = &self.process else {
-            return false;
+        let process = match &self.process {
+            Process::Watched(process) => process,
+            Process::Gone => return true,
+            Process::Unknown => return false,
         };
         let mut ended = [PollFd::new(process, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -67,16 +81,41 @@ impl Credentials {
     /// Resolves when the process has ended. Never, where the kernel can't tell.
     pub(crate) fn death(&self) -> impl Future<Output = ()> + use<> {
         let watch = |process: &OwnedFd| AsyncFd::with_interest(process.try_clone()?, Interest::READABLE);
-        let watched = self.process.as_ref().and_then(|process| {
-            let watched = watch(process);
-            watched.map_err(|error| unwatched(self.pid, &error)).ok()
-        });
-        async {
+        let watched = match &self.process {
+            Process::Watched(process) => {
+                watch(process).map_err(|error| drop(Process::unwatched(self.pid, &error))).ok()
+            }
+            Process::Gone | Process::Unknown => None,
+        };
+        let gone = matches!(self.process, Process::Gone);
+        async move {
             match watched {
                 Some(process) => drop(process.readable().await),
+                None if gone => {}
                 None => std::future::pending().await,
             }
         }
+    }
+}
+
+impl Process {
+    /// The one that has this number now.
+    fn of(pid: Option<u32>) -> Self {
+        let open = |pid| retry_on_intr(|| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
+        match pid.and_then(|pid| Pid::from_raw(pid.cast_signed())).map(open) {
+            Some(Ok(process)) => Self::Watched(process),
+            Some(Err(rustix::io::Errno::SRCH)) => Self::Gone,
+            Some(Err(errno)) => Self::unwatched(pid, &errno.into()),
+            None => {
+                Self::unwatched(pid, &io::Error::other("it has no number here: it is in another namespace"))
+            }
+        }
+    }
+
+    /// Says that the end of a process will be seen by its socket alone.
+    fn unwatched(pid: Option<u32>, error: &io::Error) -> Self {
+        tracing::warn!(pid, %error, "the end of a client's process can't be watched, only that of its socket");
+        Self::Unknown
     }
 }
 
@@ -104,7 +143,7 @@ fn peek(socket: &impl AsFd) -> io::Result<Option<UnixCredentials>> {
     let descriptor = socket.as_fd().as_raw_fd();
     let message = loop {
         match recvmsg::<()>(descriptor, &mut parts, Some(&mut control), flags) {
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
             peeked => break peeked?,
         }
     };
@@ -121,16 +160,4 @@ fn peek(socket: &impl AsFd) -> io::Result<Option<UnixCredentials>> {
 
 fn number(pid: i32) -> Option<u32> {
     u32::try_from(pid).ok().filter(|&pid| pid != 0)
-}
-
-/// The process that has this number now.
-fn open(pid: Option<u32>) -> io::Result<OwnedFd> {
-    let pid = pid.and_then(|pid| Pid::from_raw(pid.cast_signed()));
-    let pid = pid.ok_or_else(|| io::Error::other("it has no number here: it is in another namespace"))?;
-    Ok(retry_on_intr(|| rustix::process::pidfd_open(pid, PidfdFlags::empty()))?)
-}
-
-/// Says that the end of a process will be seen by its socket alone.
-fn unwatched(pid: Option<u32>, error: &io::Error) {
-    tracing::warn!(pid, %error, "the end of a client's process can't be watched, only that of its socket");
 }

@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Folder, Role, STRANGER, is_named, reachable, wait_until};
+use crate::support::{Folder, Role, STRANGER, is_named, look, reachable, wait_until, wait_within};
 
 const ROOT: u32 = 0;
 const OTHER_STRANGER: u32 = 65533;
@@ -279,6 +279,33 @@ fn who_waits_for_room_in_the_queue_gets_it() {
     }
     // It was hung up on, and has said hello before.
     assert_eq!(procmond.hello()["kind"], "Protocol");
+}
+
+#[test]
+fn a_client_of_another_pid_namespace_is_served_and_its_death_seen() {
+    let folder = Folder::new();
+    let apart = ["unshare", "--pid", "--fork", "--kill-child"];
+    let mut agent = Role::agent(&folder, json!({"within": apart})).up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    assert_talk(&mut agent, &mut procmond);
+    procmond.kill();
+    wait_until("its session ends", || components(&mut agent) == json!(["agent"]));
+}
+
+#[test]
+fn who_has_died_before_it_was_accepted_has_no_session_though_its_child_holds_the_connection() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut orphaner = Role::of_user(&folder, "orphaner", "orphaner", ROOT, json!({})).up();
+    agent.stop();
+    let heir = orphaner.must(&json!({}))["heir"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let heir = heir.expect("a pid");
+    assert!(orphaner.end().success());
+    assert!(look::is_alive(heir));
+    agent.go_on();
+    // Less than a process has that lives and says nothing.
+    wait_within(Duration::from_secs(4), "the heir is hung up on", || !look::is_alive(heir));
+    assert_eq!(components(&mut agent), json!(["agent"]));
 }
 
 /// An agent whose socket nobody else can reach, and the binary that a collector of another user starts from.

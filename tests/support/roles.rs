@@ -40,6 +40,7 @@ pub(crate) fn run_if_asked() {
         Some("intruder") => return hostile::live(&role),
         Some("third") => return hostile::third(),
         Some("squatter") => return squatter::live(&role),
+        Some("orphaner") => return launch::orphan(&role),
         _ => {}
     }
     let runtime = match role["runtime"].as_str() {

@@ -1,6 +1,8 @@
 //! An agent that starts a collector with one end of a connection, as another user and without a path; and that collector.
 
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -26,6 +28,18 @@ pub(super) async fn live(role: &Value) {
     }
     answer(&json!({ "results": results, "heir": heir }));
     bus.client().disconnected().await;
+}
+
+/// At the first line of input it connects, and leaves the connection to a child that ends when that does. At the end of the input it
+/// dies.
+pub(super) fn orphan(role: &Value) {
+    answer(&json!({}));
+    for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let path = role["path"].as_str().expect("the harness names the path");
+        let connection = OwnedFd::from(UnixStream::connect(path).expect("a broker listens"));
+        let heir = Command::new("cat").stdin(connection).stdout(Stdio::null()).spawn().expect("it starts");
+        answer(&json!({ "heir": heir.id() }));
+    }
 }
 
 /// A process that goes with this one.

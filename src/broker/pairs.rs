@@ -44,3 +44,77 @@ impl Invited {
         (component != self.component).then(|| GoodbyeReason::Protocol { what: what() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::broker::{BrokerOptions, DaemoneyeBroker, StartError};
+    use crate::client::{ConnectError, ConnectOptions, EventBusClient};
+    use crate::config::PAIRS_WAITING_MAX;
+
+    /// Long enough for a slow machine; what is waited for takes milliseconds.
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn broker() -> DaemoneyeBroker {
+        // It is not started: no path is needed.
+        DaemoneyeBroker::with_options(BrokerOptions::new("/nowhere/bus.sock")).expect("a thread")
+    }
+
+    fn procmond() -> Component {
+        Component::from_client_id("procmond").expect("a legal name")
+    }
+
+    #[tokio::test]
+    async fn so_many_connections_wait_and_no_more_until_one_is_used_or_given_up() {
+        let broker = broker();
+        let pair = || async { broker.socket_pair(&procmond(), None).await };
+        let mut waiting = Vec::new();
+        for _ in 0..PAIRS_WAITING_MAX {
+            waiting.push(pair().await.expect("there is room"));
+        }
+        let refused = pair().await;
+        assert!(matches!(refused, Err(StartError::PairsWaiting { limit: PAIRS_WAITING_MAX })), "{refused:?}");
+        for use_it in [true, false] {
+            let end = waiting.pop().expect("there are many");
+            let client = if use_it {
+                Some(EventBusClient::connect(ConnectOptions::from_descriptor("procmond", end)).await)
+            } else {
+                drop(end);
+                None
+            };
+            assert!(client.is_none_or(|client| client.is_ok()));
+            let room = async {
+                while let Err(error) = pair().await.map(|end| waiting.push(end)) {
+                    assert!(matches!(error, StartError::PairsWaiting { .. }), "{error}");
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(LONG, room).await.expect("there is room again");
+            let refused = pair().await;
+            assert!(matches!(refused, Err(StartError::PairsWaiting { .. })), "for one: {refused:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_used_once_by_options_and_their_clones() {
+        let broker = broker();
+        let end = broker.socket_pair(&procmond(), None).await.expect("descriptors");
+        let options = ConnectOptions::from_descriptor("procmond", end);
+        let client = EventBusClient::connect(options.clone()).await.expect("the broker is this process");
+        let again = EventBusClient::connect(options).await;
+        assert!(matches!(again, Err(ConnectError::DescriptorUsed)), "{again:?}");
+        broker.shutdown().await;
+        tokio::time::timeout(LONG, client.disconnected()).await.expect("it hears of the end");
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_has_used_ends_with_the_broker() {
+        let broker = broker();
+        let end = broker.socket_pair(&procmond(), None).await.expect("descriptors");
+        drop(broker);
+        let connected = EventBusClient::connect(ConnectOptions::from_descriptor("procmond", end)).await;
+        assert!(matches!(connected, Err(ConnectError::Protocol { .. })), "{connected:?}");
+    }
+}

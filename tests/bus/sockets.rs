@@ -139,6 +139,10 @@ fn a_broker_without_any_right_serves_whom_it_lets_in() {
         let folder = Folder::of(broker, 0o755);
         let rights = json!({"rights": WITHOUT_RIGHTS, "socket_mode": 0o666});
         let mut agent = agent(&folder, broker, rights).up();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("it lives");
+        for fact in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
+            assert!(status.contains(fact), "{fact}: {status}");
+        }
         for uid in [ROOT, STRANGER, OTHER_STRANGER] {
             let mut procmond =
                 client(&folder, uid, json!({"broker_uid": broker, "rights": WITHOUT_RIGHTS})).up();
@@ -260,6 +264,19 @@ fn connecting_to_a_broker_that_accepts_nobody_ends_at_the_deadline() {
     let refusal = Role::client_with(&folder, "procmond", json!({"deadline_ms": 300})).hello();
     assert_eq!(refusal["kind"], "Timeout", "{refusal}");
     assert!(before.elapsed() >= Duration::from_millis(300), "it waited for room");
+}
+
+#[test]
+fn a_path_that_no_socket_can_have_is_an_error_that_says_so_on_both_sides() {
+    let folder = Folder::new();
+    let path = folder.path().join("x".repeat(100));
+    let path = json!({"path": path.to_str().expect("UTF-8")});
+    for refusal in [agent(&folder, ROOT, path.clone()).hello(), client(&folder, ROOT, path).hello()] {
+        assert!(refusal["kind"].as_str().is_some_and(|kind| kind.contains("PathTooLong")), "{refusal}");
+        let text = refusal["error"].as_str().expect("a text");
+        assert!(text.contains("bytes, at most 107 are possible"), "{text}");
+    }
+    assert_eq!(folder.entries(), ["role"]);
 }
 
 #[test]

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Where a broker listens unless told otherwise. The founding README names it.
 pub(crate) const SOCKET_PATH: &str = "/tmp/daemoneye.sock";
 
+/// Bytes of the name of an instance, which is part of the name of its socket. Above it: refused.
+pub(crate) const INSTANCE_BYTES_MAX: usize = 32;
+
 /// Mode of the socket's file: its owner alone.
 pub(crate) const SOCKET_MODE: u32 = 0o600;
 
@@ -67,6 +70,9 @@ pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;
 
 /// Sessions of one broker. Above it: the oldest that has not said hello goes, else the newcomer is refused.
 pub(crate) const SESSIONS_MAX: usize = 1024;
+
+/// Connections that were made for processes which have not spoken yet. Above it: refused.
+pub(crate) const PAIRS_WAITING_MAX: usize = 64;
 
 /// Subscriptions of one session. Above it: refused.
 pub(crate) const SUBSCRIPTIONS_MAX: usize = 16_384;

@@ -70,6 +70,7 @@ mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hierarchy;
+mod instance;
 mod link;
 mod routing;
 mod sys;
@@ -94,8 +95,9 @@ pub use event::{
     BusEvent, CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };
 pub use hierarchy::TopicAccessLevel;
+pub use instance::{Instance, InstanceError};
 pub use shm::Backing;
-pub use sys::ListenError;
+pub use sys::{ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
 pub use wire::{GoodbyeReason, Refusal, Versions};
 

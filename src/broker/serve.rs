@@ -12,13 +12,16 @@ use shm::{Backing, Descriptor, Doorbell, SegmentError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::pairs::{self, Spoke};
 use super::poisonings::Ledger;
-use super::{BrokerOptions, Command, StartError};
+use super::{BrokerOptions, Command, Invited, StartError};
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
-use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
+use crate::config::{
+    EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, PAIRS_WAITING_MAX, REQUEST_DEADLINE,
+};
 use crate::control::{Action, Awaited, Input, Machine, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
-use crate::sys::{self, Credentials, Listener, Socket, Stream};
+use crate::sys::{self, Credentials, Listener, Socket, SocketEnd, Stream};
 use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
 
 /// How long a client that is being sent away may take to read why.
@@ -29,10 +32,21 @@ const EVENTS_MAX: usize = 256;
 
 /// What the tasks of connections tell the loop.
 #[derive(Debug)]
-enum Event {
-    Frame { session: SessionId, request: Request, descriptor: Option<Descriptor> },
-    Faulty { session: SessionId, reason: GoodbyeReason },
-    Ended { session: SessionId },
+pub(super) enum Event {
+    Frame {
+        session: SessionId,
+        request: Request,
+        descriptor: Option<Descriptor>,
+    },
+    Faulty {
+        session: SessionId,
+        reason: GoodbyeReason,
+    },
+    Ended {
+        session: SessionId,
+    },
+    /// Somebody has spoken over a connection that was made for it, or nobody will.
+    Spoke(Spoke),
 }
 
 /// One connection, as the loop knows it.
@@ -53,6 +67,8 @@ enum Peer {
 #[derive(Debug)]
 struct Remote {
     credentials: Credentials,
+    /// Whom the connection was made for, if it was.
+    invited: Option<Invited>,
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
@@ -67,6 +83,8 @@ struct Server {
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
     poisonings: Ledger,
+    /// Connections over which nobody has spoken yet.
+    pairs_waiting: usize,
 }
 
 /// Runs a broker until it is shut down.
@@ -137,6 +155,7 @@ impl Server {
             last_session: 0,
             accept_from: None,
             poisonings: Ledger::default(),
+            pairs_waiting: 0,
         }
     }
 
@@ -148,6 +167,9 @@ impl Server {
                 let _ = reply.send(started);
             }
             Command::Embed { client_id, reply } => self.embed(&client_id, reply),
+            Command::Pair { invited, reply } => {
+                let _ = reply.send(self.pair(invited));
+            }
             Command::Components { reply } => {
                 let _ = reply.send(self.machine.components().cloned().collect());
             }
@@ -167,7 +189,7 @@ impl Server {
                 let abandoned = shm::collect_abandoned();
                 tracing::debug!(abandoned, "names of segments that nobody has any more");
             }
-            let listener = Listener::bind(&self.options.path, self.options.socket_mode)?;
+            let listener = Listener::bind(&self.options.path, &self.options.socket_access)?;
             tracing::info!(path = %self.options.path.display(), "the broker listens");
             self.listener = Some(listener);
         }
@@ -215,30 +237,63 @@ impl Server {
             Ok((Credentials::of(&stream)?, stream))
         });
         match connected {
-            Ok((credentials, stream)) => self.connect(credentials, stream),
+            Ok((credentials, stream)) => drop(self.connect(credentials, stream, None)),
             Err(error) => tracing::warn!(%error, "a client could not be accepted"),
         }
     }
 
-    fn connect(&mut self, credentials: Credentials, stream: Stream) {
+    /// Makes a connection over which nobody has spoken yet.
+    fn pair(&mut self, invited: Invited) -> Result<SocketEnd, StartError> {
+        if self.pairs_waiting == PAIRS_WAITING_MAX {
+            return Err(StartError::PairsWaiting { limit: PAIRS_WAITING_MAX });
+        }
+        let (stream, end) = sys::pair()?;
+        self.pairs_waiting += 1;
+        tokio::task::spawn_local(pairs::await_word(stream, invited, self.events.clone()));
+        Ok(end)
+    }
+
+    fn spoke(&mut self, spoke: Spoke) {
+        self.pairs_waiting -= 1;
+        let Spoke { stream, invited, speaker } = spoke;
+        match speaker {
+            Ok(Some(speaker)) => {
+                let wrong = invited.wrong_uid(speaker.uid);
+                let session = self.connect(speaker, stream, Some(invited));
+                if let Some(reason) = wrong {
+                    self.feed(Input::Faulty { session, reason });
+                }
+            }
+            Ok(None) => tracing::debug!(component = %invited.component, "has not made use of its connection"),
+            Err(error) => {
+                tracing::warn!(component = %invited.component, %error, "who speaks over a connection is not known");
+            }
+        }
+    }
+
+    fn connect(&mut self, credentials: Credentials, stream: Stream, invited: Option<Invited>) -> SessionId {
         let session = self.next_session();
-        let Credentials { pid, uid, .. } = credentials;
-        tracing::debug!(session = session.0, pid, uid, "a client connected");
+        let Credentials { pid, uid, gid, .. } = credentials;
+        tracing::debug!(session = session.0, pid, uid, gid, "a client connected");
         let stream = Rc::new(stream);
         let (outgoing, queued) = mpsc::channel(OUTGOING_FRAMES_MAX);
         let death = credentials.death();
         let reader =
             tokio::task::spawn_local(read_all(session, Rc::clone(&stream), death, self.events.clone()));
         let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
-        let peer = Peer::Remote(Remote { credentials, reader, writer });
+        let peer = Peer::Remote(Remote { credentials, invited, reader, writer });
         self.connections.insert(session, Connection { outgoing, peer });
         self.feed(Input::Connected { session, origin: Origin::Remote { uid } });
+        session
     }
 
     fn event(&mut self, event: Event) {
         match event {
             Event::Frame { session, request, mut descriptor } => {
                 if let Request::Hello(hello) = &request {
+                    if let Some(reason) = self.wrong_component(session, &hello.client_id) {
+                        return self.feed(Input::Faulty { session, reason });
+                    }
                     self.bury_the_dead(&hello.client_id);
                 }
                 match self.vouch(session, &request, &mut descriptor) {
@@ -251,6 +306,15 @@ impl Server {
                 self.feed(Input::Ended { session });
                 self.disconnect(session);
             }
+            Event::Spoke(spoke) => self.spoke(spoke),
+        }
+    }
+
+    /// What is wrong with a hello over a connection that was made for a component.
+    fn wrong_component(&self, session: SessionId, client_id: &str) -> Option<GoodbyeReason> {
+        match &self.connections.get(&session)?.peer {
+            Peer::Remote(remote) => remote.invited.as_ref()?.wrong_component(client_id),
+            Peer::Embedded(_) => None,
         }
     }
 
@@ -535,6 +599,7 @@ mod tests {
     use super::*;
     use crate::broker::DaemoneyeBroker;
     use crate::client::{SubscribeError, SubscribeOptions};
+    use crate::sys::Access;
 
     /// Long enough for a slow machine; what is waited for takes milliseconds.
     const LONG: Duration = Duration::from_secs(20);
@@ -562,13 +627,14 @@ mod tests {
     async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("bus.sock");
-        let listener = Listener::bind(&path, 0o600).expect("a free path");
+        let access = Access { mode: 0o600, group: None };
+        let listener = Listener::bind(&path, &access).expect("a free path");
         let (events, _incoming) = mpsc::channel(1);
         let mut server = Server::new(BrokerOptions::new(&path), events);
         let before = Instant::now();
         server.accepted(Err(std::io::Error::other("no descriptors")));
         assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");
-        let _client = sys::connect(&path).expect("it listens");
+        let _client = sys::connect(&path, Instant::now() + LONG).expect("it listens");
         let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
         accepted.expect("the pause ends").expect("the client was waiting");
         assert!(before.elapsed() >= HOST_RETRY);

@@ -16,6 +16,7 @@ mod overload;
 mod rights;
 mod rings;
 mod schedules;
+mod sockets;
 
 /// Where a role process begins; nothing in a test run.
 #[test]

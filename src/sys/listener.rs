@@ -25,7 +25,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Access, ListenError, Socket};
+use super::{Access, ListenError, Secret, Socket, secret};
 use lock::Lock;
 
 /// Longest path of a socket: `sun_path` less its terminating zero.
@@ -36,13 +36,14 @@ pub(crate) const PATH_BYTES_MAX: usize = 107;
 pub(crate) struct Listener {
     socket: UnixListener,
     _file: Placed,
+    _key: Option<Placed>,
     _lock: Lock,
 }
 
 impl Listener {
-    /// Listens at `path`. The socket file is its owner's alone until it is the group's that it is for, and has the mode that was
+    /// Listens at `path`, and shares the key, if there is one. The socket file is its owner's alone until it is the group's that it is for, and has the mode that was
     /// asked for. A missing folder is made, for the owner alone. To be called within a runtime.
-    pub(crate) fn bind(path: &Path, access: &Access) -> Result<Self, ListenError> {
+    pub(crate) fn bind(path: &Path, access: &Access, key: Option<&Secret>) -> Result<Self, ListenError> {
         let bytes = path.as_os_str().len();
         if bytes > PATH_BYTES_MAX {
             return Err(ListenError::PathTooLong { path: path.to_owned(), bytes, limit: PATH_BYTES_MAX });
@@ -52,8 +53,10 @@ impl Listener {
         folder::prepare(folder.unwrap_or(Path::new(".")))?;
         let lock = Lock::take(path)?;
         remove_stale(path)?;
+        // Who can connect can read it.
+        let key = key.map(|key| place_key(path, key, access.mode, group)).transpose()?;
         let (socket, file) = listen(path, access.mode, group)?;
-        Ok(Self { socket, _file: file, _lock: lock })
+        Ok(Self { socket, _file: file, _key: key, _lock: lock })
     }
 
     /// Waits for a client. Cancel-safe.
@@ -104,6 +107,21 @@ impl Drop for Placed {
 fn host(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ListenError {
     let path = path.to_owned();
     move |source| ListenError::Host { step, path, source }
+}
+
+/// Puts the broker's key beside its socket, in place of a dead broker's. Those may read it who may connect.
+fn place_key(socket: &Path, key: &Secret, socket_mode: u32, group: Option<u32>) -> Result<Placed, ListenError> {
+    let path = super::key_path(socket);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(host("replace the key file", &path)(error));
+        }
+        Ok(()) | Err(_) => {}
+    }
+    let readers = (socket_mode & 0o222) << 1;
+    let file = secret::write_file(&path, key, readers, group).map_err(host("write the key file", &path))?;
+    let made = file.metadata().map_err(host("inspect the key file", &path))?;
+    Ok(Placed::new(&path, made.dev(), made.ino()))
 }
 
 fn listen(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener, Placed), ListenError> {

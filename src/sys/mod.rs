@@ -8,6 +8,7 @@
 //! - [`connect`], which yields a [`Socket`], and [`Stream`]: bytes and descriptors in both directions, surplus descriptors
 //!   closed at once;
 //! - [`pair`], a connection with a process that is yet to be started, and [`SocketEnd`], the end that it gets;
+//! - [`Secret`]: bytes that are kept where no core dump has them, and the files by which they are shared;
 //! - [`Credentials`]: who the kernel says is at the other end, and whether that process still lives, and where the
 //!   kernel can't say so, a warning; [`uid_of_peer`] and [`own_uid`], where the user is all that matters;
 //! - [`wait`]: sleep until one of several doorbells rings; [`Bell`] and [`first_ring`], the same for a runtime;
@@ -26,6 +27,8 @@ mod linux;
 mod listener;
 #[cfg(target_os = "linux")]
 mod pair;
+#[cfg(target_os = "linux")]
+mod secret;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;
 
@@ -39,6 +42,8 @@ pub(crate) use listener::{Listener, PATH_BYTES_MAX};
 pub use pair::SocketEnd;
 #[cfg(target_os = "linux")]
 pub(crate) use pair::pair;
+#[cfg(target_os = "linux")]
+pub(crate) use secret::{SECRET_BYTES, Secret, check_private, pipe_of, random, read_file, write_token};
 #[cfg(not(target_os = "linux"))]
 pub use unsupported::SocketEnd;
 #[cfg(not(target_os = "linux"))]
@@ -66,6 +71,11 @@ impl From<&str> for SocketGroup {
     fn from(name: &str) -> Self {
         Self::Name(name.into())
     }
+}
+
+/// Where the key of the broker at a path stands.
+pub(crate) fn key_path(socket: &std::path::Path) -> PathBuf {
+    socket.with_added_extension("key")
 }
 
 /// Who may connect to a socket, by its file.

@@ -14,6 +14,7 @@ use shm::{Descriptor, SegmentName};
 use crate::access::{Denial, Withheld};
 use crate::config::FRAME_MEMORY_MAX;
 use crate::topic::{Topic, TopicPattern};
+use super::proof::{Credential, Needed, Nonce, Proof};
 
 /// The life of one broker; a new one for each start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -119,6 +120,8 @@ pub(crate) struct Hello {
     /// Optional abilities, a bit each. None exists in version 1.
     pub(crate) features: u64,
     pub(crate) client_id: String,
+    pub(crate) nonce: Nonce,
+    pub(crate) credential: Credential,
 }
 
 /// Client to broker.
@@ -171,6 +174,10 @@ pub(crate) enum Request {
     Poisoned {
         ring: RingId,
         violation: String,
+    },
+    /// The answer to a challenge.
+    Proof {
+        proof: Proof,
     },
 }
 
@@ -307,6 +314,11 @@ pub(crate) enum Notice {
     Goodbye {
         reason: GoodbyeReason,
     },
+    /// The answer to a hello that offers a proof: the broker's own, to be answered by the client's.
+    Challenge {
+        nonce: Nonce,
+        proof: Proof,
+    },
 }
 
 /// Why the broker does not do what was asked. Nothing has changed.
@@ -332,6 +344,14 @@ pub enum Refusal {
     NameTaken {
         /// The name asked for.
         component: String,
+    },
+    /// The client has not proven who it is.
+    #[error("{component} has to prove that it knows {needed}")]
+    Unproven {
+        /// The name asked for.
+        component: String,
+        /// What it has to know.
+        needed: Needed,
     },
     /// The component has no right to publish or to subscribe here.
     #[error(transparent)]

@@ -1,0 +1,118 @@
+//! Linux: where a secret is kept, and the file that shares one.
+//!
+//! Not in memory of ours: that is what core dumps and whoever reads our memory by a bug of the application get to see. It is in a
+//! file of the kernel without a name, which is mapped nowhere and read into memory for the moment of its use.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use rustix::fs::{MemfdFlags, OFlags, SealFlags};
+use zeroize::Zeroizing;
+
+/// Bytes of a secret.
+pub(crate) const SECRET_BYTES: usize = 32;
+
+/// A secret, for a moment.
+pub(crate) type Bytes = Zeroizing<[u8; SECRET_BYTES]>;
+
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> io::Result<Zeroizing<[u8; N]>> {
+    let mut bytes = Zeroizing::new([0; N]);
+    let mut filled = 0;
+    while filled < N {
+        let flags = rustix::rand::GetRandomFlags::empty();
+        filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))?;
+    }
+    Ok(bytes)
+}
+
+/// 32 bytes that are nobody's business.
+pub(crate) struct Secret(File);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Secret {
+    pub(crate) fn new() -> io::Result<Self> {
+        Self::of(&random()?)
+    }
+
+    pub(crate) fn of(bytes: &Bytes) -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = File::from(rustix::fs::memfd_create(c"eventbus-secret", flags)?);
+        file.write_all_at(&bytes[..], 0)?;
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals)?;
+        Ok(Self(file))
+    }
+
+    pub(crate) fn bytes(&self) -> io::Result<Bytes> {
+        let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
+        self.0.read_exact_at(&mut bytes[..], 0)?;
+        Ok(bytes)
+    }
+}
+
+/// Puts a file with this secret at `path`, where there is none, for those who may read it by `mode`.
+pub(super) fn write_file(path: &Path, secret: &Secret, mode: u32, group: Option<u32>) -> io::Result<File> {
+    // Nobody may read it before all of it is there.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o000).open(path)?;
+    file.write_all(&secret.bytes()?[..])?;
+    if let Some(group) = group {
+        std::os::unix::fs::fchown(&file, None, Some(group))?;
+    }
+    file.set_permissions(PermissionsExt::from_mode(mode))?;
+    Ok(file)
+}
+
+/// The secret in the file at `path`, which has to be this user's.
+pub(crate) fn read_file(path: &Path, owner: u32) -> io::Result<Secret> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    let found = file.metadata()?;
+    let problem = if !found.is_file() {
+        "it is no ordinary file".to_owned()
+    } else if found.uid() != owner {
+        format!("it belongs to uid {}, not {owner}", found.uid())
+    } else if found.len() != SECRET_BYTES as u64 {
+        format!("it has {} bytes, not {SECRET_BYTES}", found.len())
+    } else {
+        let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
+        file.read_exact_at(&mut bytes[..], 0)?;
+        return Secret::of(&bytes);
+    };
+    Err(io::Error::new(io::ErrorKind::InvalidData, problem))
+}
+
+/// A pipe that has these bytes and ends.
+pub(crate) fn pipe_of(bytes: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
+    let (reader, mut writer) = io::pipe()?;
+    writer.write_all(bytes)?;
+    Ok(reader.into())
+}
+
+/// Writes a new file that nobody but its owner can read.
+pub(crate) fn write_token(path: &Path, bytes: &[u8], owner: Option<u32>) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+    let written = file.write_all(bytes).and_then(|()| match owner {
+        Some(owner) => std::os::unix::fs::fchown(&file, Some(owner), None),
+        None => Ok(()),
+    });
+    written.inspect_err(|_| drop(std::fs::remove_file(path)))
+}
+
+/// Whether a file is this user's, or root's, and nobody else can read it.
+pub(crate) fn check_private(file: &File) -> io::Result<()> {
+    let found = file.metadata()?;
+    let own = [0, rustix::process::geteuid().as_raw()].contains(&found.uid());
+    if own && found.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    let what = format!("others can read it: it has mode {:o}, of uid {}", found.mode() & 0o777, found.uid());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+}

@@ -97,7 +97,7 @@ pub use hierarchy::TopicAccessLevel;
 pub use shm::Backing;
 pub use sys::ListenError;
 pub use topic::{Topic, TopicError, TopicPattern};
-pub use wire::{GoodbyeReason, Refusal, Versions};
+pub use wire::{GoodbyeReason, Refusal, Resource, Versions};
 
 /// The examples of the front page compile.
 #[cfg(doctest)]

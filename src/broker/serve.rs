@@ -3,6 +3,7 @@
 //! Each connection has two tasks on this thread: one reads messages and hands them to the loop, one writes what the loop
 //! queued. The loop itself never waits for a client: a queue that is full ends the session.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,12 +13,13 @@ use shm::{Backing, Descriptor, Doorbell, SegmentError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::outgoing::{Frame, Outgoing};
 use super::poisonings::Ledger;
-use super::{BrokerOptions, Command, StartError};
+use super::{BrokerOptions, Command, StartError, shares};
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
-use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
+use crate::config::{HELLO_DEADLINE, HOST_RETRY, REQUEST_DEADLINE};
 use crate::control::{Action, Awaited, Input, Machine, Origin, Report, SessionId, Settings};
-use crate::link::{Link, LinkError, MessageReader, write};
+use crate::link::{Link, LinkError, MessageReader};
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
 use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
 
@@ -38,7 +40,7 @@ enum Event {
 /// One connection, as the loop knows it.
 #[derive(Debug)]
 struct Connection {
-    outgoing: mpsc::Sender<(Notice, Option<Descriptor>)>,
+    outgoing: Outgoing,
     peer: Peer,
 }
 
@@ -53,6 +55,8 @@ enum Peer {
 #[derive(Debug)]
 struct Remote {
     credentials: Credentials,
+    /// Nothing is read from it before.
+    paused: Rc<Cell<Option<Instant>>>,
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
@@ -121,8 +125,8 @@ impl Server {
             epoch: Epoch(epoch),
             policy: options.policy.clone(),
             ring_bytes: options.ring_bytes as u64,
-            ring_budget_bytes: options.ring_budget_bytes,
-            ring_budget_per_uid: options.ring_budget_per_uid,
+            limits: options.shares.limits(),
+            pace: shares::pace(),
             backing: options.backing,
             route_deadline: options.route_deadline,
             hello_deadline: HELLO_DEADLINE,
@@ -177,7 +181,7 @@ impl Server {
     /// Makes a client in this process: the same session as any other's, without a socket.
     fn embed(&mut self, client_id: &str, reply: oneshot::Sender<Result<Arc<Core>, StartError>>) {
         let session = self.next_session();
-        let (outgoing, mut notices) = mpsc::channel(EMBEDDED_FRAMES_MAX);
+        let (outgoing, mut notices) = Outgoing::embedded();
         let (requests, mut asked) = mpsc::unbounded_channel();
         self.connections.insert(session, Connection { outgoing, peer: Peer::Embedded(None) });
         let events = self.events.clone();
@@ -225,12 +229,12 @@ impl Server {
         let Credentials { pid, uid, .. } = credentials;
         tracing::debug!(session = session.0, pid, uid, "a client connected");
         let stream = Rc::new(stream);
-        let (outgoing, queued) = mpsc::channel(OUTGOING_FRAMES_MAX);
-        let death = credentials.death();
-        let reader =
-            tokio::task::spawn_local(read_all(session, Rc::clone(&stream), death, self.events.clone()));
+        let (outgoing, queued) = Outgoing::remote();
+        let (death, paused) = (credentials.death(), Rc::new(Cell::default()));
+        let from = Source { session, stream: Rc::clone(&stream), paused: Rc::clone(&paused) };
+        let reader = tokio::task::spawn_local(read_all(from, death, self.events.clone()));
         let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
-        let peer = Peer::Remote(Remote { credentials, reader, writer });
+        let peer = Peer::Remote(Remote { credentials, paused, reader, writer });
         self.connections.insert(session, Connection { outgoing, peer });
         self.feed(Input::Connected { session, origin: Origin::Remote { uid } });
     }
@@ -367,13 +371,15 @@ impl Server {
         match action {
             Action::Send { session, notice, descriptor } => {
                 let connection = self.connections.get(&session)?;
-                match connection.outgoing.try_send((notice, descriptor)) {
-                    Ok(()) => None,
-                    Err(_) => {
-                        let limit = u32::try_from(OUTGOING_FRAMES_MAX).expect("a small constant");
-                        Some(Input::Faulty { session, reason: GoodbyeReason::TooSlow { limit } })
-                    }
+                let pushed = connection.outgoing.push(notice, descriptor);
+                pushed.err().map(|reason| Input::Faulty { session, reason })
+            }
+            Action::Pause { session, until } => {
+                let connection = self.connections.get(&session)?;
+                if let Peer::Remote(remote) = &connection.peer {
+                    remote.paused.set(Some(until));
                 }
+                None
             }
             Action::Disconnect { session } => {
                 self.disconnect(session);
@@ -447,19 +453,31 @@ impl Server {
     }
 }
 
-/// Reads one client's messages until it, or its process, ends.
-async fn read_all(
+/// What a client says comes from here.
+struct Source {
     session: SessionId,
     stream: Rc<Stream>,
-    death: impl Future<Output = ()>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut reader = MessageReader::new();
+    paused: Rc<Cell<Option<Instant>>>,
+}
+
+impl Source {
+    /// The next message, once it is to be read. Cancel-safe.
+    async fn next(&self, reader: &mut MessageReader) -> Result<(Request, Option<Descriptor>), LinkError> {
+        while let Some(until) = self.paused.take() {
+            tokio::time::sleep_until(until.into()).await;
+        }
+        reader.next::<Request>(&self.stream).await
+    }
+}
+
+/// Reads one client's messages until it, or its process, ends.
+async fn read_all(from: Source, death: impl Future<Output = ()>, events: mpsc::Sender<Event>) {
+    let (mut reader, session) = (MessageReader::new(), from.session);
     // The socket may live on in a child that the process left behind.
     let mut death = std::pin::pin!(death);
     loop {
         let event = tokio::select! {
-            message = reader.next::<Request>(&stream) => match message {
+            message = from.next(&mut reader) => match message {
                 Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
                 Err(LinkError::Closed) => Event::Ended { session },
                 Err(LinkError::Host(error)) => {
@@ -484,11 +502,11 @@ async fn read_all(
 async fn write_all(
     session: SessionId,
     stream: Rc<Stream>,
-    mut queued: mpsc::Receiver<(Notice, Option<Descriptor>)>,
+    mut queued: mpsc::Receiver<Frame>,
     events: mpsc::Sender<Event>,
 ) {
-    while let Some((notice, descriptor)) = queued.recv().await {
-        match write(&stream, &notice, descriptor.as_ref()).await.map_err(LinkError::from) {
+    while let Some(frame) = queued.recv().await {
+        match stream.send(frame.bytes(), frame.descriptor.as_ref()).await.map_err(LinkError::from) {
             Ok(()) => {}
             // The reader sees the end of the connection, and what the client said before.
             Err(LinkError::Closed) => return,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm::{Backing, Descriptor, Doorbell, SegmentError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit as Turn, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::outgoing::{Frame, Outgoing};
@@ -32,9 +32,20 @@ const EVENTS_MAX: usize = 256;
 /// What the tasks of connections tell the loop.
 #[derive(Debug)]
 enum Event {
-    Frame { session: SessionId, request: Request, descriptor: Option<Descriptor> },
-    Faulty { session: SessionId, reason: GoodbyeReason },
-    Ended { session: SessionId },
+    /// Its session's next is read when this one is done: who says much waits for the others, and they for one frame of it.
+    Frame {
+        session: SessionId,
+        request: Request,
+        descriptor: Option<Descriptor>,
+        turn: Option<Turn>,
+    },
+    Faulty {
+        session: SessionId,
+        reason: GoodbyeReason,
+    },
+    Ended {
+        session: SessionId,
+    },
 }
 
 /// One connection, as the loop knows it.
@@ -187,7 +198,8 @@ impl Server {
         let events = self.events.clone();
         tokio::task::spawn_local(async move {
             while let Some((request, descriptor)) = asked.recv().await {
-                if events.send(Event::Frame { session, request, descriptor }).await.is_err() {
+                let event = Event::Frame { session, request, descriptor, turn: None };
+                if events.send(event).await.is_err() {
                     return;
                 }
             }
@@ -220,7 +232,10 @@ impl Server {
         });
         match connected {
             Ok((credentials, stream)) => self.connect(credentials, stream),
-            Err(error) => tracing::warn!(%error, "a client could not be accepted"),
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be accepted");
+                self.feed(Input::Crowded);
+            }
         }
     }
 
@@ -241,7 +256,7 @@ impl Server {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Frame { session, request, mut descriptor } => {
+            Event::Frame { session, request, mut descriptor, turn } => {
                 if let Request::Hello(hello) = &request {
                     self.bury_the_dead(&hello.client_id);
                 }
@@ -249,6 +264,7 @@ impl Server {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
                     Err(input) => self.feed(input),
                 }
+                drop(turn);
             }
             Event::Faulty { session, reason } => self.feed(Input::Faulty { session, reason }),
             Event::Ended { session } => {
@@ -345,12 +361,15 @@ impl Server {
 
     /// Sends away who is late. What has come by now was in time, though this loop may have been held up.
     async fn tick(&mut self, incoming: &mut mpsc::Receiver<Event>) {
-        // Lets the tasks of connections read what is there.
-        tokio::task::yield_now().await;
+        // Each turn lets the tasks of connections read one message that is there.
         for _ in 0..EVENTS_MAX {
-            match incoming.try_recv() {
-                Ok(event) => self.event(event),
-                Err(_) => break,
+            tokio::task::yield_now().await;
+            let waiting = incoming.len();
+            for event in (0..waiting).map_while(|_| incoming.try_recv().ok()) {
+                self.event(event);
+            }
+            if waiting == 0 {
+                break;
             }
         }
         self.feed(Input::Tick);
@@ -473,12 +492,16 @@ impl Source {
 /// Reads one client's messages until it, or its process, ends.
 async fn read_all(from: Source, death: impl Future<Output = ()>, events: mpsc::Sender<Event>) {
     let (mut reader, session) = (MessageReader::new(), from.session);
+    let turns = Arc::new(Semaphore::new(1));
     // The socket may live on in a child that the process left behind.
     let mut death = std::pin::pin!(death);
     loop {
         let event = tokio::select! {
             message = from.next(&mut reader) => match message {
-                Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
+                Ok((request, descriptor)) => {
+                    let turn = Arc::clone(&turns).acquire_owned().await.ok();
+                    Event::Frame { session, request, descriptor, turn }
+                }
                 Err(LinkError::Closed) => Event::Ended { session },
                 Err(LinkError::Host(error)) => {
                     tracing::warn!(session = session.0, %error, "a client can't be heard any more");

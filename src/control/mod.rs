@@ -34,6 +34,8 @@
 //! its place, grant, route (or unroute, grant, route), each within its deadline.
 
 mod budget;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
 mod pace;
 mod quota;
 mod requests;
@@ -98,6 +100,8 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
+    /// The broker's process has no descriptors for newcomers.
+    Crowded,
     /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
@@ -236,6 +240,7 @@ impl<F> Machine<F> {
             Input::Faulty { session, reason } => self.dismiss(session, reason),
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
+            Input::Crowded => self.make_room(),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }

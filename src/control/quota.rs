@@ -86,7 +86,7 @@ impl Charges {
     }
 
     /// Who has something, and how much of each.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn payers(&self) -> impl Iterator<Item = (&Payer, &Amounts)> {
         self.by_payer.iter()
     }

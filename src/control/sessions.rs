@@ -137,6 +137,13 @@ impl<F> Machine<F> {
         }
     }
 
+    /// There are no descriptors for newcomers: those who have not said hello hold some, the oldest for the longest.
+    pub(super) fn make_room(&mut self) {
+        if let Some(oldest) = self.oldest_without_hello(None) {
+            self.dismiss(oldest, GoodbyeReason::HelloDeadline);
+        }
+    }
+
     /// Who connects and stays mute must not keep others out: of this user, or of any.
     fn oldest_without_hello(&self, uid: Option<u32>) -> Option<SessionId> {
         let of_it = |session: &SessionId| match self.sessions[session].origin {

@@ -5,7 +5,6 @@ mod chaos;
 mod dice;
 mod endings;
 mod hello;
-mod invariants;
 mod limits;
 mod refusals;
 mod routes;

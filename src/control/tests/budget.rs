@@ -62,7 +62,7 @@ fn a_ring_has_the_size_that_its_subscription_asks_for_and_both_sides_are_told() 
     world.declare(netmond, 0, 0, "events.network.batch");
     world.settle();
     assert_eq!(sizes(&world.heard(netmond)), [1 << 16, RING_BYTES], "also of who comes later");
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn a_user_that_has_used_up_its_share_is_refused_and_nobody_else_is() {
     world.settle();
     let grants = names(&world.heard(agent)).iter().filter(|name| **name == "grant").count();
     assert_eq!((grants, names(&world.heard(procmond)).contains(&"declared")), (5, true));
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn a_subscriber_whose_share_does_not_hold_another_ring_goes_and_who_publishes_is
     }
     assert!([agent, exporter, modest, procmond].iter().all(|session| world.is_connected(*session)));
     assert_eq!(charges(&world)[0], (Payer::Agent, 3, 3 * ONE));
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn what_subscribers_ask_for_beyond_the_usual_size_keeps_nobody_from_publishing()
     let heard = world.heard(agent);
     assert!(names(&heard).contains(&"declared"), "{heard:?}");
     assert!(!strangers.iter().all(|session| world.is_connected(*session)));
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn is_of_the_usual_size(mut world: World, procmond: SessionId, detector: Session
                 && *asked_bytes == RING_BYTES << 4)
     });
     assert_eq!(smaller.count(), 1, "{:?}", world.reports);
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]

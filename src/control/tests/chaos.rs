@@ -126,7 +126,7 @@ fn run(seed: u64) -> (usize, usize) {
     }
     world.wait(HELLO_DEADLINE);
     world.settle();
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
     let routes = world.machine.routes.len();
     for session in slots {
         world.end(session);

@@ -214,5 +214,5 @@ fn the_longest_topics_and_names_are_granted_and_routed_in_frames() {
     world.subscribe(agent, 0, &["#"]);
     world.settle();
     assert_eq!(world.machine.routes.len(), 2);
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }

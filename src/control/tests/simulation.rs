@@ -4,7 +4,7 @@
 //! that, and go on with what is asked for no longer. Some are slow within their deadlines, some stall, some never say
 //! hello, some have no memory, some accuse, some die. What they and the machine say takes time on its way.
 //!
-//! After each input the machine's books are held against the [invariants](super::invariants), and what it has said, which is all that
+//! After each input the machine's books are held against the [invariants](super::super::invariants), and what it has said, which is all that
 //! its peers know, against these laws ([`laws`]):
 //!
 //! 1. A route leads to a slot that its receiver has confirmed, for the same topic and generation: the receiver is first.
@@ -200,7 +200,7 @@ impl Simulation {
                 inputs.extend(self.perform(action));
             }
         }
-        super::invariants::check(&self.machine);
+        super::super::invariants::check(&self.machine);
         self.outside.check(&self.machine);
     }
 
@@ -263,7 +263,7 @@ impl Simulation {
 
     /// All go, and nothing is left.
     fn end(&mut self) {
-        super::invariants::check_at_rest(&self.machine);
+        super::super::invariants::check_at_rest(&self.machine);
         self.outside.at_rest();
         if self.dice.roll(2) == 0 {
             self.feed(Input::Shutdown);

@@ -1,6 +1,6 @@
 //! A broker's surroundings in a test: a clock that moves when told to, and clients that obey when told to.
 //!
-//! After each input the [invariants](super::invariants) are checked, and of each notice that it is a frame which its client
+//! After each input the [invariants](super::super::invariants) are checked, and of each notice that it is a frame which its client
 //! can read, for a session that is still there.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -85,7 +85,7 @@ impl World {
             }
         }
         if self.checks {
-            super::invariants::check(&self.machine);
+            super::super::invariants::check(&self.machine);
         }
     }
 

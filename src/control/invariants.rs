@@ -17,13 +17,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::routes::{Phase, RouteKey, Stage};
-use super::super::sessions::Interest;
-use super::super::{Machine, Origin, Payer, SessionId};
+use super::routes::{Phase, RouteKey, Stage};
+use super::sessions::Interest;
+use super::{Machine, Origin, Payer, SessionId};
 use crate::config::{PATTERN_SEGMENT_BYTES, is_ring_size};
 use crate::wire::Resource;
 
-pub(super) fn check(machine: &Machine<u32>) {
+pub(crate) fn check(machine: &Machine<u32>) {
     names(machine);
     rings(machine);
     charges(machine);
@@ -44,6 +44,7 @@ pub(super) fn check(machine: &Machine<u32>) {
 }
 
 /// All that was asked for is there, if each client has done what it was told.
+#[cfg(test)]
 pub(super) fn check_at_rest(machine: &Machine<u32>) {
     assert!(machine.orders.is_empty() && machine.waits.is_empty(), "somebody has not answered");
     for (key, route) in &machine.routes {

@@ -1,8 +1,10 @@
 //! The embedded broker: a handle, and a thread with the one loop that owns all state.
 
+mod outgoing;
 mod pairs;
 mod poisonings;
 mod serve;
+mod shares;
 
 use std::io;
 use std::path::PathBuf;
@@ -21,6 +23,8 @@ use crate::control::RingCharge;
 use crate::dataplane::WaitPolicy;
 use crate::instance::Instance;
 use crate::sys::{Access, ListenError, SocketEnd, SocketGroup};
+use crate::wire::Resource;
+use shares::Shares;
 
 pub use poisonings::Poisoning;
 
@@ -38,8 +42,7 @@ pub struct BrokerOptions {
     path: PathBuf,
     socket_access: Access,
     ring_bytes: usize,
-    ring_budget_bytes: u64,
-    ring_budget_per_uid: u64,
+    shares: Shares,
     backing: Backing,
     queue_bytes: usize,
     wait_policy: WaitPolicy,
@@ -55,8 +58,7 @@ impl BrokerOptions {
             path: path.into(),
             socket_access: Access { mode: config::SOCKET_MODE, group: None },
             ring_bytes: config::RING_BYTES,
-            ring_budget_bytes: config::RING_BUDGET_BYTES,
-            ring_budget_per_uid: config::RING_BUDGET_PER_UID,
+            shares: Shares::default(),
             backing: Backing::default(),
             queue_bytes: config::QUEUE_BYTES,
             wait_policy: WaitPolicy::default(),
@@ -111,18 +113,44 @@ impl BrokerOptions {
     /// else is affected.
     #[must_use]
     pub fn ring_budget_bytes(mut self, bytes: u64) -> Self {
-        self.ring_budget_bytes = bytes;
+        self.shares.total(Resource::RingBytes, bytes);
         self
     }
 
     /// The share of each user in [`ring_budget_bytes`](Self::ring_budget_bytes), 2 GiB at first. A ring is charged to the user of the
-    /// process that subscribed, if the publisher was there before or the ring is larger than [`ring_bytes`](Self::ring_bytes), and
-    /// else of the process that publishes, until it ends. The
+    /// process that subscribed, until it ends. Where a publisher comes, or declares a topic, and the share of a subscriber does not hold the
+    /// ring between them, it is that subscriber's session that ends: else it would miss events and not know. The
     /// agent's own process has no share, it is limited by the whole alone, and what is charged to it is not charged to its user. Who lets
     /// users in whom it does not trust gives them less: a subscriber's ring is memory of its publisher's control group.
     #[must_use]
     pub fn ring_budget_per_uid(mut self, bytes: u64) -> Self {
-        self.ring_budget_per_uid = bytes;
+        self.shares.per_uid(Resource::RingBytes, bytes);
+        self
+    }
+
+    /// What one user may have of something that the broker keeps for its clients, however little the others want. What would be
+    /// more is refused, with [`Refusal::Share`](crate::Refusal::Share), and nobody else is affected. At first 768 connections,
+    /// 576 that have not said hello, 16,384 subscriptions with 32 MiB of patterns, 32,768 topics, and 2 GiB of rings. There is twice as much of
+    /// each in all; 1024 connections, and 768 that have not said hello.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{BrokerOptions, Resource};
+    ///
+    /// let options = BrokerOptions::new("/run/daemoneye/bus.sock").per_uid(Resource::Connections, 32);
+    /// # let _ = options;
+    /// ```
+    #[must_use]
+    pub fn per_uid(mut self, resource: Resource, amount: u64) -> Self {
+        self.shares.per_uid(resource, amount);
+        self
+    }
+
+    /// Users whose processes are the bus's own components, beside the broker's own user: a quarter of everything that is shared out is
+    /// kept for them and the agent. Of the rest a user that is not named here has at most as much as it leaves to others, so that
+    /// strangers, however many users they have, keep no component out.
+    #[must_use]
+    pub fn component_uids(mut self, uids: impl IntoIterator<Item = u32>) -> Self {
+        self.shares.component_uids(uids);
         self
     }
 

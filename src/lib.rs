@@ -99,7 +99,7 @@ pub use instance::{Instance, InstanceError};
 pub use shm::Backing;
 pub use sys::{ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
-pub use wire::{GoodbyeReason, Refusal, Versions};
+pub use wire::{GoodbyeReason, Refusal, Resource, Versions};
 
 /// The examples of the front page compile.
 #[cfg(doctest)]

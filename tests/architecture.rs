@@ -39,7 +39,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("broker", &["access", "client", "config", "control", "dataplane", "instance", "link", "sys", "wire"]),
     ("bus", &["broker", "client", "control", "correlation", "event"]),
-    ("fuzzing", &["batch", "wire"]),
+    ("fuzzing", &["access", "batch", "control", "wire"]),
 ];
 
 const LINES_OF_CODE_MAX: usize = 600;

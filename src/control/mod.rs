@@ -34,23 +34,30 @@
 //! its place, grant, route (or unroute, grant, route), each within its deadline.
 
 mod budget;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+mod pace;
+mod quota;
 mod requests;
 mod routes;
 mod sessions;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
 use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Request, RingId};
+use quota::Charges;
 use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
 use sessions::{Interest, Publisher, Session};
 
 pub use budget::{Payer, RingCharge};
+pub(crate) use pace::Pace;
+pub(crate) use quota::{Limits, Share};
 pub(crate) use routes::Awaited;
 pub(crate) use sessions::AGENT;
 
@@ -93,6 +100,8 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
+    /// The broker's process has no descriptors for newcomers.
+    Crowded,
     /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
@@ -113,6 +122,11 @@ pub(crate) enum Action<F> {
     },
     MakeDoorbell {
         ring: RingId,
+    },
+    /// Read nothing from the session before.
+    Pause {
+        session: SessionId,
+        until: Instant,
     },
     /// For the log and the counters.
     Report(Report),
@@ -156,9 +170,8 @@ pub(crate) struct Settings {
     pub(crate) policy: AccessPolicy,
     /// Of rings that nobody has asked to be of another size.
     pub(crate) ring_bytes: u64,
-    /// For all rings, and for those that one user answers for.
-    pub(crate) ring_budget_bytes: u64,
-    pub(crate) ring_budget_per_uid: u64,
+    pub(crate) limits: Limits,
+    pub(crate) pace: Pace,
     pub(crate) backing: shm::Backing,
     pub(crate) route_deadline: Duration,
     pub(crate) hello_deadline: Duration,
@@ -173,10 +186,19 @@ pub(crate) struct Machine<F> {
     names: HashMap<Component, SessionId>,
     interests: Trie<Interest>,
     publishers: BTreeMap<PublisherId, Publisher>,
+    /// What publishers have declared, so that a subscribe looks at the topics that begin as its patterns do, and at no others.
+    topics: BTreeMap<Box<str>, BTreeSet<(PublisherId, u32)>>,
     rings: BTreeMap<RingId, Ring<F>>,
+    /// The ring of each pair that has one, and the same from the other side.
+    pairs: BTreeMap<(PublisherId, SessionId), RingId>,
+    inbound: BTreeSet<(SessionId, PublisherId)>,
+    /// Rings that lack segments, and sessions that have not said hello, by when they are due.
+    forming: BTreeSet<(Instant, RingId)>,
+    half_open: BTreeSet<(Instant, SessionId)>,
     routes: BTreeMap<RouteKey, Route>,
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
+    charges: Charges,
     /// Sessions that have used up a ring, to be sent away before the next input.
     spent: Vec<SessionId>,
     last_id: u64,
@@ -185,6 +207,7 @@ pub(crate) struct Machine<F> {
 
 impl<F> Machine<F> {
     pub(crate) fn new(settings: Settings, now: Instant) -> Self {
+        let charges = Charges::new(settings.limits.clone());
         Self {
             settings,
             now,
@@ -192,10 +215,16 @@ impl<F> Machine<F> {
             names: HashMap::new(),
             interests: Trie::default(),
             publishers: BTreeMap::new(),
+            topics: BTreeMap::new(),
             rings: BTreeMap::new(),
+            pairs: BTreeMap::new(),
+            inbound: BTreeSet::new(),
+            forming: BTreeSet::new(),
+            half_open: BTreeSet::new(),
             routes: BTreeMap::new(),
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
+            charges,
             spent: Vec::new(),
             last_id: 0,
             actions: Vec::new(),
@@ -211,6 +240,7 @@ impl<F> Machine<F> {
             Input::Faulty { session, reason } => self.dismiss(session, reason),
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
+            Input::Crowded => self.make_room(),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
@@ -222,8 +252,8 @@ impl<F> Machine<F> {
 
     /// When [`Input::Tick`] is due at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let hellos = self.sessions.values().filter_map(Session::deadline);
-        hellos.chain(self.first_due()).min()
+        let hello = self.half_open.first().map(|(due, _)| *due);
+        hello.into_iter().chain(self.first_due()).min()
     }
 
     /// The live session that a client id would have to share its name with.
@@ -249,9 +279,12 @@ impl<F> Machine<F> {
     }
 
     fn frame(&mut self, session: SessionId, request: Request, descriptor: Option<F>) {
-        let Some(state) = self.sessions.get(&session) else {
+        let Some(state) = self.sessions.get_mut(&session) else {
             return;
         };
+        if let Some(until) = state.ask(self.now, self.settings.pace, &request) {
+            self.actions.push(Action::Pause { session, until });
+        }
         match request {
             Request::Hello(hello) if state.component.is_none() => self.hello(session, hello),
             _ if state.component.is_none() => self.fault(session, "the first message is a hello"),
@@ -281,7 +314,8 @@ impl<F> Machine<F> {
     }
 
     fn send_with(&mut self, session: SessionId, notice: Notice, descriptor: Option<F>) {
-        if self.sessions.contains_key(&session) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.told(&notice);
             self.actions.push(Action::Send { session, notice, descriptor });
         }
     }
@@ -299,13 +333,7 @@ impl<F> Machine<F> {
     /// Ends what was due by now.
     fn expire(&mut self) {
         let now = self.now;
-        let mute: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.deadline().is_some_and(|deadline| deadline <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for session in mute {
+        while let Some((_, session)) = self.half_open.first().copied().filter(|(due, _)| *due <= now) {
             self.dismiss(session, GoodbyeReason::HelloDeadline);
         }
         self.shrink_late_rings();

@@ -2,10 +2,12 @@
 
 mod budget;
 mod chaos;
+mod dice;
 mod endings;
 mod hello;
-mod invariants;
 mod limits;
 mod refusals;
 mod routes;
+mod shares;
+mod simulation;
 mod world;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::{Input, Origin, Report, SessionId};
+use super::dice::Dice;
 use super::world::{HELLO_DEADLINE, ROUTE_DEADLINE, USER, World, consumer_segment, producer_segment};
 use crate::wire::{GoodbyeReason, OrderId, Request, RingId};
 
@@ -20,26 +21,6 @@ const PATTERNS: [&str; 7] =
 const SIZES: [Option<u64>; 7] =
     [None, None, Some(1 << 16), Some(1 << 20), Some(1 << 24), Some(1 << 30), Some((1 << 20) + 1)];
 const NAMES: [&str; 6] = ["procmond", "netmond", "agent", "detector", "tool", "No Name"];
-
-/// Numbers that look random and are the same each time (xorshift64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits") % sides
-    }
-
-    fn number(&mut self, sides: usize) -> u32 {
-        u32::try_from(self.roll(sides)).expect("a small number")
-    }
-
-    fn of<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.roll(items.len())]
-    }
-}
 
 /// A number that is mostly one of those in use, and sometimes not.
 fn some_id(dice: &mut Dice, known: impl Iterator<Item = u64>) -> u64 {
@@ -145,7 +126,7 @@ fn run(seed: u64) -> (usize, usize) {
     }
     world.wait(HELLO_DEADLINE);
     world.settle();
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
     let routes = world.machine.routes.len();
     for session in slots {
         world.end(session);

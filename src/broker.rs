@@ -1,5 +1,6 @@
 //! The embedded broker: a handle, and a thread with the one loop that owns all state.
 
+mod doorkeeper;
 mod outgoing;
 mod pairs;
 mod poisonings;
@@ -19,13 +20,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::access::{AccessPolicy, Component};
 use crate::client::Core;
 use crate::config;
-use crate::control::RingCharge;
+use crate::control::{Member, RingCharge};
 use crate::dataplane::WaitPolicy;
+use crate::identity::LaunchToken;
 use crate::instance::Instance;
 use crate::sys::{Access, ListenError, SocketEnd, SocketGroup};
 use crate::wire::Resource;
 use shares::Shares;
 
+use doorkeeper::Doorkeeper;
+
+pub use doorkeeper::TokenTerms;
 pub use poisonings::Poisoning;
 
 /// How a broker is run.
@@ -48,6 +53,7 @@ pub struct BrokerOptions {
     wait_policy: WaitPolicy,
     route_deadline: Duration,
     policy: AccessPolicy,
+    strict: bool,
 }
 
 impl BrokerOptions {
@@ -64,6 +70,7 @@ impl BrokerOptions {
             wait_policy: WaitPolicy::default(),
             route_deadline: config::ROUTE_DEADLINE,
             policy: AccessPolicy::default(),
+            strict: false,
         }
     }
 
@@ -184,6 +191,14 @@ impl BrokerOptions {
         self
     }
 
+    /// Gives no other process a name without a [launch token](crate::LaunchToken), or a connection that was made for it. At first the broker's
+    /// key file suffices for names for which no token was issued.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
     /// Who may publish and subscribe to what; at first the table of `docs/topic-hierarchy.md`.
     #[must_use]
     pub fn policy(mut self, policy: AccessPolicy) -> Self {
@@ -250,6 +265,13 @@ pub(crate) enum Command {
     Components {
         reply: oneshot::Sender<Vec<Component>>,
     },
+    IssueToken {
+        terms: TokenTerms,
+        reply: oneshot::Sender<io::Result<LaunchToken>>,
+    },
+    Members {
+        reply: oneshot::Sender<Vec<Member>>,
+    },
     Poisonings {
         reply: oneshot::Sender<Vec<Poisoning>>,
     },
@@ -311,6 +333,7 @@ impl DaemoneyeBroker {
             return Err(StartError::RingBytes(options.ring_bytes));
         }
         let path = options.path.clone();
+        let doorkeeper = Doorkeeper::new(options.strict)?;
         let (commands, commands_end) = mpsc::unbounded_channel();
         let (built, runtime) = std::sync::mpsc::channel();
         // The runtime is made on the thread that it is for: without the thread it would be dropped here, which panics where
@@ -319,7 +342,8 @@ impl DaemoneyeBroker {
             Ok(runtime) => {
                 // The caller waits.
                 let _ = built.send(Ok(()));
-                tokio::task::LocalSet::new().block_on(&runtime, serve::run(options, commands_end));
+                tokio::task::LocalSet::new()
+                    .block_on(&runtime, serve::run(options, doorkeeper, commands_end));
             }
             Err(error) => drop(built.send(Err(error))),
         };
@@ -352,6 +376,25 @@ impl DaemoneyeBroker {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Components { reply });
         answer.await.unwrap_or_default()
+    }
+
+    /// Who is connected now, and how that is known, in no order; nobody once the broker was shut down. Cancel-safe: it only asks. There is an
+    /// example at [`Member`].
+    pub async fn members(&self) -> Vec<Member> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Members { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Issues a launch token for a component that is about to be started. From then on nobody has that name without one; an earlier token of
+    /// the component is good no more. Cancel-safe; given up midway, a token may have been issued.
+    ///
+    /// # Errors
+    /// [`StartError::Host`] when descriptors or random numbers are short, [`StartError::Shutdown`].
+    pub async fn issue_token(&self, terms: TokenTerms) -> Result<LaunchToken, StartError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::IssueToken { terms, reply });
+        Ok(answer.await.map_err(|_| StartError::Shutdown)??)
     }
 
     /// Which components were said to have broken a ring, and how often; none once the broker was shut down. Cancel-safe: it only

@@ -58,6 +58,9 @@ pub(crate) const MAKING_MAX: usize = 2;
 /// How long a connection may stay without a valid hello. Beyond it, it is closed.
 pub(crate) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a launch token is good before it is used, unless its terms say otherwise: a process is started within that.
+pub(crate) const TOKEN_VALIDITY: Duration = Duration::from_secs(60);
+
 /// How long a client waits for the broker's answer to one request, the route deadline included.
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 

@@ -107,7 +107,8 @@ impl LaunchToken {
 
     /// A second handle of the same token.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Self::of(&self.bytes()?)
+        let bytes = self.bytes()?;
+        Self::of(&bytes)
     }
 
     fn of(bytes: &[u8; TOKEN_BYTES]) -> io::Result<Self> {
@@ -240,7 +241,7 @@ mod tests {
         for (mode, expected) in
             [(0o400, io::ErrorKind::InvalidData), (0o440, io::ErrorKind::PermissionDenied)]
         {
-            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).expect("it is ours");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
             assert_eq!(kind(&path), expected, "{mode:o}");
         }
     }

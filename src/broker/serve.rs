@@ -13,16 +13,20 @@ use shm::{Backing, Descriptor, Doorbell, SegmentError};
 use tokio::sync::{OwnedSemaphorePermit as Turn, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::doorkeeper::{Caller, Doorkeeper};
 use super::outgoing::{Frame, Outgoing};
 use super::pairs::{self, Spoke};
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, Invited, StartError, shares};
+use crate::access::Component;
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
 use crate::config::{HELLO_DEADLINE, HOST_RETRY, PAIRS_WAITING_MAX, REQUEST_DEADLINE};
-use crate::control::{Action, Awaited, Input, Machine, Origin, Report, SessionId, Settings};
+use crate::control::{Action, Awaited, Input, Machine, Member, Origin, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader};
 use crate::sys::{self, Credentials, Listener, Socket, SocketEnd, Stream};
-use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
+use crate::wire::{
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Nonce, Notice, Request, RingId, Versions,
+};
 
 /// How long a client that is being sent away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -87,14 +91,19 @@ struct Server {
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
     poisonings: Ledger,
+    doorkeeper: Doorkeeper,
     /// Connections over which nobody has spoken yet.
     pairs_waiting: usize,
 }
 
 /// Runs a broker until it is shut down.
-pub(super) async fn run(options: BrokerOptions, mut commands: mpsc::UnboundedReceiver<Command>) {
+pub(super) async fn run(
+    options: BrokerOptions,
+    doorkeeper: Doorkeeper,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let mut server = Server::new(options, events);
+    let mut server = Server::new(options, doorkeeper, events);
     let reply = loop {
         let deadline = server.machine.next_deadline();
         tokio::select! {
@@ -137,7 +146,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 impl Server {
-    fn new(options: BrokerOptions, events: mpsc::Sender<Event>) -> Self {
+    fn new(options: BrokerOptions, doorkeeper: Doorkeeper, events: mpsc::Sender<Event>) -> Self {
         let (epoch, _) = uuid::Uuid::new_v4().as_u64_pair();
         let settings = Settings {
             epoch: Epoch(epoch),
@@ -159,6 +168,7 @@ impl Server {
             last_session: 0,
             accept_from: None,
             poisonings: Ledger::default(),
+            doorkeeper,
             pairs_waiting: 0,
         }
     }
@@ -177,6 +187,12 @@ impl Server {
             Command::Components { reply } => {
                 let _ = reply.send(self.machine.components().cloned().collect());
             }
+            Command::IssueToken { terms, reply } => {
+                let _ = reply.send(self.doorkeeper.issue(terms, Instant::now()));
+            }
+            Command::Members { reply } => {
+                let _ = reply.send(self.members());
+            }
             Command::Poisonings { reply } => {
                 let _ = reply.send(self.poisonings.list());
             }
@@ -193,7 +209,8 @@ impl Server {
                 let abandoned = shm::collect_abandoned();
                 tracing::debug!(abandoned, "names of segments that nobody has any more");
             }
-            let listener = Listener::bind(&self.options.path, &self.options.socket_access)?;
+            let listener =
+                Listener::bind(&self.options.path, &self.options.socket_access, self.doorkeeper.key())?;
             tracing::info!(path = %self.options.path.display(), "the broker listens");
             self.listener = Some(listener);
         }
@@ -218,7 +235,14 @@ impl Server {
             let _ = events.send(Event::Ended { session }).await;
         });
         self.feed(Input::Connected { session, origin: Origin::Embedded });
-        let hello = Hello { versions: Versions::OURS, features: 0, client_id: client_id.to_owned() };
+        // Within a process there is nothing to prove.
+        let hello = Hello {
+            versions: Versions::OURS,
+            features: 0,
+            client_id: client_id.to_owned(),
+            nonce: Nonce([0; 32]),
+            credential: Credential::Nothing,
+        };
         self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
         let Ok((Notice::Welcome(welcome), _)) = notices.try_recv() else {
             return;
@@ -289,9 +313,10 @@ impl Server {
         let from = Source { session, stream: Rc::clone(&stream), paused: Rc::clone(&paused) };
         let reader = tokio::task::spawn_local(read_all(from, death, self.events.clone()));
         let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
+        let origin = if invited.is_some() { Origin::Invited { uid } } else { Origin::Remote { uid } };
         let peer = Peer::Remote(Remote { credentials, invited, paused, reader, writer });
         self.connections.insert(session, Connection { outgoing, peer });
-        self.feed(Input::Connected { session, origin: Origin::Remote { uid } });
+        self.feed(Input::Connected { session, origin });
         session
     }
 
@@ -457,6 +482,7 @@ impl Server {
                 self.disconnect(session);
                 None
             }
+            Action::Challenge { session, hello } => Some(self.challenge(session, &hello)),
             Action::MakeDoorbell { ring } => Some(Input::Doorbell { ring, ends: doorbell(ring) }),
             Action::Report(report) => {
                 log(&report);
@@ -465,6 +491,31 @@ impl Server {
                 }
                 None
             }
+        }
+    }
+
+    fn challenge(&mut self, session: SessionId, hello: &Hello) -> Input<Descriptor> {
+        let caller = Caller { uid: self.uid(session), pid: self.pid(session) };
+        match self.doorkeeper.challenge(hello, caller, Instant::now()) {
+            Ok(challenge) => Input::Challenged { session, challenge },
+            Err(error) => Input::Faulty { session, reason: GoodbyeReason::Host { cause: error.to_string() } },
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let member = |(session, component, identity): (_, &Component, _)| Member {
+            component: component.clone(),
+            uid: self.uid(session),
+            pid: self.pid(session),
+            identity,
+        };
+        self.machine.members().map(member).collect()
+    }
+
+    fn pid(&self, session: SessionId) -> Option<u32> {
+        match &self.connections.get(&session)?.peer {
+            Peer::Remote(remote) => remote.credentials.pid,
+            Peer::Embedded(_) => Some(std::process::id()),
         }
     }
 
@@ -658,9 +709,11 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("bus.sock");
         let access = Access { mode: 0o600, group: None };
-        let listener = Listener::bind(&path, &access).expect("a free path");
+        let listener =
+            Listener::bind(&path, &access, &sys::Secret::new().expect("memory")).expect("a free path");
         let (events, _incoming) = mpsc::channel(1);
-        let mut server = Server::new(BrokerOptions::new(&path), events);
+        let mut server =
+            Server::new(BrokerOptions::new(&path), Doorkeeper::new(false).expect("descriptors"), events);
         let before = Instant::now();
         server.accepted(Err(std::io::Error::other("no descriptors")));
         assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");

@@ -12,10 +12,11 @@ use tokio::sync::oneshot;
 use super::{ClientSettings, Core, session};
 use crate::config;
 use crate::dataplane::WaitPolicy;
+use crate::identity::{self, LaunchToken, Proofs};
 use crate::instance::Instance;
 use crate::link::{Link, LinkError};
-use crate::sys::{self, PATH_BYTES_MAX, Socket, SocketEnd, Stream};
-use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
+use crate::sys::{self, PATH_BYTES_MAX, Secret, Socket, SocketEnd, Stream};
+use crate::wire::{Credential, GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
 
 /// How to reach a broker, and as whom.
 ///
@@ -35,6 +36,8 @@ pub struct ConnectOptions {
     wait_policy: WaitPolicy,
     deadline: Duration,
     expected_broker_uid: Option<u32>,
+    token: Option<Arc<LaunchToken>>,
+    key_file: Option<PathBuf>,
 }
 
 impl ConnectOptions {
@@ -50,6 +53,8 @@ impl ConnectOptions {
             wait_policy: WaitPolicy::default(),
             deadline: config::REQUEST_DEADLINE,
             expected_broker_uid: None,
+            token: None,
+            key_file: None,
         }
     }
 
@@ -101,6 +106,21 @@ impl ConnectOptions {
     const fn settings(&self) -> ClientSettings {
         let Self { queue_bytes, wait_policy, deadline, .. } = *self;
         ClientSettings { queue_bytes, wait_policy, deadline }
+    }
+
+    /// The launch token that proves who this is.
+    #[must_use]
+    pub fn token(mut self, token: LaunchToken) -> Self {
+        self.token = Some(Arc::new(token));
+        self
+    }
+
+    /// The broker's key file, which is beside its socket at first, with `.key` added to the name. Not used with a launch token, or a connection
+    /// that was inherited.
+    #[must_use]
+    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key_file = Some(path.into());
+        self
     }
 
     /// The user that the broker runs as. At first: root, or the user of this process, since both can do to this process
@@ -169,6 +189,20 @@ pub enum ConnectError {
         /// The longest that is possible.
         limit: usize,
     },
+    /// The broker's key file can't be used: it is not the broker's, say.
+    #[error("the key file {path} can't be used: {source}")]
+    KeyFile {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// What listens at the path does not know the key, or the launch token: it is not the broker, or it was started anew meanwhile.
+    #[error("what listens at {path} has not proven that it is the broker")]
+    UnprovenBroker {
+        /// The path.
+        path: PathBuf,
+    },
     /// The caller's: what [`ConnectOptions::from_descriptor`] was given has been used by an earlier attempt.
     #[error("the inherited connection was used before")]
     DescriptorUsed,
@@ -236,17 +270,98 @@ async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectE
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
     // First of all, so that nothing a stranger may have sent by now keeps us when we turn away.
     let stream = Stream::new(reach(options, deadline)?).map_err(no_broker)?;
-    check_broker(options, sys::uid_of_peer(&stream).map_err(no_broker)?)?;
+    let broker = sys::uid_of_peer(&stream).map_err(no_broker)?;
+    check_broker(options, broker)?;
+    let known = Known::of(options, broker)?;
     let mut link = Link::over(stream);
-    let hello = Hello { versions: Versions::OURS, features: 0, client_id: options.client_id.clone() };
-    let answer = tokio::time::timeout_at(deadline.into(), greet(&mut link, hello)).await;
-    let answer = answer.map_err(|_| too_late(options))?;
+    let welcome = tokio::time::timeout_at(deadline.into(), greet(&mut link, options, &known)).await;
+    let welcome = welcome.map_err(|_| too_late(options))??;
     let protocol = |what: String| ConnectError::Protocol { path: path.clone(), what };
-    match answer.map_err(|error| protocol(error.to_string()))? {
-        Notice::Welcome(welcome) => Ok((link, checked(welcome).map_err(protocol)?)),
-        Notice::Refused { refusal, .. } => Err(refusal.into()),
-        Notice::Goodbye { reason } => Err(reason.into()),
-        _ => Err(protocol("its first message is no welcome".into())),
+    Ok((link, checked(welcome).map_err(protocol)?))
+}
+
+/// What a client can prove that it knows.
+enum Known {
+    Nothing,
+    Key(Secret),
+    Token(Arc<LaunchToken>),
+}
+
+impl Known {
+    fn of(options: &ConnectOptions, broker: u32) -> Result<Self, ConnectError> {
+        if let Some(token) = &options.token {
+            return Ok(Self::Token(Arc::clone(token)));
+        }
+        if options.inherited.is_some() {
+            // It was made for this process.
+            return Ok(Self::Nothing);
+        }
+        let path = options.key_file.clone().unwrap_or_else(|| sys::key_path(&options.path));
+        match sys::read_file(&path, broker) {
+            Ok(key) => Ok(Self::Key(key)),
+            // The broker says whether it wants any.
+            Err(error)
+                if options.key_file.is_none()
+                    && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                Ok(Self::Nothing)
+            }
+            Err(source) => Err(ConnectError::KeyFile { path, source }),
+        }
+    }
+
+    fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Nothing => None,
+            Self::Key(key) => Some(key),
+            Self::Token(token) => Some(&token.secret),
+        }
+    }
+
+    fn credential(&self) -> Credential {
+        match self {
+            Self::Nothing => Credential::Nothing,
+            Self::Key(_) => Credential::Key,
+            Self::Token(token) => Credential::Token(token.id),
+        }
+    }
+}
+
+/// Says hello, and proves what can be proven. Who can prove something is not welcomed by a broker that can't.
+async fn greet(link: &mut Link, options: &ConnectOptions, known: &Known) -> Result<Welcome, ConnectError> {
+    let protocol = |what: String| ConnectError::Protocol { path: options.path.clone(), what };
+    let broken = |error: LinkError| protocol(error.to_string());
+    let hello = Hello {
+        versions: Versions::OURS,
+        features: 0,
+        client_id: options.client_id.clone(),
+        nonce: identity::nonce().map_err(ConnectError::Host)?,
+        credential: known.credential(),
+    };
+    link.send(Request::Hello(hello.clone()), None).await.map_err(broken)?;
+    let mut answer = link.next().await.map_err(broken)?.0;
+    if let Some(secret) = known.secret() {
+        let Notice::Challenge { nonce, proof } = answer else { return Err(refused(answer, protocol)) };
+        let proofs = Proofs::new(secret, &hello, &nonce).map_err(ConnectError::Host)?;
+        if proof != proofs.of_broker {
+            return Err(ConnectError::UnprovenBroker { path: options.path.clone() });
+        }
+        link.send(Request::Proof { proof: proofs.of_client }, None).await.map_err(broken)?;
+        answer = link.next().await.map_err(broken)?.0;
+    }
+    match answer {
+        Notice::Welcome(welcome) => Ok(welcome),
+        other => Err(refused(other, protocol)),
+    }
+}
+
+/// What an answer says that is not the one hoped for.
+fn refused(answer: Notice, protocol: impl FnOnce(String) -> ConnectError) -> ConnectError {
+    match answer {
+        Notice::Refused { refusal, .. } => refusal.into(),
+        Notice::Goodbye { reason } => reason.into(),
+        Notice::Welcome(_) => protocol("it has proven nothing, and welcomes all the same".into()),
+        _ => protocol("its first message is no welcome".into()),
     }
 }
 
@@ -268,11 +383,6 @@ fn reach(options: &ConnectOptions, deadline: Instant) -> Result<Socket, ConnectE
 
 fn too_late(options: &ConnectOptions) -> ConnectError {
     ConnectError::Timeout { path: options.path.clone(), deadline: options.deadline }
-}
-
-async fn greet(link: &mut Link, hello: Hello) -> Result<Notice, LinkError> {
-    link.send(Request::Hello(hello), None).await?;
-    Ok(link.next().await?.0)
 }
 
 /// A welcome that makes sense: nothing of it is looked at again.

@@ -96,7 +96,7 @@ fn charges(machine: &Machine<u32>) {
     for session in machine.sessions.values() {
         let payer = match session.origin {
             Origin::Embedded => Payer::Agent,
-            Origin::Remote { uid } => Payer::Uid(uid),
+            Origin::Remote { uid } | Origin::Invited { uid } => Payer::Uid(uid),
         };
         charge(payer, Resource::Connections, 1);
         charge(payer, Resource::Handshakes, u64::from(session.component.is_none()));

@@ -49,7 +49,7 @@ use std::time::{Duration, Instant};
 
 use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
-use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Request, RingId};
+use crate::wire::{Epoch, GoodbyeReason, Hello, Needed, Notice, OrderId, PublisherId, Request, RingId};
 use quota::Charges;
 use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
@@ -59,7 +59,8 @@ pub use budget::{Payer, RingCharge};
 pub(crate) use pace::Pace;
 pub(crate) use quota::{Limits, Share};
 pub(crate) use routes::Awaited;
-pub(crate) use sessions::AGENT;
+pub(crate) use sessions::{AGENT, Challenge, Known};
+pub use sessions::{Identity, Member};
 
 /// One connection of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -70,6 +71,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 pub(crate) enum Origin {
     /// Another process, of this user, over the socket.
     Remote { uid: u32 },
+    /// Another process, of this user, over a connection that was made for it and for one name.
+    Invited { uid: u32 },
     /// The process that embeds the broker: it may be the agent.
     Embedded,
 }
@@ -100,6 +103,11 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
+    /// The answer to [`Action::Challenge`]: what to say to the client, or what it lacks.
+    Challenged {
+        session: SessionId,
+        challenge: Result<Challenge, Needed>,
+    },
     /// The broker's process has no descriptors for newcomers.
     Crowded,
     /// Time has passed: who is late goes. To be given once what came before is handled.
@@ -122,6 +130,11 @@ pub(crate) enum Action<F> {
     },
     MakeDoorbell {
         ring: RingId,
+    },
+    /// Have the client prove what its hello offers to prove.
+    Challenge {
+        session: SessionId,
+        hello: Hello,
     },
     /// Read nothing from the session before.
     Pause {
@@ -240,6 +253,7 @@ impl<F> Machine<F> {
             Input::Faulty { session, reason } => self.dismiss(session, reason),
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
+            Input::Challenged { session, challenge } => self.challenged(session, challenge),
             Input::Crowded => self.make_room(),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
@@ -259,6 +273,11 @@ impl<F> Machine<F> {
     /// The live session that a client id would have to share its name with.
     pub(crate) fn holder_of(&self, client_id: &str) -> Option<SessionId> {
         self.names.get(&Component::from_client_id(client_id).ok()?).copied()
+    }
+
+    /// Who is connected, and how that is known.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (SessionId, &Component, Identity)> {
+        self.names.iter().map(|(component, session)| (*session, component, self.sessions[session].identity()))
     }
 
     /// Components that are connected.
@@ -286,9 +305,10 @@ impl<F> Machine<F> {
             self.actions.push(Action::Pause { session, until });
         }
         match request {
-            Request::Hello(hello) if state.component.is_none() => self.hello(session, hello),
+            Request::Hello(hello) if state.is_new() => self.hello(session, hello),
+            Request::Proof { proof } if state.is_challenged() => self.proof(session, proof),
             _ if state.component.is_none() => self.fault(session, "the first message is a hello"),
-            Request::Hello(_) => self.fault(session, "a second hello"),
+            Request::Hello(_) | Request::Proof { .. } => self.fault(session, "a second hello"),
             Request::Declare { request, publisher, topic_number, topic } => {
                 self.declare(session, request, publisher, topic_number, &topic);
             }

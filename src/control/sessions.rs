@@ -9,7 +9,8 @@ use crate::access::Component;
 use crate::config::NAME_BYTES_MAX;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    GoodbyeReason, Hello, Notice, PublisherId, Refusal, Request, Resource, RingId, Versions, Welcome,
+    Credential, GoodbyeReason, Hello, Needed, Nonce, Notice, Proof, PublisherId, Refusal, Request, Resource,
+    RingId, TokenId, Versions, Welcome,
 };
 
 /// The component that only the process with the broker in it can be.
@@ -18,8 +19,9 @@ pub(crate) const AGENT: &str = "agent";
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) origin: Origin,
-    /// The name it is known by; `None` until it has said hello.
+    /// The name it is known by; `None` until it is let in.
     pub(super) component: Option<Component>,
+    entry: Entry,
     hello_deadline: Instant,
     asked: Asked,
     pub(super) subscriptions: BTreeMap<u32, Subscribed>,
@@ -27,7 +29,125 @@ pub(super) struct Session {
     pub(super) publishers: BTreeMap<u32, PublisherId>,
 }
 
+/// How far a session is in being let in.
+#[derive(Debug)]
+enum Entry {
+    New,
+    /// It has said hello.
+    Greeted(Greeted),
+    /// It is to prove that it is who it says.
+    Challenged {
+        greeted: Greeted,
+        expected: Proof,
+        known_by: Known,
+    },
+    In {
+        known_by: Known,
+    },
+}
+
+/// A hello that is in order.
+#[derive(Debug)]
+struct Greeted {
+    version: u16,
+    component: Component,
+    credential: Credential,
+}
+
+/// How it is known who a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    ByUser,
+    /// Of this process: it may take over from a session of its own.
+    ByToken {
+        token: TokenId,
+        pid: Option<u32>,
+    },
+    ByInvitation,
+    ByProcess,
+}
+
+/// What a client is asked to prove, and how.
+#[derive(Debug)]
+pub(crate) struct Challenge {
+    pub(crate) nonce: Nonce,
+    /// The broker's own proof.
+    pub(crate) proof: Proof,
+    /// What the client has to answer.
+    pub(crate) expected: Proof,
+    /// What that shows.
+    pub(crate) known_by: Known,
+}
+
+/// How it is known who a component is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Identity {
+    /// By its user alone: any process of that user which can read the broker's key could have taken the name.
+    Weak,
+    /// By a launch token that was made for it.
+    Token,
+    /// By a connection that was made for it.
+    Invitation,
+    /// It is the process with the broker in it.
+    Embedded,
+}
+
+/// A component that is connected.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, DaemoneyeBroker, EventBusClient, Identity};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// let broker = DaemoneyeBroker::new(path.to_str().expect("a path of UTF-8")).await?;
+/// broker.start().await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// let [member] = &broker.members().await[..] else { panic!("it is alone") };
+/// assert_eq!((member.component.as_str(), member.pid), ("procmond", Some(std::process::id())));
+/// assert_eq!(member.identity, Identity::Weak, "no token was issued for it");
+/// # drop(procmond);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Member {
+    /// The name.
+    pub component: Component,
+    /// The user of its process.
+    pub uid: u32,
+    /// The number of its process; `None` where it has none here, being in another namespace.
+    pub pid: Option<u32>,
+    /// How it is known who it is.
+    pub identity: Identity,
+}
+
 impl Session {
+    /// Whether it has not said hello.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self.entry, Entry::New)
+    }
+
+    pub(super) fn is_challenged(&self) -> bool {
+        matches!(self.entry, Entry::Challenged { .. })
+    }
+
+    fn known_by(&self) -> Option<Known> {
+        if let Entry::In { known_by } = self.entry { Some(known_by) } else { None }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        match self.known_by() {
+            Some(Known::ByToken { .. }) => Identity::Token,
+            Some(Known::ByInvitation) => Identity::Invitation,
+            Some(Known::ByProcess) => Identity::Embedded,
+            Some(Known::ByUser) | None => Identity::Weak,
+        }
+    }
+
     /// Takes what a request costs. Until when nothing more is to be read, if the session asks too fast.
     pub(super) fn ask(&mut self, now: Instant, pace: Pace, request: &Request) -> Option<Instant> {
         let requests = match request {
@@ -60,7 +180,7 @@ impl Session {
 
     pub(super) fn payer(&self) -> Payer {
         match self.origin {
-            Origin::Remote { uid } => Payer::Uid(uid),
+            Origin::Remote { uid } | Origin::Invited { uid } => Payer::Uid(uid),
             Origin::Embedded => Payer::Agent,
         }
     }
@@ -105,6 +225,7 @@ impl<F> Machine<F> {
         let state = Session {
             origin,
             component: None,
+            entry: Entry::New,
             hello_deadline,
             asked: Asked::new(self.now),
             subscriptions: BTreeMap::new(),
@@ -147,52 +268,101 @@ impl<F> Machine<F> {
     /// Who connects and stays mute must not keep others out: of this user, or of any.
     fn oldest_without_hello(&self, uid: Option<u32>) -> Option<SessionId> {
         let of_it = |session: &SessionId| match self.sessions[session].origin {
-            Origin::Remote { uid: own } => uid.is_none_or(|uid| uid == own),
+            Origin::Remote { uid: own } | Origin::Invited { uid: own } => uid.is_none_or(|uid| uid == own),
             Origin::Embedded => false,
         };
         self.half_open.iter().map(|(_, session)| *session).find(of_it)
     }
 
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {
-        match self.admit(session, &hello) {
-            Ok((version, component)) => {
-                let welcome = Welcome {
-                    version,
-                    epoch: self.settings.epoch,
-                    component: component.to_string(),
-                    ring_bytes: self.settings.ring_bytes,
-                    backing: self.settings.backing,
-                };
-                self.send(session, Notice::Welcome(welcome));
-                self.report(Report::Joined { component });
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        let known_by = match state.origin {
+            Origin::Remote { .. } => None,
+            Origin::Invited { .. } => Some(Known::ByInvitation),
+            Origin::Embedded => Some(Known::ByProcess),
+        };
+        match (greeted(&hello), known_by) {
+            (Ok(greeted), Some(known_by)) => self.enter(session, greeted, known_by),
+            (Ok(greeted), None) => {
+                state.entry = Entry::Greeted(greeted);
+                self.actions.push(Action::Challenge { session, hello });
             }
-            Err(refusal) => {
-                let who = cut(&hello.client_id, NAME_BYTES_MAX);
-                self.report(Report::Refused { who, what: refusal.to_string() });
-                self.send(session, Notice::Refused { request: 0, refusal });
-                self.actions.push(Action::Disconnect { session });
-                self.end_session(session, None);
-            }
+            (Err(refusal), _) => self.turn_away(session, cut(&hello.client_id, NAME_BYTES_MAX), refusal),
         }
     }
 
-    fn admit(&mut self, session: SessionId, hello: &Hello) -> Result<(u16, Component), Refusal> {
-        let version = Versions::OURS
-            .common(hello.versions)
-            .ok_or(Refusal::Version { broker: Versions::OURS, client: hello.versions })?;
-        let component = Component::from_client_id(&hello.client_id)
-            .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
-        let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        let reserved = component.as_str() == AGENT && state.origin != Origin::Embedded;
-        if reserved || self.names.contains_key(&component) {
-            return Err(Refusal::NameTaken { component: component.to_string() });
+    pub(super) fn challenged(&mut self, session: SessionId, challenge: Result<Challenge, Needed>) {
+        // It may have gone meanwhile.
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Entry::Greeted(greeted) = std::mem::replace(&mut state.entry, Entry::New) else {
+            unreachable!("what was challenged has said hello")
+        };
+        match challenge {
+            Ok(Challenge { nonce, proof, expected, known_by }) => {
+                state.entry = Entry::Challenged { greeted, expected, known_by };
+                self.send(session, Notice::Challenge { nonce, proof });
+            }
+            Err(needed) => self.unproven(session, &greeted.component, needed),
         }
+    }
+
+    pub(super) fn proof(&mut self, session: SessionId, proof: Proof) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        let Entry::Challenged { greeted, expected, known_by } =
+            std::mem::replace(&mut state.entry, Entry::New)
+        else {
+            unreachable!("the caller has looked")
+        };
+        if proof == expected {
+            return self.enter(session, greeted, known_by);
+        }
+        let needed = if greeted.credential == Credential::Key { Needed::Key } else { Needed::Token };
+        self.unproven(session, &greeted.component, needed);
+    }
+
+    fn unproven(&mut self, session: SessionId, component: &Component, needed: Needed) {
+        let refusal = Refusal::Unproven { component: component.to_string(), needed };
+        self.turn_away(session, component.to_string(), refusal);
+    }
+
+    fn turn_away(&mut self, session: SessionId, who: String, refusal: Refusal) {
+        self.report(Report::Refused { who, what: refusal.to_string() });
+        self.send(session, Notice::Refused { request: 0, refusal });
+        self.actions.push(Action::Disconnect { session });
+        self.end_session(session, None);
+    }
+
+    /// Lets a session in that is who it says, if the name is free.
+    fn enter(&mut self, session: SessionId, greeted: Greeted, known_by: Known) {
+        let Greeted { version, component, .. } = greeted;
+        if let Some(&holder) = self.names.get(&component)
+            && matches!(known_by, Known::ByToken { pid: Some(_), .. })
+            && self.sessions[&holder].known_by() == Some(known_by)
+        {
+            // The same process, which has lost that session, or is about to notice that it has.
+            self.dismiss(holder, GoodbyeReason::Replaced);
+        }
+        let reserved = component.as_str() == AGENT && known_by == Known::ByUser;
+        if reserved || self.names.contains_key(&component) {
+            let refusal = Refusal::NameTaken { component: component.to_string() };
+            return self.turn_away(session, component.to_string(), refusal);
+        }
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
         state.component = Some(component.clone());
+        state.entry = Entry::In { known_by };
         let (payer, due) = (state.payer(), state.hello_deadline);
         self.half_open.remove(&(due, session));
         self.charges.release(payer, Resource::Handshakes, 1);
         self.names.insert(component.clone(), session);
-        Ok((version, component))
+        let welcome = Welcome {
+            version,
+            epoch: self.settings.epoch,
+            component: component.to_string(),
+            ring_bytes: self.settings.ring_bytes,
+            backing: self.settings.backing,
+        };
+        self.send(session, Notice::Welcome(welcome));
+        self.report(Report::Joined { component });
     }
 
     /// The name of a session that has said hello.
@@ -277,6 +447,16 @@ impl<F> Machine<F> {
             }
         }
     }
+}
+
+/// What a hello comes to, whoever says it.
+fn greeted(hello: &Hello) -> Result<Greeted, Refusal> {
+    let version = Versions::OURS
+        .common(hello.versions)
+        .ok_or(Refusal::Version { broker: Versions::OURS, client: hello.versions })?;
+    let component = Component::from_client_id(&hello.client_id)
+        .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
+    Ok(Greeted { version, component, credential: hello.credential })
 }
 
 /// The start of a peer's text, as much of it as a log line or an answer takes, and on one line.

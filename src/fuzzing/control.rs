@@ -4,8 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::access::AccessPolicy;
-use crate::control::{Action, Input, Limits, Machine, Origin, Pace, SessionId, Settings, Share, invariants};
-use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, Resource, RingId, Versions, codec};
+use crate::control::{
+    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, SessionId, Settings, Share, invariants,
+};
+use crate::wire::{
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Nonce, Notice, Proof, Request, Resource, RingId,
+    Versions, codec,
+};
 
 const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -115,6 +120,12 @@ impl Bus {
                     Action::Pause { until, .. } => {
                         assert!(until > self.now && until <= self.now + ROUTE_DEADLINE)
                     }
+                    Action::Challenge { session, .. } => {
+                        let proof = Proof([0; 32]);
+                        let (nonce, known_by) = (Nonce([0; 32]), Known::ByUser);
+                        let challenge = Ok(Challenge { nonce, proof, expected: proof, known_by });
+                        inputs.push(Input::Challenged { session, challenge });
+                    }
                     Action::Report(_) => {}
                 }
             }
@@ -168,7 +179,13 @@ impl Bus {
         self.unread.insert(session, VecDeque::new());
         self.feed(Input::Connected { session, origin });
         if choices.byte()? < 240 {
-            let hello = Hello { versions: Versions::OURS, features: 0, client_id: client_id.into() };
+            let hello = Hello {
+                versions: Versions::OURS,
+                features: 0,
+                client_id: client_id.into(),
+                nonce: Nonce([0; 32]),
+                credential: Credential::Key,
+            };
             self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
         }
         Some(())
@@ -188,6 +205,7 @@ impl Bus {
                 Notice::MakeConsumerSegment { ring, .. } => {
                     (Request::ConsumerSegment { ring, handle }, Some(1))
                 }
+                Notice::Challenge { proof, .. } => (Request::Proof { proof }, None),
                 Notice::Grant { order, .. } | Notice::Route { order, .. } | Notice::Unroute { order, .. } => {
                     (Request::Done { order }, None)
                 }

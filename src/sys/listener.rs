@@ -36,14 +36,14 @@ pub(crate) const PATH_BYTES_MAX: usize = 107;
 pub(crate) struct Listener {
     socket: UnixListener,
     _file: Placed,
-    _key: Option<Placed>,
+    _key: Placed,
     _lock: Lock,
 }
 
 impl Listener {
-    /// Listens at `path`, and shares the key, if there is one. The socket file is its owner's alone until it is the group's that it is for, and has the mode that was
+    /// Listens at `path`, and shares the key. The socket file is its owner's alone until it is the group's that it is for, and has the mode that was
     /// asked for. A missing folder is made, for the owner alone. To be called within a runtime.
-    pub(crate) fn bind(path: &Path, access: &Access, key: Option<&Secret>) -> Result<Self, ListenError> {
+    pub(crate) fn bind(path: &Path, access: &Access, key: &Secret) -> Result<Self, ListenError> {
         let bytes = path.as_os_str().len();
         if bytes > PATH_BYTES_MAX {
             return Err(ListenError::PathTooLong { path: path.to_owned(), bytes, limit: PATH_BYTES_MAX });
@@ -54,7 +54,7 @@ impl Listener {
         let lock = Lock::take(path)?;
         remove_stale(path)?;
         // Who can connect can read it.
-        let key = key.map(|key| place_key(path, key, access.mode, group)).transpose()?;
+        let key = place_key(path, key, access.mode, group)?;
         let (socket, file) = listen(path, access.mode, group)?;
         Ok(Self { socket, _file: file, _key: key, _lock: lock })
     }
@@ -110,7 +110,12 @@ fn host(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ListenErro
 }
 
 /// Puts the broker's key beside its socket, in place of a dead broker's. Those may read it who may connect.
-fn place_key(socket: &Path, key: &Secret, socket_mode: u32, group: Option<u32>) -> Result<Placed, ListenError> {
+fn place_key(
+    socket: &Path,
+    key: &Secret,
+    socket_mode: u32,
+    group: Option<u32>,
+) -> Result<Placed, ListenError> {
     let path = super::key_path(socket);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

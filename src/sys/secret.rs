@@ -66,7 +66,7 @@ pub(super) fn write_file(path: &Path, secret: &Secret, mode: u32, group: Option<
     if let Some(group) = group {
         std::os::unix::fs::fchown(&file, None, Some(group))?;
     }
-    file.set_permissions(PermissionsExt::from_mode(mode))?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
     Ok(file)
 }
 

@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use shm::{Descriptor, SegmentName};
 
 use super::Resource;
+use super::proof::{Credential, Needed, Nonce, Proof};
 use crate::access::{Denial, Withheld};
 use crate::config::FRAME_MEMORY_MAX;
 use crate::topic::{Topic, TopicPattern};
-use super::proof::{Credential, Needed, Nonce, Proof};
 
 /// The life of one broker; a new one for each start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -346,14 +346,6 @@ pub enum Refusal {
         /// The name asked for.
         component: String,
     },
-    /// The client has not proven who it is.
-    #[error("{component} has to prove that it knows {needed}")]
-    Unproven {
-        /// The name asked for.
-        component: String,
-        /// What it has to know.
-        needed: Needed,
-    },
     /// The component has no right to publish or to subscribe here.
     #[error(transparent)]
     Access(#[from] Denial),
@@ -405,6 +397,14 @@ pub enum Refusal {
         /// The limit. That of a stranger grows when others let go of something.
         limit: u64,
     },
+    /// The client has not proven who it is.
+    #[error("{component} has to prove that it knows {needed}")]
+    Unproven {
+        /// The name asked for.
+        component: String,
+        /// What it has to know.
+        needed: Needed,
+    },
 }
 
 fn share(uid: Option<u32>) -> String {
@@ -454,5 +454,14 @@ pub enum GoodbyeReason {
     Refused {
         /// What was refused.
         refusal: Refusal,
+    },
+    /// The same process has a newer session.
+    #[error("a newer session of the same process has the name")]
+    Replaced,
+    /// The broker's host lacks something that the session needs.
+    #[error("the broker's host: {cause}")]
+    Host {
+        /// What it said.
+        cause: String,
     },
 }

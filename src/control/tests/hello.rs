@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{Input, Origin, Report};
 use super::world::{
-    HELLO_DEADLINE, USER, World, consumer_segment, fault, goodbye, names, producer_segment, refusal,
+    HELLO_DEADLINE, USER, World, consumer_segment, fault, goodbye, hello_of, names, producer_segment, refusal,
 };
 use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions};
 
@@ -13,7 +13,7 @@ fn a_client_of_another_version_is_told_both_versions_and_sent_away() {
     let mut world = World::new();
     let session = world.connect(USER);
     let client = Versions { oldest: 2, newest: 9 };
-    let hello = Hello { versions: client, features: 0, client_id: "procmond".into() };
+    let hello = Hello { versions: client, ..hello_of("procmond") };
     world.say(session, Request::Hello(hello));
     let heard = world.heard(session);
     assert_eq!(*refusal(&heard), Refusal::Version { broker: Versions::OURS, client });
@@ -26,7 +26,7 @@ fn a_version_range_that_is_upside_down_is_refused() {
     let mut world = World::new();
     let session = world.connect(USER);
     let client = Versions { oldest: 9, newest: 1 };
-    let hello = Hello { versions: client, features: 0, client_id: "procmond".into() };
+    let hello = Hello { versions: client, ..hello_of("procmond") };
     world.say(session, Request::Hello(hello));
     assert_eq!(*refusal(&world.heard(session)), Refusal::Version { broker: Versions::OURS, client });
 }

@@ -18,6 +18,8 @@
 //! 8. Both ends of a ring, if they are there, are told of its end when one of them goes, and nothing is left of the dead: when all
 //!    have gone the machine is as it was at first.
 //! 9. No order number is given twice, and no ring has two slots for one purpose.
+//! 10. Nobody is welcome who has not proven what was asked for, but for the broker's own process and who was invited; and a name that somebody has
+//!     goes to another session only by the token of the same process.
 //!
 //! A schedule that breaks one prints its seed: `EVENTBUS_SEED=0x… cargo test --lib simulated` runs that one again, and
 //! `EVENTBUS_SCHEDULES=100000` so many of them.
@@ -28,13 +30,15 @@ mod laws;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::super::{Action, Input, Limits, Machine, Origin, Pace, SessionId, Settings, Share};
+use super::super::{
+    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, SessionId, Settings, Share,
+};
 use super::dice::Dice;
-use super::world::{HELLO_DEADLINE, RING_BYTES, ROUTE_DEADLINE, no_limits};
+use super::world::{HELLO_DEADLINE, NO_PROOF, PROOF, RING_BYTES, ROUTE_DEADLINE, challenge, no_limits};
 use crate::access::AccessPolicy;
 use crate::config::FRAME_BYTES_MAX;
 use crate::wire::codec::encode;
-use crate::wire::{Epoch, GoodbyeReason, Notice, Request, Resource};
+use crate::wire::{Epoch, GoodbyeReason, Hello, Needed, Notice, Request, Resource, TokenId};
 use clients::{Client, Temper};
 use laws::Outside;
 
@@ -209,6 +213,9 @@ impl Simulation {
             Action::Send { session, notice, .. } => {
                 assert!(encode(&notice).len() <= FRAME_BYTES_MAX, "{notice:?} is a frame");
                 self.outside.said(session, &notice, self.now);
+                if matches!(notice, Notice::Welcome(_)) {
+                    self.welcomed(session);
+                }
                 match &notice {
                     Notice::Route { .. } => self.ran.routes += 1,
                     Notice::Refused { .. } => self.ran.refused += 1,
@@ -225,9 +232,30 @@ impl Simulation {
                 return Some(Input::Doorbell { ring, ends });
             }
             Action::Pause { session, until } => self.pause(session, until),
+            Action::Challenge { session, hello } => {
+                let challenge = self.challenge(session, &hello);
+                return Some(Input::Challenged { session, challenge });
+            }
             Action::Report(_) => {}
         }
         None
+    }
+
+    /// What the door says to a client: mostly something that it can prove.
+    fn challenge(&mut self, session: SessionId, hello: &Hello) -> Result<Challenge, Needed> {
+        let known_by = match self.dice.roll(20) {
+            0 => return Err(Needed::Token),
+            1 | 2 => Known::ByToken { token: TokenId([1; 16]), pid: self.dice.of(&[None, Some(1), Some(2)]) },
+            _ => Known::ByUser,
+        };
+        let mut challenge = challenge(known_by);
+        if self.dice.chance(20) {
+            challenge.expected = NO_PROOF;
+        }
+        assert_eq!(hello.client_id, self.clients[&session].name);
+        self.clients.get_mut(&session).expect("it has said hello").expected =
+            Some((challenge.expected, known_by));
+        Ok(challenge)
     }
 
     /// Nothing of the session is read for a while: what it has said waits, and what it will say waits behind that.
@@ -244,6 +272,30 @@ impl Simulation {
         client.paused = true;
     }
 
+    /// Law 10.
+    fn welcomed(&mut self, session: SessionId) {
+        let client = &self.clients[&session];
+        let known_by = match (client.origin, client.expected) {
+            (Origin::Embedded, _) => Known::ByProcess,
+            (Origin::Invited { .. }, _) => Known::ByInvitation,
+            (Origin::Remote { .. }, Some((expected, known_by))) if expected == PROOF => known_by,
+            (Origin::Remote { .. }, other) => {
+                panic!("10: {} is welcome, having proven {other:?}", client.name)
+            }
+        };
+        let name = client.name;
+        let before = self.clients.iter().find(|(other, client)| {
+            **other != session
+                && client.name == name
+                && client.known_by.is_some()
+                && self.outside.is_open(**other)
+        });
+        if let Some((_, before)) = before {
+            panic!("10: {name} is there twice: {:?} and {known_by:?}", before.known_by);
+        }
+        self.clients.get_mut(&session).expect("it is there").known_by = Some(known_by);
+    }
+
     /// Law 6.
     fn dismissed(&mut self, session: SessionId, reason: &GoodbyeReason) {
         self.ran.dismissed += 1;
@@ -253,6 +305,17 @@ impl Simulation {
                 true
             }
             GoodbyeReason::Protocol { .. } => panic!("6: clients here keep the protocol: {reason}"),
+            GoodbyeReason::Replaced => {
+                let holder = client.known_by;
+                let taken_over = |known: Known| matches!(known, Known::ByToken { pid: Some(_), .. });
+                assert!(
+                    holder.is_some_and(taken_over),
+                    "10: {} was known {holder:?}, and is replaced",
+                    client.name
+                );
+                self.clients.get_mut(&session).expect("it is there").known_by = None;
+                return;
+            }
             _ => false,
         };
         let may_be_late = client.paused || matches!(client.temper, Temper::Staller | Temper::Mute);
@@ -295,6 +358,7 @@ impl Dice {
 fn origin(dice: &mut Dice, name: &str) -> Origin {
     match name {
         "agent" => Origin::Embedded,
+        _ if dice.chance(10) => Origin::Invited { uid: 65534 },
         _ => dice.of(&[Origin::Remote { uid: 1000 }, Origin::Remote { uid: 65534 }]),
     }
 }

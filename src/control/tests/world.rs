@@ -4,14 +4,18 @@
 //! can read, for a session that is still there.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::super::{Action, Input, Limits, Machine, Origin, Pace, Report, SessionId, Settings, Share};
+use super::super::{
+    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, Report, SessionId, Settings, Share,
+};
 use crate::access::AccessPolicy;
 use crate::config::{FRAME_BYTES_MAX, SESSIONS_MAX};
 use crate::wire::codec::{decode, encode};
 use crate::wire::{
-    Epoch, GoodbyeReason, Handle, Hello, Notice, Refusal, Request, Resource, RingId, Versions,
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Needed, Nonce, Notice, Proof, Refusal, Request,
+    Resource, RingId, Versions,
 };
 
 pub(super) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
@@ -19,6 +23,25 @@ pub(super) const RING_BYTES: u64 = 1 << 20;
 /// The user of all clients, unless a test says otherwise.
 pub(super) const USER: Origin = Origin::Remote { uid: 1000 };
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What clients prove here, and what would be no proof.
+pub(super) const PROOF: Proof = Proof([1; 32]);
+pub(super) const NO_PROOF: Proof = Proof([2; 32]);
+
+/// A challenge that [`PROOF`] answers.
+pub(super) fn challenge(known_by: Known) -> Challenge {
+    Challenge { nonce: Nonce([3; 32]), proof: Proof([4; 32]), expected: PROOF, known_by }
+}
+
+pub(super) fn hello_of(client_id: &str) -> Hello {
+    Hello {
+        versions: Versions::OURS,
+        features: 0,
+        client_id: client_id.into(),
+        nonce: Nonce([5; 32]),
+        credential: Credential::Key,
+    }
+}
 
 /// A machine, what it knows as a descriptor being a number, and its clients.
 pub(super) struct World {
@@ -32,6 +55,8 @@ pub(super) struct World {
     connected: Vec<SessionId>,
     /// Whether the invariants are checked after each input: not where there are thousands of everything.
     pub(super) checks: bool,
+    /// What clients are challenged with.
+    pub(super) door: Rc<dyn Fn(SessionId) -> Result<Challenge, Needed>>,
     last: u32,
 }
 
@@ -72,6 +97,7 @@ impl World {
             read: BTreeMap::new(),
             connected: Vec::new(),
             checks: true,
+            door: Rc::new(|_| Ok(challenge(Known::ByUser))),
             last: 0,
         }
     }
@@ -106,6 +132,10 @@ impl World {
                 let ends = Some((self.fresh(), self.fresh()));
                 return Some(Input::Doorbell { ring, ends });
             }
+            Action::Challenge { session, .. } => {
+                let challenge = self.door.clone()(session);
+                return Some(Input::Challenged { session, challenge });
+            }
             Action::Pause { .. } => {}
             Action::Report(report) => self.reports.push(report),
         }
@@ -129,8 +159,18 @@ impl World {
     }
 
     pub(super) fn hello(&mut self, session: SessionId, client_id: &str) {
-        let hello = Hello { versions: Versions::OURS, features: 0, client_id: client_id.into() };
+        self.greet(session, hello_of(client_id));
+    }
+
+    /// Says hello, and proves what it is challenged to.
+    pub(super) fn greet(&mut self, session: SessionId, hello: Hello) {
         self.say(session, Request::Hello(hello));
+        if let Some(unread) = self.unread.get_mut(&session)
+            && let Some((Notice::Challenge { .. }, _)) = unread.front()
+        {
+            unread.pop_front();
+            self.say(session, Request::Proof { proof: PROOF });
+        }
     }
 
     /// A client that is welcome.
@@ -301,6 +341,7 @@ pub(super) fn answer_of(notice: &Notice) -> Option<Request> {
 /// The names of notices, for tests of order.
 pub(super) fn names(notices: &[Notice]) -> Vec<&'static str> {
     let name = |notice: &Notice| match notice {
+        Notice::Challenge { .. } => "challenge",
         Notice::Welcome(_) => "welcome",
         Notice::Refused { .. } => "refused",
         Notice::Declared { .. } => "declared",

@@ -16,7 +16,11 @@ fn only(mode: u32) -> Access {
 }
 
 fn bind(path: &Path) -> Result<Listener, ListenError> {
-    Listener::bind(path, &only(0o600))
+    bind_as(path, &only(0o600))
+}
+
+fn bind_as(path: &Path, access: &Access) -> Result<Listener, ListenError> {
+    Listener::bind(path, access, &Secret::new().expect("memory"))
 }
 
 fn lock_of(path: &Path) -> PathBuf {
@@ -202,7 +206,7 @@ async fn the_file_has_the_mode_that_was_asked_for() {
     let folder = folder();
     let path = folder.path().join("bus.sock");
     for mode in [0o600, 0o660, 0o666] {
-        let _listener = Listener::bind(&path, &only(mode)).expect("a free path");
+        let _listener = bind_as(&path, &only(mode)).expect("a free path");
         assert_eq!(std::fs::metadata(&path).expect("a socket").mode() & 0o7777, mode);
         assert_eq!(std::fs::metadata(lock_of(&path)).expect("a lock").mode() & 0o7777, 0o600);
     }
@@ -291,16 +295,16 @@ async fn the_socket_goes_to_its_group_and_the_lock_to_nobody() {
     let as_root = rustix::process::geteuid().as_raw() == 0;
     let group = if as_root { 4711 } else { own };
     let access = |group: SocketGroup| Access { mode: 0o660, group: Some(group) };
-    let listener = Listener::bind(&path, &access(group.into())).expect("a group that it may give it to");
+    let listener = bind_as(&path, &access(group.into())).expect("a group that it may give it to");
     let found = std::fs::metadata(&path).expect("a socket");
     assert_eq!((found.gid(), found.mode() & 0o7777), (group, 0o660));
     let lock = std::fs::metadata(lock_of(&path)).expect("a lock");
     assert_eq!((lock.gid(), lock.mode() & 0o7777), (own, 0o600));
     drop(listener);
     if as_root {
-        Listener::bind(&path, &access("root".into())).expect("a group that each host has");
+        bind_as(&path, &access("root".into())).expect("a group that each host has");
     }
-    let refused = Listener::bind(&path, &access("no such group".into()));
+    let refused = bind_as(&path, &access("no such group".into()));
     assert!(matches!(refused, Err(ListenError::NoGroup { source: None, .. })), "{refused:?}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left");
 }

@@ -163,6 +163,8 @@ struct State {
     reads_nothing: bool,
     /// Events published as an honest publisher would.
     events: u32,
+    /// Who it says it is, and what it proves that with.
+    says: Option<(String, [u8; 32])>,
 }
 
 impl Intruder {
@@ -287,7 +289,8 @@ impl Intruder {
             // What the old session left behind goes with it.
             let _ = self.stream.shutdown(std::net::Shutdown::Both);
             *self = Self::new(path);
-            self.send(Frame::new(request::HELLO).number(1).number(1).number(0).text(id));
+            self.state().says = Some((id.to_owned(), key_beside(path)));
+            self.send(wire::hello(id));
             let answer = self.wait(|state| state.welcome || state.refused.is_some() || state.over);
             if answer["welcome"] == true || start.elapsed() > DEADLINE {
                 return answer;
@@ -378,6 +381,12 @@ fn name(errno: Errno) -> String {
 }
 
 /// Follows the protocol, but for what is offered as a segment.
+/// The broker's key, or what is none where it can't be read.
+fn key_beside(path: &str) -> [u8; 32] {
+    let key = std::fs::read(format!("{path}.key")).unwrap_or_default();
+    key.try_into().unwrap_or([0; 32])
+}
+
 fn follow(mut reader: Reader, writer: &UnixStream, shared: &Shared) {
     while let Some((notice, descriptor)) = reader.next() {
         let state = shared.state.lock().expect("nobody panics with it");
@@ -403,6 +412,10 @@ impl State {
             Notice::Welcome { named } => {
                 self.named = named;
                 self.welcome = true;
+            }
+            Notice::Challenge { nonce } => {
+                let (id, key) = self.says.as_ref().expect("it has said hello");
+                drop(wire::proof(key, id, &nonce).send(writer, &[]));
             }
             Notice::Refused { why } => self.refused = Some(why),
             Notice::Granted => self.granted = true,

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::super::super::{Input, Origin, SessionId};
-use super::super::world::{RING_BYTES, answer_of};
+use super::super::super::{Input, Known, Origin, SessionId};
+use super::super::world::{PROOF, RING_BYTES, answer_of, hello_of};
 use super::{Event, Simulation, origin};
-use crate::wire::{Hello, Notice, Request, RingId, Versions};
+use crate::wire::{Notice, Proof, Request, RingId};
 
 const NAMES: [&str; 6] = ["procmond", "netmond", "agent", "detector", "exporter", "tool"];
 /// What each may publish, for the most part, and what nobody may.
@@ -49,6 +49,11 @@ pub(super) struct Client {
     pub(super) name: &'static str,
     pub(super) temper: Temper,
     pub(super) since: Instant,
+    pub(super) origin: Origin,
+    /// What it was challenged to prove, and what that would show.
+    pub(super) expected: Option<(Proof, Known)>,
+    /// As who it was let in.
+    pub(super) known_by: Option<Known>,
     /// It was not read for a while, and may be late for that.
     pub(super) paused: bool,
     welcome: bool,
@@ -92,6 +97,9 @@ impl Simulation {
             name,
             temper,
             since: self.now,
+            origin,
+            expected: None,
+            known_by: None,
             paused: false,
             welcome: false,
             stopped: false,
@@ -107,7 +115,7 @@ impl Simulation {
         self.outside.connected(session, origin, self.now);
         self.feed(Input::Connected { session, origin });
         if temper != Temper::Mute {
-            let hello = Hello { versions: Versions::OURS, features: 0, client_id: name.into() };
+            let hello = hello_of(name);
             // The agent's is in the same process.
             let after = if origin == Origin::Embedded { Duration::ZERO } else { self.dice.millis(2000) };
             self.say_after(session, Request::Hello(hello), after);
@@ -165,6 +173,10 @@ impl Simulation {
                     let at = self.now + self.dice.millis(300);
                     self.put(at, Event::Act { session });
                 }
+            }
+            Notice::Challenge { .. } => {
+                let after = self.lag(session, 250);
+                self.say_after(session, Request::Proof { proof: PROOF }, after);
             }
             Notice::Goodbye { .. } => client.stopped = true,
             Notice::Refused { request: 0, .. } => client.stopped = true,

@@ -179,6 +179,7 @@ impl Outside {
             }
             Request::Poisoned { ring, .. } => self.accused(session, *ring),
             Request::Hello(_)
+            | Request::Proof { .. }
             | Request::NoRing { .. }
             | Request::ProducerSegment { .. }
             | Request::ConsumerSegment { .. } => {}
@@ -237,6 +238,7 @@ impl Outside {
             Notice::Welcome(welcome) => {
                 seen.component = Some(Component::from_client_id(&welcome.component).expect("a name"));
             }
+            Notice::Challenge { .. } => {}
             Notice::Goodbye { .. } => seen.farewell = true,
             Notice::Refused { request, .. } => self.answered(session, *request, now, false),
             Notice::Declared { request, .. } | Notice::Subscribed { request, .. } => {
@@ -413,7 +415,7 @@ impl Outside {
         for ring in self.rings.values().filter(|ring| !ring.parted) {
             let payer = match self.sessions[&ring.consumer].origin {
                 Origin::Embedded => Payer::Agent,
-                Origin::Remote { uid } => Payer::Uid(uid),
+                Origin::Remote { uid } | Origin::Invited { uid } => Payer::Uid(uid),
             };
             let (rings, bytes) = expected.entry(payer).or_default();
             *rings += 1;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::wire::{Frame, request};
+use super::wire::{Frame, hello, request};
 use crate::support::chance::Chance;
 
 /// A flood that goes on beside what else the role does.
@@ -68,10 +68,6 @@ impl Flood {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("it does not panic")
     }
-}
-
-fn hello(id: &str) -> Frame {
-    Frame::new(request::HELLO).number(1).number(1).number(0).text(id)
 }
 
 /// Different patterns, each as long as it can be.

@@ -21,6 +21,7 @@ pub(super) mod request {
     pub(crate) const PRODUCER_SEGMENT: u64 = 5;
     pub(crate) const CONSUMER_SEGMENT: u64 = 6;
     pub(crate) const DONE: u64 = 7;
+    pub(crate) const PROOF: u64 = 10;
 }
 
 /// Refusals by their places in the protocol's enum.
@@ -78,6 +79,9 @@ pub(super) enum Notice {
     Goodbye {
         reason: String,
     },
+    Challenge {
+        nonce: [u8; 32],
+    },
     Other,
 }
 
@@ -108,6 +112,11 @@ impl Frame {
         self
     }
 
+    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+
     pub(super) fn text(self, text: &str) -> Self {
         let mut frame = self.number(text.len() as u64);
         frame.0.extend(text.as_bytes());
@@ -126,6 +135,20 @@ impl Frame {
         let sent = sendmsg(stream, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
         stream.write_all(&bytes[sent..])
     }
+}
+
+/// A hello that offers to prove the broker's key.
+pub(super) fn hello(id: &str) -> Frame {
+    let said = Frame::new(request::HELLO).number(1).number(1).number(0).text(id);
+    said.raw(&[0; 32]).number(1)
+}
+
+/// The answer to what such a hello is challenged with.
+pub(super) fn proof(key: &[u8; 32], id: &str, nonce: &[u8; 32]) -> Frame {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    let said = &hello(id).0[1..];
+    hasher.update(b"daemoneye-eventbus 1: the client knows the secret").update(nonce).update(said);
+    Frame::new(request::PROOF).raw(hasher.finalize().as_bytes())
 }
 
 /// Reads notices from the broker.
@@ -240,6 +263,7 @@ impl Cursor<'_> {
             10 => Notice::Unroute { order: self.number() },
             12 => Notice::CloseRing { ring: self.number(), accused: self.option(Self::text) },
             13 => Notice::Goodbye { reason: self.reason() },
+            14 => Notice::Challenge { nonce: self.bytes() },
             _ => Notice::Other,
         }
     }

@@ -124,9 +124,15 @@ fn place_key(
         Ok(()) | Err(_) => {}
     }
     let readers = (socket_mode & 0o222) << 1;
-    let file = secret::write_file(&path, key, readers, group).map_err(host("write the key file", &path))?;
-    let made = file.metadata().map_err(host("inspect the key file", &path))?;
-    Ok(Placed::new(&path, made.dev(), made.ino()))
+    let written = |error| host("write the key file", &path)(error);
+    let file = secret::new_file(&path).map_err(written)?;
+    let made = file.metadata().map_err(written)?;
+    let placed = Placed::new(&path, made.dev(), made.ino());
+    if let Some(group) = group {
+        group::give(file.as_fd(), group)?;
+    }
+    secret::fill(file, key, readers).map_err(written)?;
+    Ok(placed)
 }
 
 fn listen(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener, Placed), ListenError> {

@@ -58,16 +58,15 @@ impl Secret {
     }
 }
 
-/// Puts a file with this secret at `path`, where there is none, for those who may read it by `mode`.
-pub(super) fn write_file(path: &Path, secret: &Secret, mode: u32, group: Option<u32>) -> io::Result<File> {
-    // Nobody may read it before all of it is there.
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o000).open(path)?;
+/// A new file that nobody may read yet.
+pub(super) fn new_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o000).open(path)
+}
+
+/// Puts a secret into a new file, and lets those read it who may by `mode`, now that all of it is there.
+pub(super) fn fill(mut file: File, secret: &Secret, mode: u32) -> io::Result<()> {
     file.write_all(&secret.bytes()?[..])?;
-    if let Some(group) = group {
-        std::os::unix::fs::fchown(&file, None, Some(group))?;
-    }
-    file.set_permissions(std::fs::Permissions::from_mode(mode))?;
-    Ok(file)
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
 /// The secret in the file at `path`, which has to be this user's.

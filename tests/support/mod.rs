@@ -6,6 +6,7 @@
 
 pub(crate) mod chance;
 pub(crate) mod look;
+pub(crate) mod proof;
 pub(crate) mod roles;
 
 use std::cell::Cell;

@@ -289,7 +289,7 @@ impl Intruder {
             // What the old session left behind goes with it.
             let _ = self.stream.shutdown(std::net::Shutdown::Both);
             *self = Self::new(path);
-            self.state().says = Some((id.to_owned(), key_beside(path)));
+            self.state().says = Some((id.to_owned(), crate::support::proof::key_beside(path.as_ref())));
             self.send(wire::hello(id));
             let answer = self.wait(|state| state.welcome || state.refused.is_some() || state.over);
             if answer["welcome"] == true || start.elapsed() > DEADLINE {
@@ -381,12 +381,6 @@ fn name(errno: Errno) -> String {
 }
 
 /// Follows the protocol, but for what is offered as a segment.
-/// The broker's key, or what is none where it can't be read.
-fn key_beside(path: &str) -> [u8; 32] {
-    let key = std::fs::read(format!("{path}.key")).unwrap_or_default();
-    key.try_into().unwrap_or([0; 32])
-}
-
 fn follow(mut reader: Reader, writer: &UnixStream, shared: &Shared) {
     while let Some((notice, descriptor)) = reader.next() {
         let state = shared.state.lock().expect("nobody panics with it");

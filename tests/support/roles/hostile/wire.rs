@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use crate::support::proof;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -145,10 +146,7 @@ pub(super) fn hello(id: &str) -> Frame {
 
 /// The answer to what such a hello is challenged with.
 pub(super) fn proof(key: &[u8; 32], id: &str, nonce: &[u8; 32]) -> Frame {
-    let mut hasher = blake3::Hasher::new_keyed(key);
-    let said = &hello(id).0[1..];
-    hasher.update(b"daemoneye-eventbus 1: the client knows the secret").update(nonce).update(said);
-    Frame::new(request::PROOF).raw(hasher.finalize().as_bytes())
+    Frame::new(request::PROOF).raw(&proof::of_client(key, nonce, &hello(id).0[1..]))
 }
 
 /// Reads notices from the broker.

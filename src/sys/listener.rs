@@ -25,7 +25,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::{UnixListener, UnixStream};
 
-use super::{Access, ListenError, Secret, Socket, secret};
+use super::{Access, ListenError, SECRET_BYTES, Secret, Socket, secret};
 use lock::Lock;
 
 /// Longest path of a socket: `sun_path` less its terminating zero.
@@ -117,11 +117,13 @@ fn place_key(
     group: Option<u32>,
 ) -> Result<Placed, ListenError> {
     let path = super::key_path(socket);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(host("replace the key file", &path)(error));
-        }
-        Ok(()) | Err(_) => {}
+    if let Ok(found) = std::fs::symlink_metadata(&path) {
+        let removed = if found.is_file() && found.len() <= SECRET_BYTES as u64 {
+            std::fs::remove_file(&path)
+        } else {
+            Err(io::Error::other("what is there is no broker's key"))
+        };
+        removed.map_err(host("replace the key file", &path))?;
     }
     let readers = (socket_mode & 0o222) << 1;
     let written = |error| host("write the key file", &path)(error);

@@ -11,6 +11,7 @@ mod death;
 mod delivery;
 mod flow;
 mod hostile;
+mod identity;
 mod memory;
 mod overload;
 mod rights;

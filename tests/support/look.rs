@@ -1,6 +1,7 @@
 //! Processes, looked at from outside.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
 use super::{DEADLINE, Role};
@@ -129,4 +130,22 @@ impl Held {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Whether these bytes are somewhere in the memory that the process can write to, segments apart.
+pub(crate) fn holds(pid: u32, bytes: &[u8]) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process lives");
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("the process lives");
+    let regions = maps.lines().filter_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).expect("it is hexadecimal");
+        (rest.starts_with("rw") && !rest.contains("memfd:")).then(|| (number(start), number(end)))
+    });
+    regions.into_iter().any(|(start, end)| {
+        let mut region = vec![0; usize::try_from(end - start).expect("it fits into memory")];
+        // What goes meanwhile is not there.
+        memory.read_exact_at(&mut region, start).is_ok()
+            && region.windows(bytes.len()).any(|window| window == bytes)
+    })
 }

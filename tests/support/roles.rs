@@ -18,6 +18,7 @@ use super::{ANSWER, DEADLINE, ROLE};
 mod flow;
 mod frugal;
 mod hostile;
+mod identity;
 mod launch;
 mod log;
 mod reader;
@@ -125,7 +126,7 @@ pub(crate) struct BusRole {
 impl BusRole {
     /// Options: `role`, `path`, `id`, `log` (a file), `held` (begins at the first line of input), `within` (a command); agent:
     /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `socket_group`,
-    /// `route_deadline_ms`; client: `queue_bytes`, `broker_uid`, `stdin` (is its connection); both: `sigpipe`.
+    /// `route_deadline_ms`, `strict`; client: `queue_bytes`, `broker_uid`, `stdin` (is its connection), `token` and `key` (files); both: `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
         if role["sigpipe"] == true {
             signals::sigpipe_kills();
@@ -153,6 +154,9 @@ impl BusRole {
             if let Some(group) = role["socket_group"].as_u64() {
                 options = options.socket_group(u32::try_from(group).expect("a gid"));
             }
+            if role["strict"] == true {
+                options = options.strict();
+            }
             // The default is meant for machines that are not at their limit; a test that wants it says so.
             let deadline = role["route_deadline_ms"].as_u64().unwrap_or(10_000);
             options = options.route_deadline(Duration::from_millis(deadline));
@@ -176,6 +180,7 @@ impl BusRole {
             if let Some(uid) = role["broker_uid"].as_u64() {
                 options = options.expected_broker_uid(u32::try_from(uid).expect("a uid"));
             }
+            options = identity::proving(options, role)?;
             let client = EventBusClient::connect(options).await.map_err(|e| {
                 let kind = format!("{e:?}");
                 error(&e, kind.split([' ', '(', '{']).next().unwrap_or_default())
@@ -219,6 +224,7 @@ impl BusRole {
             | "losses" => self.flow(command).await,
             "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
             "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
+            "issue" | "members" | "connect_again" => self.identity(command).await,
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
             "disconnected" => Ok(json!({ "why": self.client().disconnected().await.to_string() })),
             "over" => {

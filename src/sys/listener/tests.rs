@@ -308,3 +308,24 @@ async fn the_socket_goes_to_its_group_and_the_lock_to_nobody() {
     assert!(matches!(refused, Err(ListenError::NoGroup { source: None, .. })), "{refused:?}");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left");
 }
+
+#[test]
+fn a_dead_brokers_key_is_replaced_and_what_is_none_is_left_alone() {
+    let folder = folder();
+    let path = folder.path().join("bus.sock");
+    let key = path.with_added_extension("key");
+    let secret = Secret::new().expect("memory");
+    for left in [&[1; SECRET_BYTES][..], &[]] {
+        std::fs::write(&key, left).expect("our folder");
+        let listener = Listener::bind(&path, &only(0o600), &secret).expect("a free path");
+        let found = std::fs::read(&key).expect("it is there");
+        assert_eq!(found, secret.bytes().expect("it can be read").to_vec());
+        drop(listener);
+        assert!(!key.exists());
+    }
+    std::fs::write(&key, [1; SECRET_BYTES + 1]).expect("our folder");
+    let error = bind(&path).expect_err("it is somebody's");
+    assert!(error.to_string().contains("what is there is no broker's key"), "{error}");
+    assert_eq!(std::fs::read(&key).expect("it is there").len(), SECRET_BYTES + 1);
+    assert!(!path.exists() && !lock_of(&path).exists());
+}

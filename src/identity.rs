@@ -23,7 +23,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use zeroize::{Zeroize as _, Zeroizing};
+use zeroize::Zeroize as _;
 
 use crate::sys::{self, SECRET_BYTES, Secret};
 use crate::wire::codec::encode;
@@ -41,31 +41,25 @@ pub(crate) struct Proofs {
 impl Proofs {
     /// For one handshake: a hello, with the client's nonce in it, and the broker's.
     pub(crate) fn new(secret: &Secret, hello: &Hello, nonce: &Nonce) -> io::Result<Self> {
-        let (key, hello) = (secret.bytes()?, encode(hello));
-        let proof = |role: &[u8]| {
-            let mut hasher = blake3::Hasher::new_keyed(&key);
-            // All but the last are of a fixed length: no two handshakes have the same bytes.
-            hasher.update(role).update(&nonce.0).update(&hello);
-            let proof = Proof(*hasher.finalize().as_bytes());
-            hasher.zeroize();
-            proof
-        };
-        let proofs = Self { of_broker: proof(OF_BROKER), of_client: proof(OF_CLIENT) };
-        scrub();
-        Ok(proofs)
+        let hello = encode(hello);
+        secret.with(|key| {
+            let proof = |role: &[u8]| {
+                let mut hasher = blake3::Hasher::new_keyed(key);
+                // All but the last are of a fixed length: no two handshakes have the same bytes.
+                hasher.update(role).update(&nonce.0).update(&hello);
+                let proof = Proof(*hasher.finalize().as_bytes());
+                hasher.zeroize();
+                proof
+            };
+            Self { of_broker: proof(OF_BROKER), of_client: proof(OF_CLIENT) }
+        })
     }
 }
 
-/// Writes over what the hash has left of the key where the stack was.
-#[inline(never)]
-fn scrub() {
-    let mut stack = [0_u8; 16 << 10];
-    stack.zeroize();
-    std::hint::black_box(&mut stack);
-}
-
 pub(crate) fn nonce() -> io::Result<Nonce> {
-    Ok(Nonce(*sys::random()?))
+    let mut nonce = Nonce([0; 32]);
+    sys::randomize(&mut nonce.0)?;
+    Ok(nonce)
 }
 
 const TOKEN_BYTES: usize = 16 + SECRET_BYTES;
@@ -102,27 +96,23 @@ pub struct LaunchToken {
 
 impl LaunchToken {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { id: TokenId(*sys::random()?), secret: Secret::new()? })
+        let mut id = TokenId([0; 16]);
+        sys::randomize(&mut id.0)?;
+        Ok(Self { id, secret: Secret::new()? })
     }
 
     /// A second handle of the same token.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        let bytes = self.bytes()?;
-        Self::of(&bytes)
+        Ok(Self { id: self.id, secret: self.secret.with(Secret::of)?? })
     }
 
-    fn of(bytes: &[u8; TOKEN_BYTES]) -> io::Result<Self> {
-        let (id, secret) = bytes.split_first_chunk().expect("a token is longer than its name");
-        let mut key = Zeroizing::new([0; SECRET_BYTES]);
-        key.copy_from_slice(secret);
-        Ok(Self { id: TokenId(*id), secret: Secret::of(&key)? })
-    }
-
-    fn bytes(&self) -> io::Result<Zeroizing<[u8; TOKEN_BYTES]>> {
-        let mut bytes = Zeroizing::new([0; TOKEN_BYTES]);
-        bytes[..16].copy_from_slice(&self.id.0);
-        bytes[16..].copy_from_slice(&self.secret.bytes()?[..]);
-        Ok(bytes)
+    /// Does some work with what stands for the token elsewhere.
+    fn with<T>(&self, work: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
+        sys::expose(|bytes: &mut [u8; TOKEN_BYTES]| {
+            bytes[..16].copy_from_slice(&self.id.0);
+            self.secret.with(|secret| bytes[16..].copy_from_slice(secret))?;
+            work(bytes)
+        })
     }
 
     /// A descriptor from which the token can be read once, to be inherited by the process that it is for, as one of its standard streams say.
@@ -130,7 +120,7 @@ impl LaunchToken {
     /// # Errors
     /// What the system says when descriptors are short.
     pub fn descriptor(&self) -> io::Result<OwnedFd> {
-        sys::pipe_of(&self.bytes()?[..])
+        self.with(sys::pipe_of)
     }
 
     /// Writes the token to a new file that only this user can read, or `owner`, if one is given.
@@ -138,7 +128,7 @@ impl LaunchToken {
     /// # Errors
     /// What the system says; [`AlreadyExists`](io::ErrorKind::AlreadyExists) if there is something at `path`, which stays as it is.
     pub fn write_file(&self, path: &Path, owner: Option<u32>) -> io::Result<()> {
-        sys::write_token(path, &self.bytes()?[..], owner)
+        self.with(|bytes| sys::write_token(path, bytes, owner))
     }
 
     /// Takes a token from the standard input of this process, which has nothing for others then.
@@ -168,12 +158,14 @@ impl LaunchToken {
         Self::read(file)
     }
 
-    fn read(file: File) -> io::Result<Self> {
-        let mut bytes = Zeroizing::new([0; TOKEN_BYTES]);
-        let mut file = file.take(TOKEN_BYTES as u64);
-        let no_token = |_| io::Error::new(io::ErrorKind::InvalidData, "it holds no launch token");
-        file.read_exact(&mut bytes[..]).map_err(no_token)?;
-        Self::of(&bytes)
+    fn read(mut file: File) -> io::Result<Self> {
+        sys::expose(|bytes: &mut [u8; TOKEN_BYTES]| {
+            let no_token = |_| io::Error::new(io::ErrorKind::InvalidData, "it holds no launch token");
+            file.read_exact(bytes).map_err(no_token)?;
+            let (id, secret) = bytes.split_first_chunk().expect("a token is longer than its name");
+            let secret = secret.try_into().expect("that is the rest of it");
+            Ok(Self { id: TokenId(*id), secret: Secret::of(secret)? })
+        })
     }
 }
 
@@ -193,7 +185,7 @@ mod tests {
     }
 
     fn proofs(secret: u8, hello: &Hello, nonce: u8) -> [Proof; 2] {
-        let secret = Secret::of(&Zeroizing::new([secret; 32])).expect("memory");
+        let secret = Secret::of(&[secret; 32]).expect("memory");
         let Proofs { of_broker, of_client } =
             Proofs::new(&secret, hello, &Nonce([nonce; 32])).expect("it can be read");
         [of_broker, of_client]
@@ -224,7 +216,8 @@ mod tests {
         let by_descriptor = LaunchToken::read_descriptor(token.descriptor().expect("a pipe"));
         for read in [by_descriptor, LaunchToken::read_file(&path)] {
             let read = read.expect("it is a token");
-            assert_eq!(read.bytes().expect("it can be read"), token.bytes().expect("it can be read"));
+            let bytes = |token: &LaunchToken| token.with(|bytes| Ok(bytes.to_vec())).expect("it can be read");
+            assert_eq!(bytes(&read), bytes(&token));
         }
         let again = token.write_file(&path, None).expect_err("there is one");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);

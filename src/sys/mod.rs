@@ -43,7 +43,9 @@ pub use pair::SocketEnd;
 #[cfg(target_os = "linux")]
 pub(crate) use pair::pair;
 #[cfg(target_os = "linux")]
-pub(crate) use secret::{SECRET_BYTES, Secret, check_private, pipe_of, random, read_file, write_token};
+pub(crate) use secret::{
+    SECRET_BYTES, Secret, check_private, expose, pipe_of, randomize, read_file, write_token,
+};
 #[cfg(not(target_os = "linux"))]
 pub use unsupported::SocketEnd;
 #[cfg(not(target_os = "linux"))]

@@ -9,23 +9,36 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, Per
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
-use zeroize::Zeroizing;
+use zeroize::Zeroize as _;
 
 /// Bytes of a secret.
 pub(crate) const SECRET_BYTES: usize = 32;
 
-/// A secret, for a moment.
-pub(crate) type Bytes = Zeroizing<[u8; SECRET_BYTES]>;
+/// Lends memory for what is secret to some work, and leaves nothing there, nor where the stack was that the work had.
+#[inline(never)]
+pub(crate) fn expose<const N: usize, T>(work: impl FnOnce(&mut [u8; N]) -> T) -> T {
+    let mut bytes = [0; N];
+    let result = work(&mut bytes);
+    bytes.zeroize();
+    scrub();
+    result
+}
+
+#[inline(never)]
+fn scrub() {
+    let mut stack = [0_u8; 32 << 10];
+    stack.zeroize();
+    std::hint::black_box(&mut stack);
+}
 
 /// Bytes that nobody can guess.
-pub(crate) fn random<const N: usize>() -> io::Result<Zeroizing<[u8; N]>> {
-    let mut bytes = Zeroizing::new([0; N]);
+pub(crate) fn randomize(bytes: &mut [u8]) -> io::Result<()> {
     let mut filled = 0;
-    while filled < N {
+    while filled < bytes.len() {
         let flags = rustix::rand::GetRandomFlags::empty();
         filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut bytes[filled..], flags))?;
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// 32 bytes that are nobody's business.
@@ -39,22 +52,28 @@ impl std::fmt::Debug for Secret {
 
 impl Secret {
     pub(crate) fn new() -> io::Result<Self> {
-        Self::of(&random()?)
+        expose(|bytes| {
+            randomize(bytes)?;
+            Self::of(bytes)
+        })
     }
 
-    pub(crate) fn of(bytes: &Bytes) -> io::Result<Self> {
+    /// To be called where the bytes are [exposed](expose).
+    pub(crate) fn of(bytes: &[u8; SECRET_BYTES]) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = File::from(rustix::fs::memfd_create(c"eventbus-secret", flags)?);
-        file.write_all_at(&bytes[..], 0)?;
+        file.write_all_at(bytes, 0)?;
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)?;
         Ok(Self(file))
     }
 
-    pub(crate) fn bytes(&self) -> io::Result<Bytes> {
-        let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
-        self.0.read_exact_at(&mut bytes[..], 0)?;
-        Ok(bytes)
+    /// Does some work with the bytes.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&[u8; SECRET_BYTES]) -> T) -> io::Result<T> {
+        expose(|bytes| {
+            self.0.read_exact_at(bytes, 0)?;
+            Ok(work(bytes))
+        })
     }
 }
 
@@ -65,7 +84,7 @@ pub(super) fn new_file(path: &Path) -> io::Result<File> {
 
 /// Puts a secret into a new file, and lets those read it who may by `mode`, now that all of it is there.
 pub(super) fn fill(mut file: File, secret: &Secret, mode: u32) -> io::Result<()> {
-    file.write_all(&secret.bytes()?[..])?;
+    secret.with(|bytes| file.write_all(bytes))??;
     file.set_permissions(std::fs::Permissions::from_mode(mode))
 }
 
@@ -81,9 +100,10 @@ pub(crate) fn read_file(path: &Path, owner: u32) -> io::Result<Secret> {
     } else if found.len() != SECRET_BYTES as u64 {
         format!("it has {} bytes, not {SECRET_BYTES}", found.len())
     } else {
-        let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
-        file.read_exact_at(&mut bytes[..], 0)?;
-        return Secret::of(&bytes);
+        return expose(|bytes| {
+            file.read_exact_at(bytes, 0)?;
+            Secret::of(bytes)
+        });
     };
     Err(io::Error::new(io::ErrorKind::InvalidData, problem))
 }

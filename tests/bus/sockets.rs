@@ -205,22 +205,22 @@ fn a_squatter_is_told_nothing_by_clients_and_named_by_the_broker() {
 
 #[test]
 fn a_lock_that_a_stranger_keeps_is_an_error_that_names_the_stranger() {
-    let (folder, squatter) = squatter(json!({"lock": true}));
-    let pid = squatter.pid();
-    for uid in [ROOT, OTHER_STRANGER] {
-        let refusal = agent(&folder, uid, json!({})).hello();
-        let kind = refusal["kind"].as_str().unwrap_or_default();
-        assert!(
-            kind.contains("Foreign {") && kind.contains(&format!("uid: 65534, pid: Some({pid})")),
-            "{refusal}"
-        );
-        assert!(folder.entries().contains(&"bus.sock.lock".into()), "it was left alone");
+    // Others come as far as the lock itself, or can't even open its file.
+    for lock_mode in [0o666, 0o600] {
+        let (folder, squatter) = squatter(json!({"lock": lock_mode}));
+        let stranger = format!("uid: 65534, pid: Some({})", squatter.pid());
+        for uid in [ROOT, OTHER_STRANGER] {
+            let refusal = agent(&folder, uid, json!({})).hello();
+            let kind = refusal["kind"].as_str().unwrap_or_default();
+            assert!(kind.contains("Foreign {") && kind.contains(&stranger), "{lock_mode:o}: {refusal}");
+            assert!(folder.entries().contains(&"bus.sock.lock".into()), "it was left alone");
+        }
     }
 }
 
 #[test]
 fn what_a_stranger_has_left_is_removed_by_who_may_and_named_by_who_may_not() {
-    let (folder, mut squatter) = squatter(json!({"lock": true, "listen": true}));
+    let (folder, mut squatter) = squatter(json!({"lock": 0o666, "listen": true}));
     squatter.kill();
     let refusal = agent(&folder, OTHER_STRANGER, json!({})).hello();
     let kind = refusal["kind"].as_str().unwrap_or_default();

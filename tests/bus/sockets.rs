@@ -325,6 +325,40 @@ fn who_has_died_before_it_was_accepted_has_no_session_though_its_child_holds_the
     assert_eq!(components(&mut agent), json!(["agent"]));
 }
 
+#[test]
+fn the_default_socket_and_those_of_instances_are_each_a_bus_of_its_own() {
+    let folder = Folder::of(ROOT, 0o1777);
+    let binary = std::env::current_exe().expect("this binary has a path");
+    reachable(&binary, &folder);
+    // The folder stands in for /tmp, and the copy for the binary that is told.
+    let script = "mount --bind \"$0\" /tmp && shift && exec /tmp/role \"$@\"";
+    let within = ["unshare", "--mount", "sh", "-c", script, folder.path().to_str().expect("UTF-8")];
+    let instances = ["", "a", "a-b"];
+    let mut agents =
+        instances.map(|name| Role::agent(&folder, json!({"within": within, "instance": name})).up());
+    let id = |name: &str| format!("tool{}", name.len());
+    let _clients = instances
+        .map(|name| Role::client_with(&folder, &id(name), json!({"within": within, "instance": name})).up());
+    for (agent, name) in agents.iter_mut().zip(instances) {
+        assert_eq!(components(agent), json!(["agent", id(name)]), "{name:?}");
+    }
+    let sockets = ["daemoneye-a-b.sock", "daemoneye-a.sock", "daemoneye.sock"];
+    let here = || -> Vec<String> {
+        let entries = folder.entries().into_iter();
+        entries.filter(|name| name.contains(".sock")).collect()
+    };
+    let and_locks = |sockets: &[&str]| -> Vec<String> {
+        sockets.iter().flat_map(|name| [name.to_string(), format!("{name}.lock")]).collect()
+    };
+    assert_eq!(here(), and_locks(&sockets));
+    let refusal = Role::agent(&folder, json!({"within": within, "instance": "a"})).hello();
+    assert!(refusal["kind"].as_str().is_some_and(|kind| kind.contains("Live {")), "{refusal}");
+    for (agent, left) in agents.iter_mut().zip([&sockets[..2], &sockets[..1], &[]]) {
+        agent.must(&json!({"do": "shutdown"}));
+        assert_eq!(here(), and_locks(left), "each takes its own along");
+    }
+}
+
 /// An agent whose socket nobody else can reach, and the binary that a collector of another user starts from.
 fn hidden_agent() -> (Folder, Role, String) {
     let folder = Folder::new();

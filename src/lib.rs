@@ -86,7 +86,7 @@ pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, StartError};
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
-    EventReceiver, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
+    EventReceiver, Nothing, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
 };
 pub use control::{Payer, RingCharge};
 pub use correlation::CorrelationMetadata;

@@ -5,6 +5,7 @@ mod support;
 
 mod backing;
 mod bad_input;
+mod blocking;
 mod crash;
 mod death;
 mod delivery;

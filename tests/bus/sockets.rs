@@ -313,10 +313,9 @@ fn a_client_of_another_pid_namespace_is_served_and_its_death_seen() {
 fn who_has_died_before_it_was_accepted_has_no_session_though_its_child_holds_the_connection() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();
-    let mut orphaner = Role::of_user(&folder, "orphaner", "orphaner", ROOT, json!({})).up();
+    let mut orphaner = Role::orphaner(&folder);
     agent.stop();
-    let heir = orphaner.must(&json!({}))["heir"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-    let heir = heir.expect("a pid");
+    let heir = orphaner.leave_connection();
     assert!(orphaner.end().success());
     assert!(look::is_alive(heir));
     agent.go_on();

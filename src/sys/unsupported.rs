@@ -13,8 +13,8 @@ use super::{Access, ListenError};
 /// A connection: there is none.
 pub(crate) type Socket = Infallible;
 
-/// Paths have other limits, where there are any.
-pub(crate) const PATH_BYTES_MAX: usize = usize::MAX;
+/// Longest name of a pipe on Windows.
+pub(crate) const PATH_BYTES_MAX: usize = 256;
 
 /// One end of a connection with a broker, for a process that is started with it: there is none on this platform.
 #[derive(Debug)]

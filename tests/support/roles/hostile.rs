@@ -251,7 +251,7 @@ impl Intruder {
             "flood_end" => {
                 // So that nothing waits for what is not read.
                 let _ = self.stream.shutdown(std::net::Shutdown::Both);
-                json!({ "count": self.flood.take().expect("it was begun").end(), "refused": self.state().refused })
+                json!({ "count": self.flood.take().expect("it was begun").end() })
             }
             "await_granted" => self.wait(|state| state.granted || state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),

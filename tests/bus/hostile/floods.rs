@@ -46,9 +46,6 @@ fn beside(scene: &mut Scene, name: &str, needs_session: bool, uid: Option<u32>) 
         let hello = intruder.must(&json!({"do": "hello", "id": "exporter"}));
         assert_eq!(hello["welcome"], true, "{hello}");
     }
-    if name == "never-reads" {
-        intruder.must(&json!({"do": "read_nothing"}));
-    }
     intruder.must(&json!({"do": "flood", "name": name}));
     let busy = round_trips(&mut scene.detector, 100);
     for _ in 0..3 {
@@ -94,7 +91,6 @@ fn a_client_that_never_reads_is_sent_away_before_it_takes_much() {
     let before = look::resident_kilobytes(scene.agent.pid());
     let mut intruder = Role::intruder(&scene.folder, Some(STRANGER));
     intruder.must(&json!({"do": "hello", "id": "exporter"}));
-    intruder.must(&json!({"do": "read_nothing"}));
     intruder.must(&json!({"do": "flood", "name": "never-reads"}));
     wait_until("it is sent away", || {
         !texts(&scene.agent.must(&json!({"do": "components"})), "components").contains(&"exporter".to_owned())

@@ -122,6 +122,19 @@ fn of_handshakes_a_user_has_its_own_share_and_a_hello_gives_it_back() {
 }
 
 #[test]
+fn where_descriptors_are_short_those_who_have_not_said_hello_go_one_by_one_and_no_others() {
+    let mut world = World::new();
+    let joined = world.join("procmond");
+    let mute = [USER, stranger(0)].map(|origin| world.connect(origin));
+    world.feed(Input::Crowded);
+    assert_eq!(*goodbye(&world.heard(mute[0])), GoodbyeReason::HelloDeadline);
+    assert!(world.is_connected(mute[1]));
+    world.feed(Input::Crowded);
+    world.feed(Input::Crowded);
+    assert!(!world.is_connected(mute[1]) && world.is_connected(joined));
+}
+
+#[test]
 fn who_asks_faster_than_its_pace_is_not_read_for_a_while_and_answers_cost_nothing() {
     let ms = Duration::from_millis;
     let mut world = World::with_settings(|settings| {

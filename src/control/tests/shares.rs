@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{Action, Input, Origin, Pace, SessionId, Share};
 use super::world::{USER, World, goodbye, names, refusal};
-use crate::config::PATTERN_SEGMENT_BYTES;
+use crate::config::{HELLO_GRACE, PATTERN_SEGMENT_BYTES};
 use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Resource};
 
 fn limited(resource: Resource, share: Share) -> World {
@@ -127,11 +127,15 @@ fn where_descriptors_are_short_those_who_have_not_said_hello_go_one_by_one_and_n
     let joined = world.join("procmond");
     let mute = [USER, stranger(0)].map(|origin| world.connect(origin));
     world.feed(Input::Crowded);
+    assert!(world.is_connected(mute[0]), "it may be about to say it");
+    world.wait(HELLO_GRACE);
+    let newcomer = world.connect(USER);
+    world.feed(Input::Crowded);
     assert_eq!(*goodbye(&world.heard(mute[0])), GoodbyeReason::HelloDeadline);
     assert!(world.is_connected(mute[1]));
     world.feed(Input::Crowded);
     world.feed(Input::Crowded);
-    assert!(!world.is_connected(mute[1]) && world.is_connected(joined));
+    assert!(!world.is_connected(mute[1]) && world.is_connected(joined) && world.is_connected(newcomer));
 }
 
 #[test]

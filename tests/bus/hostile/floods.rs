@@ -57,7 +57,7 @@ fn beside(scene: &mut Scene, name: &str, needs_session: bool, uid: Option<u32>) 
     newcomer.kill();
     scene.is_undisturbed(name);
     let most = look::resident_kilobytes(scene.agent.pid());
-    let made = intruder.must(&json!({"do": "flood_end"}));
+    let made = intruder.must(&json!({"do": "flood", "name": "end"}));
     assert!(made["count"].as_u64() > Some(10), "{name} did something: {made}");
     intruder.kill();
     wait_until("what the broker held for it is given back", || {

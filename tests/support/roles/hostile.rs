@@ -240,7 +240,6 @@ impl Intruder {
                 json!({})
             }
             "flood" => self.flood(path, text("name")),
-            "flood_end" => self.end_flood(),
             "await_granted" => self.wait(|state| state.granted || state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
             "leave_child" => self.leave_child(),
@@ -336,19 +335,19 @@ impl Intruder {
         json!({ "count": state.events - before })
     }
 
+    /// Begins a flood, or ends it.
     fn flood(&mut self, path: &str, name: &str) -> Value {
+        if let Some(flood) = self.flood.take_if(|_| name == "end") {
+            // So that nothing waits for what is not read.
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+            return json!({ "count": flood.end() });
+        }
         if name == "never-reads" {
             self.state().reads_nothing = true;
         }
         let stream = self.stream.try_clone().expect("a descriptor");
         self.flood = Some(Flood::begin(name, path, stream));
         json!({})
-    }
-
-    fn end_flood(&mut self) -> Value {
-        // So that nothing waits for what is not read.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-        json!({ "count": self.flood.take().expect("it was begun").end() })
     }
 
     /// Leaves a child behind that holds everything open that this process has.

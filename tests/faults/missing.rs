@@ -1,11 +1,10 @@
 //! Hosts that lack a facility altogether, or have little of it.
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
 use crate::exchange::{Stage, Told, exchange, with_data_thread};
 use crate::strace::Strace;
-use crate::support::look::Held;
+use crate::support::look::{Held, limit_descriptors};
 use crate::support::{Role, WITH_LITTLE_MEMORY, wait_until};
 
 /// Descriptors that a process may have where they are short.
@@ -114,19 +113,12 @@ fn without_pidfd_open_the_end_of_a_client_is_seen_by_its_socket_and_the_log_says
     stage.nobody_panicked();
 }
 
-/// From now on, whatever it has open.
-fn limit_descriptors(role: &Role, count: u64) {
-    let pid = Pid::from_raw(role.pid().cast_signed()).expect("a pid is positive");
-    let limit = Rlimit { current: Some(count), maximum: Some(count) };
-    prlimit(Some(pid), Resource::Nofile, limit).expect("it is ours");
-}
-
 #[test]
 fn an_agent_with_few_descriptors_keeps_newcomers_out_and_serves_the_rest() {
     let stage = Stage::new();
     let mut agent = stage.agent(false);
     let held = with_data_thread(Held::by(&agent));
-    limit_descriptors(&agent, DESCRIPTORS_MAX);
+    limit_descriptors(agent.pid(), DESCRIPTORS_MAX);
     let options = || json!({"held": true});
     let mut crowd: Vec<Role> =
         (0..40).map(|number| stage.client_with(&format!("tool{number}"), options())).collect();
@@ -160,7 +152,7 @@ fn a_publisher_with_few_descriptors_is_told_and_its_subscribers_go_on() {
         let mut procmond = stage.client("procmond", false);
         let held = Held::by(&procmond);
         // Or can't have all of what it is asked to make: below 3 all are taken, whatever was closed meanwhile.
-        limit_descriptors(&procmond, if can_be_handed_any { held.descriptors as u64 + 2 } else { 3 });
+        limit_descriptors(procmond.pid(), if can_be_handed_any { held.descriptors as u64 + 2 } else { 3 });
         let subscribe = json!({"do": "subscribe", "patterns": ["events.process.#"]});
         for subscriber in [&mut agent, &mut detector, &mut exporter] {
             subscriber.must(&subscribe);

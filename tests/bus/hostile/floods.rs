@@ -128,3 +128,26 @@ fn a_subscriber_over_its_share_is_sent_away_and_told_why_and_the_publisher_goes_
     let report = agent.must(&json!({"do": "await", "total": 100}));
     assert_eq!((count(&report, "received"), count(&report, "lost")), (100, 0), "{report}");
 }
+
+#[test]
+fn a_broker_whose_last_descriptors_mute_connections_hold_serves_again_and_does_not_spin() {
+    let mut scene = Scene::new();
+    scene.is_undisturbed("nothing");
+    let pid = scene.agent.pid();
+    let open = look::descriptors(pid);
+    look::limit_descriptors(pid, open as u64 + 40);
+    let (since, busy) = (Instant::now(), look::processor_time(pid));
+    let mut intruder = Role::intruder(&scene.folder, Some(STRANGER));
+    intruder.must(&json!({"do": "flood", "name": "mute-60"}));
+    wait_until("all are in use", || look::descriptors(pid) >= open + 39);
+    scene.is_undisturbed("mute connections");
+    // It has to wait until those before it are sent away; its own patience may end before.
+    wait_until("a newcomer is served", || {
+        let newcomer = Role::client(&scene.folder, "exporter");
+        newcomer.hello() == json!({})
+    });
+    scene.is_undisturbed("mute connections");
+    let (elapsed, busy) = (since.elapsed(), look::processor_time(pid) - busy);
+    println!("busy for {busy:?} of {elapsed:?}");
+    assert!(busy < elapsed / 2, "it was busy for {busy:?} of {elapsed:?}");
+}

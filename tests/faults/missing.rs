@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
 use crate::exchange::{Stage, Told, exchange, with_data_thread};
 use crate::strace::Strace;
-use crate::support::look::{Held, descriptors, is_alive};
+use crate::support::look::{Held, descriptors, is_alive, limit_descriptors};
 use crate::support::{Role, WITH_LITTLE_MEMORY, wait_until, wait_within};
 
 /// Descriptors that a process may have where they are short.
@@ -133,19 +132,12 @@ fn without_peer_pidfds_the_process_that_has_the_number_is_watched() {
     stage.nobody_panicked();
 }
 
-/// From now on, whatever it has open.
-fn limit_descriptors(role: &Role, count: u64) {
-    let pid = Pid::from_raw(role.pid().cast_signed()).expect("a pid is positive");
-    let limit = Rlimit { current: Some(count), maximum: Some(count) };
-    prlimit(Some(pid), Resource::Nofile, limit).expect("it is ours");
-}
-
 #[test]
 fn an_agent_with_few_descriptors_keeps_newcomers_out_and_serves_the_rest() {
     let stage = Stage::new();
     let mut agent = stage.agent(false);
     let held = with_data_thread(Held::by(&agent));
-    limit_descriptors(&agent, DESCRIPTORS_MAX);
+    limit_descriptors(agent.pid(), DESCRIPTORS_MAX);
     let options = || json!({"held": true});
     let mut crowd: Vec<Role> =
         (0..40).map(|number| stage.client_with(&format!("tool{number}"), options())).collect();
@@ -179,7 +171,7 @@ fn a_publisher_with_few_descriptors_is_told_and_its_subscribers_go_on() {
         let mut procmond = stage.client("procmond", false);
         let held = Held::by(&procmond);
         // Or can't have all of what it is asked to make: below 3 all are taken, whatever was closed meanwhile.
-        limit_descriptors(&procmond, if can_be_handed_any { held.descriptors as u64 + 2 } else { 3 });
+        limit_descriptors(procmond.pid(), if can_be_handed_any { held.descriptors as u64 + 2 } else { 3 });
         let subscribe = json!({"do": "subscribe", "patterns": ["events.process.#"]});
         for subscriber in [&mut agent, &mut detector, &mut exporter] {
             subscriber.must(&subscribe);

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
 use super::{DEADLINE, Role};
 
 /// Whether the process is stopped by a signal.
@@ -57,6 +59,22 @@ pub(crate) fn rings(pid: u32) -> Vec<u64> {
     let mut rings: Vec<u64> = bytes.collect();
     rings.sort_unstable();
     rings
+}
+
+/// From now on the process may have so many descriptors, whatever it has open.
+pub(crate) fn limit_descriptors(pid: u32, count: u64) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid is positive");
+    let limit = Rlimit { current: Some(count), maximum: Some(count) };
+    prlimit(Some(pid), Resource::Nofile, limit).expect("it is ours");
+}
+
+/// Processor time that it took so far, all threads together.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
+    let (_, rest) = stat.rsplit_once(')').expect("the name is in brackets");
+    let ticks = rest.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks"));
+    // A hundred in a second, on every Linux that we run on.
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 /// Threads.

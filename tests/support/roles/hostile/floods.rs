@@ -29,7 +29,8 @@ impl Flood {
         };
         let (name, path) = (name.to_owned(), path.to_owned());
         let thread = std::thread::spawn(move || match name.as_str() {
-            "mute" => mute(&path, &going),
+            "mute" => mute(&path, &going, 1000),
+            "mute-60" => mute(&path, &going, 60),
             "drip" => drip(&stream, &going),
             "never-reads" => asks(&stream, &going, |number| match number % 2 {
                 0 => subscribe(number, 64),
@@ -80,12 +81,12 @@ fn subscribe(number: u64, patterns: u64) -> Frame {
     frame.number(0)
 }
 
-/// A thousand connections that say nothing, for as long as they are let.
-fn mute(path: &str, going: &impl Fn() -> bool) -> u64 {
+/// So many connections that say nothing, for as long as they are let.
+fn mute(path: &str, going: &impl Fn() -> bool, count: usize) -> u64 {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("it may be raised");
     let connect = |_| UnixStream::connect(path).expect("the broker listens");
-    let streams: Vec<UnixStream> = (0..1000).map(connect).collect();
+    let streams: Vec<UnixStream> = (0..count).map(connect).collect();
     while going() {
         std::thread::sleep(Duration::from_millis(5));
     }

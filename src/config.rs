@@ -128,3 +128,12 @@ pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
 /// Descriptors that wait for the rest of their frame. The kernel hands over those of one frame at a time. Above it: the
 /// session ends.
 pub(crate) const DESCRIPTORS_WAITING_MAX: usize = 16;
+
+/// Bytes of a policy file. The default table takes 4 KiB of it. Above it: refused.
+pub(crate) const POLICY_BYTES_MAX: usize = 256 << 10;
+
+/// Rows that a policy file may have. A decision looks at each at worst, on the broker's loop. Above it: refused.
+pub(crate) const POLICY_ROWS_MAX: usize = 256;
+
+/// Names in each list of such a row: a refusal says all of them. Above it: refused.
+pub(crate) const POLICY_NAMES_MAX: usize = 64;

@@ -76,7 +76,9 @@ mod sys;
 mod topic;
 mod wire;
 
-pub use access::{AccessPolicy, Component, ComponentError, Denial, Narrowed, Withheld};
+pub use access::{
+    AccessPolicy, Component, ComponentError, Denial, LoadPolicyError, Narrowed, PolicyError, Withheld,
+};
 pub use batch::{
     Batch, BatchEvent, BatchView, CorrelationRef, EventRef, EventTooLarge, Events, FilesystemEventRef,
     NetworkEventRef, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
@@ -95,7 +97,7 @@ pub use event::{
 };
 pub use hierarchy::TopicAccessLevel;
 pub use shm::Backing;
-pub use sys::ListenError;
+pub use sys::{FileError, ListenError};
 pub use topic::{Topic, TopicError, TopicPattern};
 pub use wire::{GoodbyeReason, Refusal, Versions};
 

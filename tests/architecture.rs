@@ -11,7 +11,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("correlation", &[]),
     ("sys", &[]),
     ("hierarchy", &["topic"]),
-    ("access", &["hierarchy", "topic"]),
+    ("access", &["config", "hierarchy", "sys", "topic"]),
     ("event", &["correlation"]),
     ("batch", &["correlation", "event"]),
     ("routing", &["topic"]),

@@ -83,13 +83,13 @@ pub use batch::{
     Batch, BatchEvent, BatchView, CorrelationRef, EventRef, EventTooLarge, Events, FilesystemEventRef,
     NetworkEventRef, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
 };
-pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, StartError};
+pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, ReloadError, StartError};
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
     EventReceiver, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
 };
-pub use control::{Payer, RingCharge};
+pub use control::{Payer, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;
 pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
 pub use event::{

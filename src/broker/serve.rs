@@ -16,7 +16,7 @@ use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, StartError};
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
 use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
-use crate::control::{Action, Awaited, Input, Machine, Origin, Report, SessionId, Settings};
+use crate::control::{Action, Awaited, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader, write};
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
 use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
@@ -64,6 +64,9 @@ struct Server {
     connections: HashMap<SessionId, Connection>,
     events: mpsc::Sender<Event>,
     last_session: u64,
+    last_reload: u64,
+    /// Who waits for a policy to be in force.
+    reloads: HashMap<u64, oneshot::Sender<PolicyChange>>,
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
     poisonings: Ledger,
@@ -135,6 +138,8 @@ impl Server {
             connections: HashMap::new(),
             events,
             last_session: 0,
+            last_reload: 0,
+            reloads: HashMap::new(),
             accept_from: None,
             poisonings: Ledger::default(),
         }
@@ -148,6 +153,11 @@ impl Server {
                 let _ = reply.send(started);
             }
             Command::Embed { client_id, reply } => self.embed(&client_id, reply),
+            Command::Reload { policy, reply } => {
+                self.last_reload += 1;
+                self.reloads.insert(self.last_reload, reply);
+                self.feed(Input::Reload { number: self.last_reload, policy });
+            }
             Command::Components { reply } => {
                 let _ = reply.send(self.machine.components().cloned().collect());
             }
@@ -380,9 +390,16 @@ impl Server {
                 None
             }
             Action::MakeDoorbell { ring } => Some(Input::Doorbell { ring, ends: doorbell(ring) }),
+            Action::Reloaded { number, change } => {
+                if let Some(reply) = self.reloads.remove(&number) {
+                    // Who has stopped waiting needs no answer.
+                    let _ = reply.send(change);
+                }
+                None
+            }
             Action::Report(report) => {
                 log(&report);
-                if let Report::Poisoned { culprit, by, violation } = report {
+                if let Report::Poisoned { culprit, by, violation, .. } = report {
                     self.poisonings.count(culprit, by, violation);
                 }
                 None
@@ -520,11 +537,17 @@ fn log(report: &Report) {
         Report::Left { component, reason: Some(reason) } => {
             tracing::warn!(%component, %reason, "was sent away");
         }
-        Report::Refused { who, what } => tracing::warn!(who, what, "refused"),
+        Report::Granted { component, right, what, withheld, .. } => {
+            tracing::debug!(%component, ?right, what, withheld, "granted");
+        }
+        Report::Revoked { component, right, what, .. } => {
+            tracing::info!(%component, ?right, what, "revoked");
+        }
+        Report::Refused { who, refusal, .. } => tracing::warn!(who, %refusal, "refused"),
         Report::SmallerRing { publisher, subscriber, asked_bytes, cause } => {
             tracing::warn!(%publisher, %subscriber, asked_bytes, cause, "a ring has not the size asked for");
         }
-        Report::Poisoned { culprit, by, violation } => {
+        Report::Poisoned { culprit, by, violation, .. } => {
             tracing::error!(%culprit, %by, violation, "a ring was broken");
         }
     }

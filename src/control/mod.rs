@@ -34,6 +34,7 @@
 //! its place, grant, route (or unroute, grant, route), each within its deadline.
 
 mod budget;
+mod reload;
 mod requests;
 mod routes;
 mod sessions;
@@ -45,12 +46,14 @@ use std::time::{Duration, Instant};
 
 use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
-use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Request, RingId};
+use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Refusal, Request, RingId};
+use reload::Reload;
 use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
 use sessions::{Interest, Publisher, Session};
 
 pub use budget::{Payer, RingCharge};
+pub use reload::PolicyChange;
 pub(crate) use routes::Awaited;
 pub(crate) use sessions::AGENT;
 
@@ -93,6 +96,11 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
+    /// Another policy is to be in force. The number says which of them [`Action::Reloaded`] answers.
+    Reload {
+        number: u64,
+        policy: AccessPolicy,
+    },
     /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
@@ -114,8 +122,21 @@ pub(crate) enum Action<F> {
     MakeDoorbell {
         ring: RingId,
     },
+    /// The policy of [`Input::Reload`] is in force, and nothing is under way any more that it does not allow.
+    Reloaded {
+        number: u64,
+        change: PolicyChange,
+    },
     /// For the log and the counters.
     Report(Report),
+}
+
+/// What somebody may do, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Right {
+    Connect,
+    Publish,
+    Subscribe,
 }
 
 /// What an operator wants to know.
@@ -128,10 +149,29 @@ pub(crate) enum Report {
         component: Component,
         reason: Option<GoodbyeReason>,
     },
+    /// A component may do what it has asked for, or may do it again.
+    Granted {
+        session: SessionId,
+        component: Component,
+        right: Right,
+        what: String,
+        /// Parts of what it asked for that it may not have.
+        withheld: usize,
+    },
+    /// A component may not do any longer what it did.
+    Revoked {
+        session: SessionId,
+        component: Component,
+        right: Right,
+        what: String,
+    },
     /// A request was refused; `who` is the component, or the client id that it came with.
     Refused {
+        session: SessionId,
         who: String,
+        right: Right,
         what: String,
+        refusal: Refusal,
     },
     /// A ring is of the broker's own size, since its publisher could not make one of the size that its subscriber asked for, or the
     /// subscriber's user has no share left for it.
@@ -143,6 +183,7 @@ pub(crate) enum Report {
     },
     /// `by` says that the other side of a ring, `culprit`, broke its laws.
     Poisoned {
+        session: SessionId,
         culprit: Component,
         by: Component,
         violation: String,
@@ -177,6 +218,7 @@ pub(crate) struct Machine<F> {
     routes: BTreeMap<RouteKey, Route>,
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
+    reloads: BTreeMap<u64, Reload>,
     /// Sessions that have used up a ring, to be sent away before the next input.
     spent: Vec<SessionId>,
     last_id: u64,
@@ -196,6 +238,7 @@ impl<F> Machine<F> {
             routes: BTreeMap::new(),
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
+            reloads: BTreeMap::new(),
             spent: Vec::new(),
             last_id: 0,
             actions: Vec::new(),
@@ -211,12 +254,14 @@ impl<F> Machine<F> {
             Input::Faulty { session, reason } => self.dismiss(session, reason),
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
+            Input::Reload { number, policy } => self.reload(number, policy),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
         while let Some(session) = self.spent.pop() {
             self.fault(session, "all slots of a ring are used up");
         }
+        self.settle_reloads();
         std::mem::take(&mut self.actions)
     }
 

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::budget::Terms;
 use super::routes::{RouteKey, Wish};
-use super::sessions::{Interest, Publisher, Subscribed, cut};
-use super::{Machine, Report, SessionId};
+use super::sessions::{Interest, Publisher, Session, Subscribed, cut};
+use super::{Machine, Report, Right, SessionId};
 use crate::access::{Denial, Withheld};
 use crate::config::{
     ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX, is_ring_size,
@@ -43,15 +43,24 @@ impl<F> Machine<F> {
         }
         match self.check_subscribe(session, patterns, ring_bytes) {
             Ok(Admitted { subscribed, granted, withheld, wishes }) => {
+                let component = self.component(session);
+                let (right, what) = (Right::Subscribe, said(granted.iter().map(TopicPattern::as_str)));
+                let withheld_count = withheld.len();
+                let granted_report =
+                    Report::Granted { session, component, right, what, withheld: withheld_count };
                 let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
                 for pattern in &subscribed.patterns {
                     self.interests.insert(pattern, Interest { session, subscription });
                 }
                 let state = self.sessions.get_mut(&session).expect("the caller found the session");
                 state.subscriptions.insert(subscription, subscribed);
+                self.report(granted_report);
                 self.wait_for(session, wishes, answer);
             }
-            Err(refusal) => self.refuse(session, request, refusal),
+            Err(refusal) => {
+                let what = said(patterns.iter().map(String::as_str));
+                self.refuse(session, request, Right::Subscribe, &what, refusal);
+            }
         }
     }
 
@@ -97,6 +106,8 @@ impl<F> Machine<F> {
         match self.check_declare(session, known, next, topic) {
             Ok((topic, subscribers)) => {
                 let publisher = known.unwrap_or_else(|| self.open_publisher(session, number));
+                let (component, right, what) = (self.component(session), Right::Publish, topic.to_string());
+                self.report(Report::Granted { session, component, right, what, withheld: 0 });
                 let state = self.publishers.get_mut(&publisher).expect("it was just opened or found");
                 state.topics.push(topic);
                 let mut wishes = Vec::new();
@@ -110,7 +121,7 @@ impl<F> Machine<F> {
                 }
                 self.wait_for(session, wishes, Notice::Declared { request, publisher });
             }
-            Err(refusal) => self.refuse(session, request, refusal),
+            Err(refusal) => self.refuse(session, request, Right::Publish, topic, refusal),
         }
     }
 
@@ -149,9 +160,9 @@ impl<F> Machine<F> {
         self.dismiss(session, reason);
     }
 
-    fn refuse(&mut self, session: SessionId, request: u32, refusal: Refusal) {
-        let who = self.component(session).to_string();
-        self.report(Report::Refused { who, what: refusal.to_string() });
+    fn refuse(&mut self, session: SessionId, request: u32, right: Right, what: &str, refusal: Refusal) {
+        let (who, what) = (self.component(session).to_string(), cut(what, SAID_MAX));
+        self.report(Report::Refused { session, who, right, what, refusal: refusal.clone() });
         self.send(session, Notice::Refused { request, refusal });
     }
 
@@ -201,7 +212,7 @@ impl<F> Machine<F> {
         for (id, publisher) in &self.publishers {
             for (topic_number, topic) in (0..).zip(&publisher.topics) {
                 let asked = patterns.iter().any(|pattern| pattern.matches(topic));
-                if asked && self.may_receive(session, topic) {
+                if asked && self.may_receive(session, topic) && self.may_send(*id, topic) {
                     let key = RouteKey { publisher: *id, subscriber: session, topic_number };
                     wishes.push(Wish { key, ring_bytes, payer });
                 }
@@ -224,12 +235,7 @@ impl<F> Machine<F> {
         limit("topics of this publisher", topics, TOPICS_MAX)?;
         let topic = Topic::new(topic).map_err(|_| Refusal::Malformed { text: cut(topic, 300) })?;
         self.settings.policy.may_publish(&self.component(session), &topic)?;
-        let mut asked = BTreeMap::new();
-        for Interest { session, subscription } in self.interests.matching(&topic) {
-            let bytes = self.sessions[&session].subscriptions[&subscription].ring_bytes;
-            let largest = asked.entry(session).or_insert(bytes);
-            *largest = bytes.max(*largest);
-        }
+        let mut asked = largest(&self.sessions, self.interests.matching(&topic));
         asked.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
         Ok((topic, self.afford_declare(session, known, &asked)?))
     }
@@ -242,7 +248,7 @@ impl<F> Machine<F> {
         id
     }
 
-    fn may_receive(&self, session: SessionId, topic: &Topic) -> bool {
+    pub(super) fn may_receive(&self, session: SessionId, topic: &Topic) -> bool {
         self.settings.policy.may_subscribe(&self.component(session), topic).is_ok()
     }
 
@@ -262,6 +268,37 @@ impl<F> Machine<F> {
         let id = self.fresh();
         self.waits.insert(id, Wait { session, answer, awaiting });
     }
+}
+
+/// The sessions that have these subscriptions, and how large a ring each of them asks for.
+pub(super) fn largest(
+    sessions: &BTreeMap<SessionId, Session>,
+    interests: impl IntoIterator<Item = Interest>,
+) -> BTreeMap<SessionId, u64> {
+    let mut asked = BTreeMap::new();
+    for Interest { session, subscription } in interests {
+        let bytes = sessions[&session].subscriptions[&subscription].ring_bytes;
+        let largest = asked.entry(session).or_insert(bytes);
+        *largest = bytes.max(*largest);
+    }
+    asked
+}
+
+/// Bytes of what was asked for, in a report.
+const SAID_MAX: usize = 512;
+
+/// Patterns in a report, the first of them if they are many.
+fn said<'a>(patterns: impl Iterator<Item = &'a str>) -> String {
+    let mut said = String::new();
+    for pattern in patterns {
+        if said.len() + pattern.len() > SAID_MAX {
+            said.push_str(" …");
+            break;
+        }
+        said.extend((!said.is_empty()).then_some(' '));
+        said.push_str(pattern);
+    }
+    said
 }
 
 fn limit(what: &str, count: usize, limit: usize) -> Result<(), Refusal> {

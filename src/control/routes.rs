@@ -272,6 +272,11 @@ impl<F> Machine<F> {
         if other == self.rings[&ring].subscriber && self.shrink(ring, &cause) {
             return;
         }
+        self.without_ring(session, other, cause);
+    }
+
+    /// Sends away who can't have a ring, or the other side in the place of the broker's own process.
+    pub(super) fn without_ring(&mut self, session: SessionId, other: SessionId, cause: String) {
         if self.sessions[&session].origin == Origin::Embedded {
             let cause = format!("the agent's side of a ring can't be had: {cause}");
             self.dismiss_unheard(other, GoodbyeReason::NoRing { cause });
@@ -341,7 +346,9 @@ impl<F> Machine<F> {
         }
         let violation = super::sessions::cut(&violation, 256);
         let (by, culprit_name) = (self.component(session), self.component(culprit));
-        self.report(Report::Poisoned { culprit: culprit_name, by, violation: violation.clone() });
+        let report =
+            Report::Poisoned { session: culprit, culprit: culprit_name, by, violation: violation.clone() };
+        self.report(report);
         self.send(culprit, Notice::CloseRing { ring: id, accused: Some(violation) });
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
         ring.stage = Stage::Poisoned;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{Action, Machine, Origin, Report, SessionId};
+use super::{Action, Machine, Origin, Report, Right, SessionId};
 use crate::access::Component;
 use crate::config::{NAME_BYTES_MAX, SESSIONS_MAX};
 use crate::topic::{Topic, TopicPattern};
@@ -111,7 +111,8 @@ impl<F> Machine<F> {
             }
             Err(refusal) => {
                 let who = cut(&hello.client_id, NAME_BYTES_MAX);
-                self.report(Report::Refused { who, what: refusal.to_string() });
+                let (right, what) = (Right::Connect, String::new());
+                self.report(Report::Refused { session, who, right, what, refusal: refusal.clone() });
                 self.send(session, Notice::Refused { request: 0, refusal });
                 self.actions.push(Action::Disconnect { session });
                 self.end_session(session, None);

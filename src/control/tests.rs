@@ -7,5 +7,6 @@ mod hello;
 mod invariants;
 mod limits;
 mod refusals;
+mod reload;
 mod routes;
 mod world;

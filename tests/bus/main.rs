@@ -12,6 +12,7 @@ mod flow;
 mod hostile;
 mod memory;
 mod overload;
+mod policy;
 mod rights;
 mod rings;
 mod schedules;

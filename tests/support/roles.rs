@@ -19,6 +19,7 @@ mod flow;
 mod frugal;
 mod hostile;
 mod log;
+mod policy;
 mod reader;
 mod signals;
 mod witness;
@@ -237,6 +238,7 @@ impl BusRole {
             "order" => Ok(self.subscriptions[&text("name")].order()),
             "poisonings" => Ok(self.poisonings().await),
             "ring_charges" => Ok(self.ring_charges().await),
+            "reload" | "load_policy" => self.policy(command).await,
             "no_more_threads" => {
                 let none = Rlimit { current: Some(1), maximum: Some(1) };
                 setrlimit(Resource::Nproc, none).expect("who has more may have less");

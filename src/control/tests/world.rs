@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::super::{Action, Input, Machine, Origin, Report, SessionId, Settings};
+use super::super::{Action, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
 use crate::access::AccessPolicy;
 use crate::config::FRAME_BYTES_MAX;
 use crate::wire::codec::{decode, encode};
@@ -23,6 +23,9 @@ pub(super) struct World {
     pub(super) machine: Machine<u32>,
     pub(super) now: Instant,
     pub(super) reports: Vec<Report>,
+    /// How many policies there were after the first, and what came of each.
+    pub(super) reloads: u64,
+    pub(super) reloaded: BTreeMap<u64, PolicyChange>,
     /// What each client was sent and has not looked at.
     unread: BTreeMap<SessionId, VecDeque<(Notice, Option<u32>)>>,
     /// What it has looked at.
@@ -66,6 +69,8 @@ impl World {
             machine: Machine::new(settings, now),
             now,
             reports: Vec::new(),
+            reloads: 0,
+            reloaded: BTreeMap::new(),
             unread: BTreeMap::new(),
             read: BTreeMap::new(),
             connected: Vec::new(),
@@ -104,6 +109,9 @@ impl World {
                 let ends = Some((self.fresh(), self.fresh()));
                 return Some(Input::Doorbell { ring, ends });
             }
+            Action::Reloaded { number, change } => {
+                assert_eq!(self.reloaded.insert(number, change), None, "it is over once");
+            }
             Action::Report(report) => self.reports.push(report),
         }
         None
@@ -128,6 +136,13 @@ impl World {
     pub(super) fn hello(&mut self, session: SessionId, client_id: &str) {
         let hello = Hello { versions: Versions::OURS, features: 0, client_id: client_id.into() };
         self.say(session, Request::Hello(hello));
+    }
+
+    /// Another policy; the number of the reload.
+    pub(super) fn reload(&mut self, policy: &AccessPolicy) -> u64 {
+        self.reloads += 1;
+        self.feed(Input::Reload { number: self.reloads, policy: policy.clone() });
+        self.reloads
     }
 
     /// A client that is welcome.

@@ -1,5 +1,6 @@
 //! The embedded broker: a handle, and a thread with the one loop that owns all state.
 
+mod audit;
 mod poisonings;
 mod serve;
 
@@ -20,6 +21,7 @@ use crate::control::{PolicyChange, RingCharge};
 use crate::dataplane::WaitPolicy;
 use crate::sys::ListenError;
 
+pub use audit::RefusalCount;
 pub use poisonings::Poisoning;
 
 /// How a broker is run.
@@ -185,6 +187,9 @@ pub(crate) enum Command {
     Poisonings {
         reply: oneshot::Sender<Vec<Poisoning>>,
     },
+    Refusals {
+        reply: oneshot::Sender<Vec<RefusalCount>>,
+    },
     RingCharges {
         reply: oneshot::Sender<Vec<RingCharge>>,
     },
@@ -332,6 +337,14 @@ impl DaemoneyeBroker {
     pub async fn poisonings(&self) -> Vec<Poisoning> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Poisonings { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Who was refused something, and how often; none once the broker was shut down. Cancel-safe: it only asks. There is an example
+    /// at [`RefusalCount`].
+    pub async fn refusals(&self) -> Vec<RefusalCount> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Refusals { reply });
         answer.await.unwrap_or_default()
     }
 

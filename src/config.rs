@@ -101,6 +101,24 @@ pub(crate) const INTERRUPTIONS_MAX: usize = 64;
 /// Pairs of components whose broken rings the broker counts. Above it: the pair whose last breach is the oldest is forgotten.
 pub(crate) const POISONINGS_MAX: usize = 1024;
 
+/// Pairs of component and user whose refusals the broker counts. Above it: the pair whose last refusal is the oldest is forgotten.
+pub(crate) const REFUSALS_MAX: usize = 1024;
+
+/// How long one cause of refusals is told once, and the limits below hold.
+pub(crate) const AUDIT_WINDOW: Duration = Duration::from_secs(10);
+
+/// Causes of refusals of one component that are told. Above it: counted.
+pub(crate) const CAUSES_MAX: usize = 16;
+
+/// Records about refusals of all components of one user. Above it: counted.
+pub(crate) const REFUSALS_PER_USER_MAX: u32 = 256;
+
+/// Other records about them: what 1024 sessions that start at once cause. Above it: counted.
+pub(crate) const RECORDS_PER_USER_MAX: u32 = 8192;
+
+/// Users whose records are counted. Above it: the one whose window began first is forgotten.
+pub(crate) const USERS_MAX: usize = 1024;
+
 /// Frames that wait for a client that does not read. Above it: its session ends.
 pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
 

@@ -83,7 +83,7 @@ pub use batch::{
     Batch, BatchEvent, BatchView, CorrelationRef, EventRef, EventTooLarge, Events, FilesystemEventRef,
     NetworkEventRef, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
 };
-pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, ReloadError, StartError};
+pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, RefusalCount, ReloadError, StartError};
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,

@@ -12,11 +12,14 @@ use shm::{Backing, Descriptor, Doorbell, SegmentError};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::audit::{Audit, Process};
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, StartError};
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
 use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
-use crate::control::{Action, Awaited, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
+use crate::control::{
+    Action, Awaited, Input, Machine, Origin, Payer, PolicyChange, Report, SessionId, Settings,
+};
 use crate::link::{Link, LinkError, MessageReader, write};
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
 use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
@@ -70,6 +73,7 @@ struct Server {
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
     poisonings: Ledger,
+    audit: Audit,
 }
 
 /// Runs a broker until it is shut down.
@@ -142,6 +146,7 @@ impl Server {
             reloads: HashMap::new(),
             accept_from: None,
             poisonings: Ledger::default(),
+            audit: Audit::default(),
         }
     }
 
@@ -163,6 +168,9 @@ impl Server {
             }
             Command::Poisonings { reply } => {
                 let _ = reply.send(self.poisonings.list());
+            }
+            Command::Refusals { reply } => {
+                let _ = reply.send(self.audit.refusals());
             }
             Command::RingCharges { reply } => {
                 let _ = reply.send(self.machine.ring_charges());
@@ -342,6 +350,20 @@ impl Server {
         Err(Input::Faulty { session: stranger, reason: GoodbyeReason::NoRing { cause } })
     }
 
+    /// Who is at the other end of a session.
+    fn process(&self, session: SessionId) -> Option<Process> {
+        let process = match &self.connections.get(&session)?.peer {
+            Peer::Remote(remote) => {
+                let Credentials { uid, pid, .. } = remote.credentials;
+                Process { payer: Payer::Uid(uid), uid, pid }
+            }
+            Peer::Embedded(_) => {
+                Process { payer: Payer::Agent, uid: sys::own_uid(), pid: std::process::id() }
+            }
+        };
+        Some(process)
+    }
+
     fn uid(&self, session: SessionId) -> u32 {
         match self.connections.get(&session).map(|connection| &connection.peer) {
             Some(Peer::Remote(remote)) => remote.credentials.uid,
@@ -399,6 +421,8 @@ impl Server {
             }
             Action::Report(report) => {
                 log(&report);
+                let process = report.session().and_then(|session| self.process(session));
+                self.audit.record(Instant::now(), &report, process);
                 if let Report::Poisoned { culprit, by, violation, .. } = report {
                     self.poisonings.count(culprit, by, violation);
                 }
@@ -442,6 +466,7 @@ impl Server {
                 other => drop(self.perform(other)),
             }
         }
+        self.audit.end();
         self.connections.clear();
         let all = async {
             for writer in &mut writers {
@@ -537,19 +562,14 @@ fn log(report: &Report) {
         Report::Left { component, reason: Some(reason) } => {
             tracing::warn!(%component, %reason, "was sent away");
         }
-        Report::Granted { component, right, what, withheld, .. } => {
-            tracing::debug!(%component, ?right, what, withheld, "granted");
-        }
-        Report::Revoked { component, right, what, .. } => {
-            tracing::info!(%component, ?right, what, "revoked");
-        }
-        Report::Refused { who, refusal, .. } => tracing::warn!(who, %refusal, "refused"),
         Report::SmallerRing { publisher, subscriber, asked_bytes, cause } => {
             tracing::warn!(%publisher, %subscriber, asked_bytes, cause, "a ring has not the size asked for");
         }
-        Report::Poisoned { culprit, by, violation, .. } => {
-            tracing::error!(%culprit, %by, violation, "a ring was broken");
-        }
+        // These are the audit stream's.
+        Report::Granted { .. }
+        | Report::Revoked { .. }
+        | Report::Refused { .. }
+        | Report::Poisoned { .. } => {}
     }
 }
 

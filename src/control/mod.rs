@@ -165,10 +165,10 @@ pub(crate) enum Report {
         right: Right,
         what: String,
     },
-    /// A request was refused; `who` is the component, or the client id that it came with.
+    /// A request was refused. Without a component it is a hello, and what was asked for the client id that it came with.
     Refused {
         session: SessionId,
-        who: String,
+        component: Option<Component>,
         right: Right,
         what: String,
         refusal: Refusal,
@@ -188,6 +188,19 @@ pub(crate) enum Report {
         by: Component,
         violation: String,
     },
+}
+
+impl Report {
+    /// The session of the one that it says something about, where it is about rights.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Granted { session, .. }
+            | Self::Revoked { session, .. }
+            | Self::Refused { session, .. }
+            | Self::Poisoned { session, .. } => Some(*session),
+            Self::Joined { .. } | Self::Left { .. } | Self::SmallerRing { .. } => None,
+        }
+    }
 }
 
 /// What the machine is told once.

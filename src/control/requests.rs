@@ -43,18 +43,15 @@ impl<F> Machine<F> {
         }
         match self.check_subscribe(session, patterns, ring_bytes) {
             Ok(Admitted { subscribed, granted, withheld, wishes }) => {
-                let component = self.component(session);
-                let (right, what) = (Right::Subscribe, said(granted.iter().map(TopicPattern::as_str)));
-                let withheld_count = withheld.len();
-                let granted_report =
-                    Report::Granted { session, component, right, what, withheld: withheld_count };
+                let (component, right) = (self.component(session), Right::Subscribe);
+                let what = said(granted.iter().map(TopicPattern::as_str));
+                self.report(Report::Granted { session, component, right, what, withheld: withheld.len() });
                 let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
                 for pattern in &subscribed.patterns {
                     self.interests.insert(pattern, Interest { session, subscription });
                 }
                 let state = self.sessions.get_mut(&session).expect("the caller found the session");
                 state.subscriptions.insert(subscription, subscribed);
-                self.report(granted_report);
                 self.wait_for(session, wishes, answer);
             }
             Err(refusal) => {
@@ -161,8 +158,8 @@ impl<F> Machine<F> {
     }
 
     fn refuse(&mut self, session: SessionId, request: u32, right: Right, what: &str, refusal: Refusal) {
-        let (who, what) = (self.component(session).to_string(), cut(what, SAID_MAX));
-        self.report(Report::Refused { session, who, right, what, refusal: refusal.clone() });
+        let (component, what) = (Some(self.component(session)), cut(what, SAID_MAX));
+        self.report(Report::Refused { session, component, right, what, refusal: refusal.clone() });
         self.send(session, Notice::Refused { request, refusal });
     }
 

@@ -110,9 +110,9 @@ impl<F> Machine<F> {
                 self.report(Report::Joined { component });
             }
             Err(refusal) => {
-                let who = cut(&hello.client_id, NAME_BYTES_MAX);
-                let (right, what) = (Right::Connect, String::new());
-                self.report(Report::Refused { session, who, right, what, refusal: refusal.clone() });
+                let (right, what) = (Right::Connect, cut(&hello.client_id, NAME_BYTES_MAX));
+                let refused = refusal.clone();
+                self.report(Report::Refused { session, component: None, right, what, refusal: refused });
                 self.send(session, Notice::Refused { request: 0, refusal });
                 self.actions.push(Action::Disconnect { session });
                 self.end_session(session, None);

@@ -52,6 +52,9 @@ async fn live(role: Value) {
     if let Some(path) = role["log"].as_str() {
         log::write_to(std::path::Path::new(path));
     }
+    if let Some(path) = role["audit"].as_str() {
+        log::write_audit_to(std::path::Path::new(path));
+    }
     // Reading blocks a thread of its own, so that the runtime goes on.
     let (send, mut lines) = tokio::sync::mpsc::unbounded_channel();
     std::thread::spawn(move || {
@@ -115,7 +118,7 @@ pub(crate) struct BusRole {
 }
 
 impl BusRole {
-    /// Options: `role`, `path`, `id`, `log` (a file), `held` (begins at the first line of input), `within` (a command); agent:
+    /// Options: `role`, `path`, `id`, `log` (a file), `audit` (another), `held` (begins at the first line of input), `within` (a command); agent:
     /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client: `queue_bytes`, `broker_uid`; both:
     /// `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
@@ -238,6 +241,8 @@ impl BusRole {
             "order" => Ok(self.subscriptions[&text("name")].order()),
             "poisonings" => Ok(self.poisonings().await),
             "ring_charges" => Ok(self.ring_charges().await),
+            "refusals" => Ok(self.refusals().await),
+            "decline" => self.decline(command).await,
             "reload" | "load_policy" => self.policy(command).await,
             "no_more_threads" => {
                 let none = Rlimit { current: Some(1), maximum: Some(1) };

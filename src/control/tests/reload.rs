@@ -30,7 +30,8 @@ fn a_subscriber_loses_what_it_may_no_longer_have_and_the_publisher_lets_go_first
         world.declare(procmond, 0, number, topic);
     }
     world.settle();
-    (world.heard(procmond), world.heard(detector));
+    world.heard(procmond);
+    world.heard(detector);
     let number = world.reload(&policy(&[("events.process.batch", "'procmond'", "'agent'")]));
     assert!(world.reloaded.is_empty(), "the publisher has not let go yet");
     assert_eq!(names(&world.heard(detector)), [""; 0]);
@@ -50,7 +51,8 @@ fn what_is_revoked_is_granted_again_under_a_new_generation() {
     world.subscribe(detector, 0, &["events.process.#"]);
     world.declare(procmond, 0, 0, "events.process.batch");
     world.settle();
-    (world.heard(procmond), world.heard(detector));
+    world.heard(procmond);
+    world.heard(detector);
 
     let number = world.reload(&policy(&[("events.process.batch", "'procmond'", "'agent'")]));
     world.settle();

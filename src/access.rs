@@ -353,6 +353,12 @@ impl AccessPolicy {
         narrowed
     }
 
+    /// Rows of the table.
+    #[cfg(fuzzing)]
+    pub(crate) fn row_count(&self) -> usize {
+        self.rules.len()
+    }
+
     /// The row that decides about `topic`.
     fn row(&self, component: &Component, topic: &Topic) -> Result<&Row, Denial> {
         let rule = self.rules.iter().find(|rule| rule.pattern.matches(topic));

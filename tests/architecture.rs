@@ -37,7 +37,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("broker", &["access", "client", "config", "control", "dataplane", "link", "sys", "wire"]),
     ("bus", &["broker", "client", "control", "correlation", "event"]),
-    ("fuzzing", &["batch", "wire"]),
+    ("fuzzing", &["access", "batch", "wire"]),
 ];
 
 const LINES_OF_CODE_MAX: usize = 600;

@@ -68,6 +68,11 @@ impl Subscriber for Log {
 struct Line(String);
 
 impl Visit for Line {
+    /// As it is: what the bus has not escaped is to be seen.
+    fn record_str(&mut self, field: &Field, value: &str) {
+        write!(self.0, " {field}=\"{value}\"").expect("a string grows");
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         write!(self.0, " {field}={value:?}").expect("a string grows");
     }

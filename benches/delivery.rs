@@ -1,7 +1,8 @@
 //! Events that are published one by one, and what waits for them: throughput, a burst into a sleeping subscriber, a steady trickle,
 //! round trips.
 //!
-//! The agent embeds the broker and subscribes; procmond publishes from a process and a processor of its own. Events are opaque.
+//! The agent embeds the broker and subscribes; procmond publishes from a process and a processor of its own. Events are opaque. They are
+//! read by a thread that waits for nothing else, as the socket's reader does; where it says so, by a task of a runtime.
 //! As a publisher never waits, one that must not lose anything is told what was consumed, over a pipe, and keeps a window; the burst
 //! fits into ring and queue, and needs none. Against a plain Unix socket between the same processes, in the same run.
 
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use daemoneye_eventbus::{
-    ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, EventBusClient, EventReceiver, EventRef,
-    Opaque, ProcessEvent, Publisher, Subscription,
+    BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, EventBusClient,
+    EventReceiver, EventRef, Opaque, ProcessEvent, Publisher, ReceivedBatch, RecvError, Subscription,
+    WaitPolicy,
 };
 use support::{
     Figures, OWN_PROCESSOR, PEER_PROCESSOR, Part, Peer, Run, cpu_nanos, in_turns, in_turns_of, is_trial, pin,
@@ -52,13 +54,17 @@ const BURST_OF_SINGLES: u64 = 3;
 const BURST_AS_BATCH: u64 = 4;
 const STEADY: u64 = 5;
 const ECHO: u64 = 6;
-const ECHO_WITHOUT_REACTOR: u64 = 7;
+const ECHO_BLOCKING: u64 = 7;
+
+/// A procmond that falls asleep at once.
+const SLEEPER: &str = "sleeping procmond";
 
 fn main() {
     if let Some(part) = Part::assigned() {
         pin(PEER_PROCESSOR);
         match part.name.as_str() {
-            "procmond" => procmond(&part),
+            "procmond" => procmond(&part, WaitPolicy::default()),
+            SLEEPER => procmond(&part, asleep()),
             _ => socket_peer(&part),
         }
         return;
@@ -66,12 +72,14 @@ fn main() {
     pin(OWN_PROCESSOR);
     let mut criterion = support::criterion();
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut bus = Bus::start(folder.path());
+    let mut bus = Bus::start(folder.path(), "procmond", WaitPolicy::default());
     let mut socket = Socket::start(folder.path());
     streams(&mut criterion, &mut bus, &mut socket);
     bursts(&mut criterion, &mut bus);
     steady(&mut bus);
-    round_trips(&mut criterion, &mut bus, &mut socket);
+    let other = tempfile::tempdir().expect("a temporary folder");
+    let mut sleeping = Bus::start(other.path(), SLEEPER, asleep());
+    round_trips(&mut criterion, [&mut bus, &mut sleeping], &mut socket);
     within_a_process(&mut criterion, bus);
     criterion.final_summary();
 }
@@ -115,26 +123,33 @@ fn bursts(criterion: &mut Criterion, bus: &mut Bus) {
     let mut group = criterion.benchmark_group("delivery/burst");
     group.throughput(Throughput::Elements(BURST));
     group.bench_function("10,000 singles of 300 B into a sleeping subscriber", |b| {
-        b.iter_custom(|bursts| (0..bursts).map(|_| bus.burst(BURST_OF_SINGLES).0.elapsed).sum())
+        b.iter_custom(|bursts| {
+            (0..bursts).map(|_| bus.burst(BURST_OF_SINGLES, Reader::Thread).0.elapsed).sum()
+        })
     });
     group.bench_function("the same as one batch", |b| {
-        b.iter_custom(|bursts| (0..bursts).map(|_| bus.burst(BURST_AS_BATCH).0.elapsed).sum())
+        b.iter_custom(|bursts| (0..bursts).map(|_| bus.burst(BURST_AS_BATCH, Reader::Thread).0.elapsed).sum())
     });
     group.finish();
 
-    let mut wakeups = [const { Vec::new() }; 2];
+    let kinds = [
+        ("of singles", BURST_OF_SINGLES, Reader::Thread),
+        ("as one batch", BURST_AS_BATCH, Reader::Thread),
+        ("as one batch, read by a task,", BURST_AS_BATCH, Reader::Task),
+    ];
+    let mut wakeups = [const { Vec::new() }; 3];
     let times = if is_trial() { 1 } else { 50 };
-    let [singles, batch] = in_turns_of(times, |side| {
-        let (run, woken) = bus.burst([BURST_OF_SINGLES, BURST_AS_BATCH][side]);
+    let figures: [Figures; 3] = in_turns_of(times, |side| {
+        let (_, how, reader) = kinds[side];
+        let (run, woken) = bus.burst(how, reader);
         wakeups[side].push(woken);
         run
     });
-    let named = ["of singles", "as one batch"].into_iter().zip([singles, batch]);
-    for ((name, figures), wakeups) in named.zip(&mut wakeups) {
+    for (((name, ..), figures), wakeups) in kinds.into_iter().zip(figures).zip(&mut wakeups) {
         wakeups.sort_unstable();
         println!(
             "delivery: a burst of 10,000 {name} takes {:.1} ms, {:.0} ns CPU per event of both processes (publisher {:.0}), \
-             wakes the sleeping data thread {} times (most: {}), and loses nothing",
+             wakes the sleeper {} times (most: {}), and loses nothing",
             BURST as f64 / figures.events_per_second * 1e3,
             figures.own_cpu_nanos + figures.peer_cpu_nanos,
             figures.peer_cpu_nanos,
@@ -163,38 +178,40 @@ fn steady(bus: &mut Bus) {
     );
 }
 
-fn round_trips(criterion: &mut Criterion, bus: &mut Bus, socket: &mut Socket) {
-    let (mut of_bus, mut without_reactor, mut of_socket) = (Vec::new(), Vec::new(), Vec::new());
+fn round_trips(criterion: &mut Criterion, [bus, sleeping]: [&mut Bus; 2], socket: &mut Socket) {
+    let mut each = [const { Vec::new() }; 5];
+    let [tasks, threads, sleeping_tasks, sleeping_threads, of_socket] = &mut each;
     let mut group = criterion.benchmark_group("delivery/round trip");
-    group.bench_function("bus", |b| b.iter_custom(|trips| bus.round_trips(ECHO, trips, &mut of_bus)));
-    group.bench_function("socket", |b| b.iter_custom(|trips| socket.round_trips(trips, &mut of_socket)));
+    group.bench_function("bus", |b| b.iter_custom(|trips| bus.round_trips(ECHO, trips, tasks)));
+    group.bench_function("socket", |b| b.iter_custom(|trips| socket.round_trips(trips, of_socket)));
     group.finish();
 
-    of_bus.clear();
+    tasks.clear();
     of_socket.clear();
     for _ in 0..if is_trial() { 1 } else { 10 } {
-        bus.round_trips(ECHO, 500, &mut of_bus);
-        bus.round_trips(ECHO_WITHOUT_REACTOR, 500, &mut without_reactor);
-        socket.round_trips(500, &mut of_socket);
+        bus.round_trips(ECHO, 500, tasks);
+        bus.round_trips(ECHO_BLOCKING, 500, threads);
+        sleeping.round_trips(ECHO, 500, sleeping_tasks);
+        sleeping.round_trips(ECHO_BLOCKING, 500, sleeping_threads);
+        socket.round_trips(500, of_socket);
     }
-    of_bus.sort_unstable();
-    without_reactor.sort_unstable();
-    of_socket.sort_unstable();
+    each.iter_mut().for_each(|trips| trips.sort_unstable());
     let micros = |trips: &[u64], percent| percentile(trips, percent) as f64 / 1e3;
+    let [over_bus @ .., of_socket] = &each;
     println!(
-        "delivery: a round trip of 64 B takes {:.1} us over the bus (p99 {:.1}), {:.1} us over a socket (p99 {:.1}): ratio {:.2}",
-        micros(&of_bus, 50),
-        micros(&of_bus, 99),
-        micros(&of_socket, 50),
-        micros(&of_socket, 99),
-        micros(&of_bus, 50) / micros(&of_socket, 50)
+        "delivery: a round trip of 64 B over a socket takes {:.1} us (p99 {:.1})",
+        micros(of_socket, 50),
+        micros(of_socket, 99)
     );
-    println!(
-        "delivery: in threads that wait for nothing else, {:.1} us over the bus (p99 {:.1}): ratio {:.2} (must 1.2)",
-        micros(&without_reactor, 50),
-        micros(&without_reactor, 99),
-        micros(&without_reactor, 50) / micros(&of_socket, 50)
-    );
+    let named = ["tasks", "threads", "tasks that sleep at once", "threads that sleep at once"];
+    for (name, trips) in named.into_iter().zip(over_bus) {
+        println!(
+            "delivery: over the bus, between {name}: {:.1} us (p99 {:.1}), {:.2} times as long (must 1.2)",
+            micros(trips, 50),
+            micros(trips, 99),
+            micros(trips, 50) / micros(of_socket, 50)
+        );
+    }
 }
 
 fn within_a_process(criterion: &mut Criterion, bus: Bus) {
@@ -255,6 +272,15 @@ fn percentile(sorted: &[u64], percent: usize) -> u64 {
     sorted[(sorted.len() - 1) * percent / 100]
 }
 
+/// Who reads a subscription.
+#[derive(Debug, Clone, Copy)]
+enum Reader {
+    /// A thread that waits for nothing else.
+    Thread,
+    /// A task of a runtime.
+    Task,
+}
+
 /// The agent, in this process, and procmond in another.
 struct Bus {
     runtime: Runtime,
@@ -265,16 +291,16 @@ struct Bus {
 }
 
 impl Bus {
-    fn start(folder: &Path) -> Self {
+    fn start(folder: &Path, procmond: &str, policy: WaitPolicy) -> Self {
         let runtime = runtime();
-        let path = folder.join("bus.sock");
         let (bus, subscription) = runtime.block_on(async {
-            let broker = DaemoneyeBroker::new(path.to_str().expect("UTF-8")).await.expect("a broker");
+            let options = BrokerOptions::new(folder.join("bus.sock")).wait_policy(policy);
+            let broker = DaemoneyeBroker::with_options(options).expect("a broker");
             let bus = DaemoneyeEventBus::from_broker(broker).await.expect("it listens");
             let subscription = bus.subscription(&[FROM_PROCMOND]).await.expect("the agent may");
             (bus, subscription)
         });
-        let procmond = Peer::start("procmond", folder);
+        let procmond = Peer::start(procmond, folder);
         let tasks = runtime.block_on(bus.publisher(TO_PROCMOND)).expect("the agent may");
         Self { runtime, subscription, tasks, procmond, bus }
     }
@@ -283,18 +309,18 @@ impl Bus {
     fn stream(&mut self, how: u64, events: u64) -> Run {
         Run::of(events, || {
             self.order(how, events);
-            self.receive(events, EVENT_BYTES);
+            self.receive(events, EVENT_BYTES, Reader::Thread);
             self.procmond.hear()
         })
     }
 
-    /// One burst while everybody here sleeps, and how often the data thread was woken.
-    fn burst(&mut self, how: u64) -> (Run, u64) {
+    /// One burst while everybody here sleeps, and how often who reads the rings was woken.
+    fn burst(&mut self, how: u64, reader: Reader) -> (Run, u64) {
         std::thread::sleep(CALM);
         let woken = self.bus.statistics().wakeups;
         let run = Run::of(BURST, || {
             self.order(how, BURST);
-            self.receive(BURST, BURST_BYTES);
+            self.receive(BURST, BURST_BYTES, reader);
             self.procmond.hear()
         });
         (run, self.bus.statistics().wakeups - woken)
@@ -323,41 +349,56 @@ impl Bus {
     }
 
     /// Receives so many events, looks at each, and tells procmond how far it is.
-    fn receive(&mut self, events: u64, bytes: usize) {
+    fn receive(&mut self, events: u64, bytes: usize, reader: Reader) {
         let Self { runtime, subscription, procmond, .. } = self;
-        runtime.block_on(async {
-            let (mut received, mut told, mut sum) = (0, 0, 0_u64);
-            while received < events {
-                let batch = subscription.recv().await.expect("the bus is there").expect("nothing is lost");
-                for event in batch.view() {
-                    sum = sum_of_event(&event, bytes).wrapping_add(sum);
-                }
-                received += batch.len() as u64;
-                if received - told >= CREDIT || received == events {
-                    told = received;
-                    procmond.tell(told);
-                }
+        let (mut received, mut told, mut sum) = (0, 0, 0_u64);
+        let mut take = |batch: ReceivedBatch| {
+            for event in batch.view() {
+                sum = sum_of_event(&event, bytes).wrapping_add(sum);
             }
-            assert_eq!(sum, events.wrapping_mul(sum_of(bytes)), "what was received is what was published");
-        });
+            received += batch.len() as u64;
+            if received - told >= CREDIT || received == events {
+                told = received;
+                procmond.tell(told);
+            }
+            received < events
+        };
+        let next = |item: Option<Result<ReceivedBatch, RecvError>>| {
+            item.expect("the bus is there").expect("nothing is lost")
+        };
+        match reader {
+            Reader::Thread => while take(next(subscription.blocking_recv())) {},
+            Reader::Task => runtime.block_on(async { while take(next(subscription.recv().await)) {} }),
+        }
+        assert_eq!(sum, events.wrapping_mul(sum_of(bytes)), "what was received is what was published");
     }
 
     /// So many times to procmond and back, each timed by itself, in nanoseconds.
     fn round_trips(&mut self, how: u64, trips: u64, each: &mut Vec<u64>) -> Duration {
         self.order(how, trips);
         let Self { runtime, subscription, tasks, .. } = self;
-        let without = without_reactor();
-        let runtime = if how == ECHO { runtime } else { &without };
+        let mut ping = || {
+            let start = Instant::now();
+            let delivery = tasks.publish(&Opaque(&[1; PING_BYTES])).expect("it is small");
+            assert_eq!(delivery.reached, 1);
+            start
+        };
         let start = Instant::now();
-        runtime.block_on(async {
+        if how == ECHO {
+            runtime.block_on(async {
+                for _ in 0..trips {
+                    let start = ping();
+                    subscription.recv().await.expect("the bus is there").expect("nothing is lost");
+                    each.push(start.elapsed().as_nanos() as u64);
+                }
+            });
+        } else {
             for _ in 0..trips {
-                let start = Instant::now();
-                let delivery = tasks.publish(&Opaque(&[1; PING_BYTES])).expect("it is small");
-                assert_eq!(delivery.reached, 1);
-                subscription.recv().await.expect("the bus is there").expect("nothing is lost");
+                let start = ping();
+                subscription.blocking_recv().expect("the bus is there").expect("nothing is lost");
                 each.push(start.elapsed().as_nanos() as u64);
             }
-        });
+        }
         let elapsed = start.elapsed();
         self.procmond.hear();
         elapsed
@@ -380,9 +421,14 @@ fn sum_of(bytes: usize) -> u64 {
     sum(&vec![1; bytes])
 }
 
-fn procmond(part: &Part) {
+/// No look at an empty ring before it sleeps.
+fn asleep() -> WaitPolicy {
+    WaitPolicy::default().yields(0)
+}
+
+fn procmond(part: &Part, policy: WaitPolicy) {
     let runtime = runtime();
-    let options = ConnectOptions::new("procmond").path(part.folder.join("bus.sock"));
+    let options = ConnectOptions::new("procmond").path(part.folder.join("bus.sock")).wait_policy(policy);
     let client = runtime.block_on(EventBusClient::connect(options)).expect("the broker is there");
     let mut publisher = runtime.block_on(client.publisher(FROM_PROCMOND)).expect("it is granted");
     let mut tasks = runtime.block_on(client.subscription(&[TO_PROCMOND])).expect("it is granted");
@@ -396,8 +442,8 @@ fn procmond(part: &Part) {
             BURST_OF_SINGLES => publish_burst(part, &mut publisher, count, 1),
             BURST_AS_BATCH => publish_burst(part, &mut publisher, count, count),
             STEADY => publish_steadily(&mut publisher, count),
-            ECHO => echo(&runtime, &mut publisher, &mut tasks, count),
-            _ => echo(&without_reactor(), &mut publisher, &mut tasks, count),
+            ECHO => runtime.block_on(echo(&mut publisher, &mut tasks, count)),
+            _ => echo_blocking(&mut publisher, &mut tasks, count),
         }
         part.tell(cpu_nanos() - cpu);
     }
@@ -446,18 +492,18 @@ fn publish_steadily(publisher: &mut Publisher, events: u64) {
     }
 }
 
-/// A runtime that sleeps as a thread does, since there are no sockets and timers that it could wait for beside.
-fn without_reactor() -> Runtime {
-    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+async fn echo(publisher: &mut Publisher, tasks: &mut Subscription, trips: u64) {
+    for _ in 0..trips {
+        tasks.recv().await.expect("the bus is there").expect("nothing is lost");
+        publisher.publish(&Opaque(&[1; PING_BYTES])).expect("it is small");
+    }
 }
 
-fn echo(runtime: &Runtime, publisher: &mut Publisher, tasks: &mut Subscription, trips: u64) {
-    runtime.block_on(async {
-        for _ in 0..trips {
-            tasks.recv().await.expect("the bus is there").expect("nothing is lost");
-            publisher.publish(&Opaque(&[1; PING_BYTES])).expect("it is small");
-        }
-    });
+fn echo_blocking(publisher: &mut Publisher, tasks: &mut Subscription, trips: u64) {
+    for _ in 0..trips {
+        tasks.blocking_recv().expect("the bus is there").expect("nothing is lost");
+        publisher.publish(&Opaque(&[1; PING_BYTES])).expect("it is small");
+    }
 }
 
 /// A plain socket between this process and another.

@@ -24,7 +24,7 @@ use crate::wire::{GoodbyeReason, Refusal, Welcome};
 
 pub use connect::{ConnectError, ConnectOptions};
 pub use publisher::{BatchBuilder, Publisher, Unread};
-pub use subscription::{EventReceiver, SubscribeOptions, Subscription};
+pub use subscription::{EventReceiver, Nothing, SubscribeOptions, Subscription};
 
 pub(crate) use session::run as run_session;
 use session::{Command, Commands, Ground};
@@ -411,6 +411,7 @@ impl Core {
         let (data_events, data_events_end) = mpsc::unbounded_channel();
         let ground = Arc::new(Ground {
             hub: Arc::new(Hub::new()),
+            desk: Arc::default(),
             inbox_counters: Arc::new(InboxCounters::default()),
             data_events,
             wait_policy,
@@ -461,8 +462,7 @@ impl Core {
         // First the hub, then the broker: an event must find its queue from the first moment on, and so must the news of a ring
         // that is broken before the subscription begins.
         self.ground.hub.add(number, patterns.clone(), Arc::clone(&queue));
-        let hub = Arc::clone(&self.ground.hub);
-        let mut subscription = Subscription::new(self.commands.clone(), hub, number, queue);
+        let mut subscription = Subscription::new(self.commands.clone(), &self.ground, number, queue);
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Subscribe { subscription: number, patterns, ring_bytes, reply });
         subscription.subscribed = answer.await.unwrap_or(Err(Disconnected::BrokerGone.into()))?;

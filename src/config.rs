@@ -92,6 +92,10 @@ pub(crate) const DESERTED_CHECK: Duration = Duration::from_millis(100);
 /// both took an eighth of the time of publishing one event. When the clock is set, events have the old time for as long.
 pub(crate) const CLOCK_CHECK: Duration = Duration::from_millis(100);
 
+/// For how long a thread that reads the rings itself may be away from them before the data thread goes on, and up to twice that. A fast
+/// publisher fills a ring of the default size in 2 ms.
+pub(crate) const AWAY_MAX: Duration = Duration::from_millis(1);
+
 /// How long after the host refused something it is tried again: descriptors run short for moments.
 pub(crate) const HOST_RETRY: Duration = Duration::from_millis(10);
 

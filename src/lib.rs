@@ -87,7 +87,7 @@ pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, RefusalCount, Reload
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
-    EventReceiver, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
+    EventReceiver, Nothing, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
 };
 pub use control::{Payer, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;

@@ -117,26 +117,24 @@ pub(crate) fn subscribe(part: &Part) {
         let events = part.hear();
         let cpu = cpu_nanos();
         let (mut received, mut lost, mut told, mut total) = (0, 0, 0, 0_u64);
-        runtime.block_on(async {
-            while received + lost < events {
-                match subscription.recv().await.expect("the bus is there") {
-                    Ok(batch) => {
-                        for event in batch.view() {
-                            let EventRef::Opaque(payload) = event else { panic!("only bytes are published") };
-                            total = sum(payload).wrapping_add(total);
-                        }
-                        received += batch.len() as u64;
+        while received + lost < events {
+            match subscription.blocking_recv().expect("the bus is there") {
+                Ok(batch) => {
+                    for event in batch.view() {
+                        let EventRef::Opaque(payload) = event else { panic!("only bytes are published") };
+                        total = sum(payload).wrapping_add(total);
                     }
-                    Err(RecvError::Lagged(events)) => lost += events,
-                    Err(error) => panic!("{error}"),
+                    received += batch.len() as u64;
                 }
-                let settled = received + lost;
-                if settled - told >= CREDIT || settled == events {
-                    told = settled;
-                    part.tell(told);
-                }
+                Err(RecvError::Lagged(events)) => lost += events,
+                Err(error) => panic!("{error}"),
             }
-        });
+            let settled = received + lost;
+            if settled - told >= CREDIT || settled == events {
+                told = settled;
+                part.tell(told);
+            }
+        }
         assert!(is_sum_of(total, received), "what was received is what was published");
         part.tell(cpu_nanos() - cpu);
         part.tell(lost);

@@ -37,7 +37,8 @@ const EVENT_BYTES: usize = 256;
 const EVENT: [u8; EVENT_BYTES] = [1; EVENT_BYTES];
 /// So many subscribers.
 const SUBSCRIBERS: [usize; 3] = [1, 4, 8];
-/// Events that are published at once, and those of one run.
+/// Events that are published at once, and those of one run: as many as a write to a socket takes, fewer, and one.
+const LARGE: (u64, u64) = (252, 320_040);
 const BATCHED: (u64, u64) = (16, 320_000);
 const SINGLE: (u64, u64) = (1, 80_000);
 
@@ -60,7 +61,7 @@ fn main() {
         let mut sockets = Sockets::start(folder.path(), subscribers);
         let mut machine = Machine::start(folder.path(), subscribers);
         measure(&mut criterion, &mut bus, subscribers);
-        for (at_once, events) in [BATCHED, SINGLE] {
+        for (at_once, events) in [LARGE, BATCHED, SINGLE] {
             let events = if is_trial() { at_once * 100 } else { events };
             let figures = in_turns(|side| match side {
                 0 => bus.run(events, at_once),
@@ -82,7 +83,7 @@ fn start_peers(kind: &str, folder: &Path, peers: usize) -> Vec<Peer> {
 
 fn measure(criterion: &mut Criterion, bus: &mut Bus, subscribers: usize) {
     let mut group = criterion.benchmark_group(format!("fanout/to {subscribers}"));
-    for (at_once, _) in [BATCHED, SINGLE] {
+    for (at_once, _) in [LARGE, BATCHED, SINGLE] {
         group.throughput(Throughput::Elements(at_once));
         group.bench_function(format!("{at_once} at once"), |bencher| {
             bencher.iter_custom(|times| bus.run(times * at_once, at_once).elapsed);

@@ -270,7 +270,7 @@ impl Publisher {
 }
 
 /// Patience beyond what clocks can tell is for ever, which here is a century.
-fn deadline_of(patience: Duration) -> Instant {
+pub(super) fn deadline_of(patience: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     Instant::now() + patience.min(CENTURY)
 }

@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
 use crate::access::Component;
 use crate::dataplane::{
-    DataEvent, DataEvents, Hub, Inbox, InboxCounters, Origin, OutboxShared, RouteTarget, WaitPolicy,
+    DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, Origin, OutboxShared, RouteTarget, WaitPolicy,
 };
 use crate::link::{Link, LinkError};
 use crate::routing::TopicId;
@@ -31,6 +31,7 @@ use rings::RingState;
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) hub: Arc<Hub>,
+    pub(crate) desk: Arc<Desk>,
     pub(crate) inbox_counters: Arc<InboxCounters>,
     pub(crate) data_events: DataEvents,
     pub(crate) wait_policy: WaitPolicy,

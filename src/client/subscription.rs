@@ -2,15 +2,18 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use futures_core::Stream;
 
-use super::session::{Command, Commands};
+use super::publisher::deadline_of;
+use super::session::{Command, Commands, Ground};
 use super::{SubscribeError, Subscribed};
 use crate::access::Withheld;
 use crate::config::is_ring_size;
-use crate::dataplane::{Hub, Item, Losses, Queue, ReceivedBatch, RecvError, Taken};
+use crate::dataplane::{Desk, Hub, Item, Losses, Queue, ReceivedBatch, RecvError, Served, Taken};
 use crate::event::BusEvent;
 use crate::topic::TopicPattern;
 
@@ -130,7 +133,8 @@ pub struct Subscription {
     taken: Taken,
     pub(super) subscribed: Subscribed,
     queue: Arc<Queue>,
-    _lease: Lease,
+    desk: Arc<Desk>,
+    lease: Lease,
 }
 
 /// The subscription's place in the hub and at the broker, for as long as it lives.
@@ -152,18 +156,93 @@ impl Drop for Lease {
 }
 
 impl Subscription {
-    pub(super) fn new(commands: Commands, hub: Arc<Hub>, number: u32, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(commands: Commands, ground: &Ground, number: u32, queue: Arc<Queue>) -> Self {
         Self {
             taken: Taken::default(),
             subscribed: Subscribed::default(),
             queue: Arc::clone(&queue),
-            _lease: Lease { commands, hub, queue, number },
+            desk: Arc::clone(&ground.desk),
+            lease: Lease { commands, hub: Arc::clone(&ground.hub), queue, number },
         }
     }
 
     /// The next batch, or interruption; `None` at the end. Cancel-safe: given up midway, nothing is lost.
     pub async fn recv(&mut self) -> Option<Result<ReceivedBatch, RecvError>> {
         std::future::poll_fn(|context| self.poll_recv(context)).await
+    }
+
+    /// The next batch, or interruption, for a thread that has nothing else to do meanwhile: it waits here. `None` at the end.
+    ///
+    /// Where this is the only subscription of its client, the thread reads the rings itself and sleeps on their doorbells: it hears of an event
+    /// one switch between threads sooner than [`recv`](Self::recv) does, which hears of it from the client's data thread. Not to be called
+    /// within an async runtime, whose thread would wait along with it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use daemoneye_eventbus::{ConnectOptions, EventBusClient, Nothing, Opaque};
+    ///
+    /// # let runtime = tokio::runtime::Runtime::new()?;
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+    /// # let bus = runtime.block_on(async {
+    /// #     DaemoneyeEventBus::from_broker(DaemoneyeBroker::with_options(BrokerOptions::new(&path))?).await
+    /// # })?;
+    /// let mut batches = runtime.block_on(async {
+    ///     let detector = EventBusClient::connect(ConnectOptions::new("detector").path(&path)).await.expect("a broker");
+    ///     detector.subscription(&["events.process.anomaly"]).await
+    /// })?;
+    /// let reader = std::thread::spawn(move || {
+    ///     let batch = batches.blocking_recv().expect("the bus is there").expect("an anomaly");
+    ///     assert_eq!(batch.topic().as_str(), "events.process.anomaly");
+    ///     assert_eq!(batches.blocking_recv_within(Duration::from_millis(1)).expect_err("that was all"), Nothing);
+    /// });
+    /// runtime.block_on(bus.publisher("events.process.anomaly"))?.publish(&Opaque(b"it forks"))?;
+    /// reader.join().expect("it has read");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn blocking_recv(&mut self) -> Option<Result<ReceivedBatch, RecvError>> {
+        self.wait(None).unwrap_or_default()
+    }
+
+    /// As [`blocking_recv`](Self::blocking_recv), but not for longer than `patience`.
+    ///
+    /// # Errors
+    /// [`Nothing`] has come by then.
+    pub fn blocking_recv_within(
+        &mut self,
+        patience: Duration,
+    ) -> Result<Option<Result<ReceivedBatch, RecvError>>, Nothing> {
+        self.wait(Some(deadline_of(patience)))
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<Option<Item>, Nothing> {
+        if let Poll::Ready(item) = self.poll_recv(&mut Context::from_waker(Waker::noop())) {
+            return Ok(item);
+        }
+        let Self { taken, queue, desk, lease, .. } = self;
+        match desk.serve(queue, taken, deadline, || lease.hub.is_alone(lease.number)) {
+            Served::Item(item) => return Ok(item),
+            Served::Late => return Err(Nothing),
+            Served::Elsewhere => {}
+        }
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            if let Poll::Ready(item) = self.poll_recv(&mut context) {
+                return Ok(item);
+            }
+            let Some(deadline) = deadline else {
+                std::thread::park();
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Nothing);
+            }
+            std::thread::park_timeout(left);
+        }
     }
 
     /// What the broker made of the patterns.
@@ -199,6 +278,20 @@ impl Subscription {
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
         self.queue.poll_next(&mut self.taken, context)
+    }
+}
+
+/// Nothing has come in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("nothing has come in time")]
+pub struct Nothing;
+
+/// Wakes a thread that parks.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
     }
 }
 
@@ -267,6 +360,18 @@ impl EventReceiver {
         }
     }
 
+    /// The next event, for a thread that has nothing else to do meanwhile; see [`Subscription::blocking_recv`].
+    pub fn blocking_recv(&mut self) -> Option<Arc<BusEvent>> {
+        loop {
+            if let Some(event) = self.next_of_batch() {
+                return Some(event);
+            }
+            let item = self.subscription.blocking_recv()?;
+            // It is noted, and can be asked for.
+            let _ = self.take_in(item);
+        }
+    }
+
     /// Events that matched and were lost on their way here, so far.
     #[must_use]
     pub fn lagged(&self) -> u64 {
@@ -287,29 +392,49 @@ impl EventReceiver {
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Arc<BusEvent>, RecvError>>> {
         loop {
-            while let Some((batch, taken)) = &mut self.batch {
-                if *taken == batch.len() {
-                    self.batch = None;
-                    break;
-                }
-                *taken += 1;
-                match batch.event(*taken - 1) {
-                    Some(event) => return Poll::Ready(Some(Ok(event))),
-                    None => self.left_out += 1,
-                }
+            if let Some(event) = self.next_of_batch() {
+                return Poll::Ready(Some(Ok(event)));
             }
             match std::task::ready!(self.subscription.poll_recv(context)) {
-                Some(Ok(batch)) => self.batch = Some((batch, 0)),
-                Some(Err(error)) => {
-                    match &error {
-                        RecvError::Lagged(events) => self.lagged = self.lagged.saturating_add(*events),
-                        RecvError::Poisoned { .. } => self.poisoned = Some(error.clone()),
+                Some(item) => {
+                    if let Err(error) = self.take_in(item) {
+                        return Poll::Ready(Some(Err(error)));
                     }
-                    return Poll::Ready(Some(Err(error)));
                 }
                 None => return Poll::Ready(None),
             }
         }
+    }
+
+    /// The next event of the batch that is here.
+    fn next_of_batch(&mut self) -> Option<Arc<BusEvent>> {
+        while let Some((batch, taken)) = &mut self.batch {
+            if *taken == batch.len() {
+                self.batch = None;
+                break;
+            }
+            *taken += 1;
+            match batch.event(*taken - 1) {
+                Some(event) => return Some(event),
+                None => self.left_out += 1,
+            }
+        }
+        None
+    }
+
+    /// Takes what has come: a batch, or an interruption, which it notes.
+    fn take_in(&mut self, item: Item) -> Result<(), RecvError> {
+        match item {
+            Ok(batch) => self.batch = Some((batch, 0)),
+            Err(error) => {
+                match &error {
+                    RecvError::Lagged(events) => self.lagged = self.lagged.saturating_add(*events),
+                    RecvError::Poisoned { .. } => self.poisoned = Some(error.clone()),
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -22,6 +22,9 @@ const KEPT_BYTES: usize = 4 << 20;
 const SMALL_KEPT_MAX: usize = KEPT_BYTES / 2 / CHUNK_BYTES;
 const LARGE_KEPT_MAX: usize = KEPT_BYTES / RECORD_BYTES_TARGET;
 
+/// Kept chunks that are looked at for one that is free.
+const LOOKED_AT: usize = 16;
+
 /// The events of one record as owned values, opaque ones left empty; `None` if they are too large to keep.
 pub(super) type OwnedEvents = Option<Box<[Option<Arc<BusEvent>>]>>;
 
@@ -97,9 +100,11 @@ impl Pool {
     /// An empty chunk, whose first record has so many bytes. Nobody else holds it.
     pub(super) fn take(&mut self, bytes: usize, topic: &Topic, origin: &Arc<Origin>) -> Arc<Chunk> {
         let free = self.of_size(bytes).and_then(|(kept, _)| {
-            // The oldest: if that is still held, most of the others are.
-            let is_free = kept.front_mut().is_some_and(|chunk| Arc::get_mut(chunk).is_some());
-            if is_free { kept.pop_front() } else { None }
+            // The one that was freed last, which the processor's cache may still have: readers free them in order. If there are many
+            // that they have not, the oldest.
+            let newest = (kept.len().saturating_sub(LOOKED_AT)..kept.len()).rev();
+            let place = newest.chain([0]).find(|place| kept.get_mut(*place).is_some_and(is_free))?;
+            kept.remove(place)
         });
         let Some(mut reused) = free else {
             return Arc::new(Chunk::new(topic.clone(), Arc::clone(origin)));
@@ -136,6 +141,11 @@ impl Pool {
             None
         }
     }
+}
+
+fn is_free(chunk: &mut Arc<Chunk>) -> bool {
+    // Whether anybody holds it costs less to ask than to be sure of.
+    Arc::strong_count(chunk) == 1 && Arc::get_mut(chunk).is_some()
 }
 
 /// A chunk that nobody else holds.
@@ -181,7 +191,8 @@ mod tests {
         let batch = ReceivedBatch::new(Arc::clone(&first), 0);
         let place = Arc::as_ptr(&first);
         drop(first);
-        assert_ne!(Arc::as_ptr(&send(&mut pool, &[2; 100], &label(1))), place, "somebody reads it");
+        let second = send(&mut pool, &[2; 100], &label(1));
+        assert_ne!(Arc::as_ptr(&second), place, "somebody reads it");
         assert!(batch.event(0).is_none(), "it is opaque");
         drop(batch);
         let again = send(&mut pool, &[3; 50], &label(2));
@@ -191,6 +202,19 @@ mod tests {
         assert!(again.owned.get().is_none());
         let event = again.view(0).iter().next();
         assert!(matches!(event, Some(EventRef::Opaque(payload)) if payload == [3; 50]), "{event:?}");
+    }
+
+    #[test]
+    fn of_the_chunks_that_nobody_holds_the_one_that_went_out_last_is_filled_again() {
+        let mut pool = Pool::default();
+        let mut held: Vec<_> = (0..4).map(|_| send(&mut pool, &[1; 100], &label(1))).collect();
+        let places: Vec<_> = held.iter().map(Arc::as_ptr).collect();
+        // Read in order, and not to the end.
+        held.drain(..3);
+        assert_eq!(Arc::as_ptr(&send(&mut pool, &[2; 100], &label(1))), places[2]);
+        drop(held);
+        let many: Vec<_> = (0..LOOKED_AT + 2).map(|_| send(&mut pool, &[3; 100], &label(1))).collect();
+        assert!(places.iter().all(|place| many.iter().any(|chunk| Arc::as_ptr(chunk) == *place)));
     }
 
     #[test]

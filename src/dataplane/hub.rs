@@ -77,6 +77,12 @@ impl Hub {
         drop(state);
     }
 
+    /// Whether this subscription is the only one.
+    pub(crate) fn is_alone(&self, number: u32) -> bool {
+        let state = self.state.lock();
+        state.subscriptions.len() == 1 && state.subscriptions.contains_key(&number)
+    }
+
     /// The queues that match `topic` now.
     pub(crate) fn targets(&self, topic: &Topic) -> Queues {
         let state = self.state.lock();

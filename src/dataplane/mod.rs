@@ -19,7 +19,7 @@ mod wait;
 
 pub(crate) use chunk::Chunk;
 pub(crate) use hub::Hub;
-pub(crate) use inbox::{Inbox, InboxCounters};
+pub(crate) use inbox::{Desk, Inbox, InboxCounters, Served};
 pub(crate) use outbox::{Outbox, OutboxShared, RecordLimits, RouteTarget, Wait};
 pub(crate) use queue::{Item, Queue, Taken};
 pub(crate) use received::Origin;

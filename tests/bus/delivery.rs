@@ -163,12 +163,14 @@ fn a_collector_reads_what_the_agent_publishes() {
 fn an_idle_bus_sleeps() {
     let folder = Folder::new();
     let (mut agent, mut detector, mut procmond) = cast(&folder, &["events.process.#"]);
+    let mut exporter = Role::client(&folder, "exporter").up();
+    exporter.must(&json!({"do": "subscribe", "patterns": ["events.process.#"], "blocking": "for_ever"}));
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     procmond.must(&json!({"do": "batch", "from": 0, "count": 100}));
-    for subscriber in [&mut agent, &mut detector] {
+    for subscriber in [&mut agent, &mut detector, &mut exporter] {
         whole(100, &subscriber.must(&json!({"do": "await", "total": 100})));
     }
-    let pids = [&agent, &detector, &procmond].map(Role::pid);
+    let pids = [&agent, &detector, &exporter, &procmond].map(Role::pid);
     let sleeps = || pids.map(crate::support::look::sleeps);
     // Nothing is due: once they sleep, they stay asleep. The condition is a stretch of quiet, not a moment.
     let seconds = std::env::var("EVENTBUS_IDLE_SECONDS");

@@ -6,6 +6,7 @@ mod support;
 mod audit;
 mod backing;
 mod bad_input;
+mod blocking;
 mod crash;
 mod death;
 mod delivery;

@@ -180,7 +180,7 @@ impl BusRole {
             "await_tag" => Ok(self.subscriptions[&text("name")].due(&text("tag"), number("next")).await),
             "read" => {
                 let subscription = self.unread.remove(&text("name")).expect("it was made");
-                self.subscriptions.insert(text("name"), Reader::start(subscription, Duration::ZERO));
+                self.subscriptions.insert(text("name"), Reader::of(subscription, command));
                 Ok(json!({}))
             }
             "read_one" => Ok(self.read_one(&text("name")).await),
@@ -190,8 +190,7 @@ impl BusRole {
             "await_end" => Ok(self.subscriptions[&text("name")].settle(u64::MAX).await),
             "unsubscribe" => {
                 let reader = self.subscriptions.remove(&text("name")).ok_or_else(not_made)?;
-                reader.task.abort();
-                let _ = reader.task.await;
+                reader.stop().await;
                 Ok(json!({}))
             }
             "declare" => self.declare(text("name"), &text("topic")).await,
@@ -221,9 +220,7 @@ impl BusRole {
             "drop_elsewhere" => {
                 let (publishers, subscriptions) =
                     (std::mem::take(&mut self.publishers), std::mem::take(&mut self.subscriptions));
-                for reader in subscriptions.values() {
-                    reader.task.abort();
-                }
+                subscriptions.values().for_each(Reader::leave);
                 std::thread::spawn(move || drop((publishers, subscriptions))).join().expect("nothing panics");
                 Ok(json!({}))
             }
@@ -386,8 +383,7 @@ impl BusRole {
         } else if command["witness"] == true {
             self.witnesses.insert(name, witness::Witness::start(subscription));
         } else {
-            let pause = Duration::from_micros(command["slow_us"].as_u64().unwrap_or(0));
-            self.subscriptions.insert(name, Reader::start(subscription, pause));
+            self.subscriptions.insert(name, Reader::of(subscription, command));
         }
         Ok(answer)
     }

@@ -148,9 +148,14 @@ impl Session {
         let origin = Arc::clone(origin);
         let consumer = Consumer::new(ProducerView::attach(peer, capacity(ring_bytes))?, segment);
         if self.inbox.is_none() {
-            let Ground { hub, data_events, inbox_counters, wait_policy, .. } = &*self.ground;
-            let inbox =
-                Inbox::start(Arc::clone(hub), data_events.clone(), Arc::clone(inbox_counters), *wait_policy);
+            let Ground { hub, desk, data_events, inbox_counters, wait_policy, .. } = &*self.ground;
+            let inbox = Inbox::start(
+                Arc::clone(hub),
+                data_events.clone(),
+                Arc::clone(inbox_counters),
+                *wait_policy,
+                Arc::clone(desk),
+            );
             let inbox = inbox.map_err(|source| SegmentError::Host { step: "read", source })?;
             self.inbox = Some(inbox);
         }

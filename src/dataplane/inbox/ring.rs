@@ -8,11 +8,13 @@ use std::task::Waker;
 use shm::{Consumer, Doorbell, Heard, Moment, Record};
 use zerocopy::IntoBytes;
 
-use super::{InboxCounters, Slot, Source, Target};
+use super::InboxCounters;
+use super::slot::{Slot, Target};
 use crate::batch::event_count;
-use crate::config::{TURN_BYTES_MAX, TURNS_PER_RING};
+use crate::config::{RECORDS_PER_TURN, TURNS_PER_RING};
 use crate::dataplane::chunk::{CHUNK_BYTES, Chunk, Pool, own};
 use crate::dataplane::hub::Queues;
+use crate::dataplane::queue::Source;
 use crate::dataplane::{Hub, Origin, Queue};
 use crate::hierarchy;
 use crate::topic::Topic;
@@ -187,19 +189,19 @@ impl InRing {
         self.closed
     }
 
-    /// Takes up to `records` records, or a part of the ring; stops early when commands wait.
+    /// Takes so many records and about so many bytes at most, and no more than a part of the ring; stops early when commands wait.
     pub(super) fn turn(
         &mut self,
-        records: usize,
+        bytes_max: usize,
         waiting: &AtomicBool,
         counters: &InboxCounters,
         pool: &mut Pool,
     ) -> Turn {
-        let bytes_max = (self.consumer.capacity() / TURNS_PER_RING).min(TURN_BYTES_MAX);
+        let bytes_max = (self.consumer.capacity() / TURNS_PER_RING).min(bytes_max);
         let (mut taken, mut bytes) = (0, 0);
         let turn = loop {
             // Pairs with the store in `Inbox::tell`.
-            if taken == records || bytes >= bytes_max || waiting.load(Ordering::Acquire) {
+            if taken == RECORDS_PER_TURN || bytes >= bytes_max || waiting.load(Ordering::Acquire) {
                 break Ok(Turn::Busy);
             }
             match self.take(counters, pool) {
@@ -307,167 +309,5 @@ impl InRing {
             .iter()
             .flatten()
             .flat_map(|slot| slot.targets.iter().map(|target| Arc::clone(&target.queue)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use shm::{Backing, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
-
-    use std::task::{Context, Poll};
-
-    use parking_lot::Mutex;
-
-    use super::super::{Command, DataThread, Hub, RecvError, Shared};
-    use super::*;
-    use crate::access::Component;
-    use crate::batch::{BatchWriter, Opaque};
-    use crate::correlation::CorrelationMetadata;
-    use crate::dataplane::Taken;
-    use crate::dataplane::wait::{Wait, WaitPolicy};
-    use crate::wire::{Epoch, PublisherId};
-
-    const RING_BYTES: usize = 1 << 16;
-
-    fn ring() -> (Producer, InRing) {
-        let (data, marks) = (
-            ProducerSegment::create(RING_BYTES, Backing::default()).expect("memory"),
-            ConsumerSegment::create(Backing::default()).expect("memory"),
-        );
-        let share = |handle: &shm::Handle| handle.try_clone().expect("a descriptor");
-        let seen_data = ProducerView::attach(share(data.handle()), RING_BYTES).expect("it is as agreed");
-        let seen_marks = ConsumerView::attach(share(marks.handle())).expect("it is as agreed");
-        let component = Component::from_client_id("procmond").expect("a legal id");
-        let origin = Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) });
-        let (doorbell, _) = Doorbell::pair().expect("descriptors");
-        let mut ring = InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin);
-        ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), &Arc::from([]));
-        (Producer::new(data, seen_marks), ring)
-    }
-
-    /// Large records, as batches are: a turn's worth of them is far more than the ring holds.
-    #[test]
-    fn a_turn_gives_space_back_long_before_it_has_read_the_whole_ring() {
-        let (mut producer, mut ring) = ring();
-        let mut record = BatchWriter::new(RING_BYTES as u32 / 8);
-        record.begin(&CorrelationMetadata::new("scan".into())).expect("it is small");
-        record.push(&Opaque(&[7; 2048]), None).expect("it is small");
-        record.seal(0, std::time::UNIX_EPOCH, 0);
-        while producer.push(0, 0, 1, &record.parts()).is_ok() {}
-        let _ = producer.flush();
-        let full = producer.occupied().expect("nothing is broken");
-
-        let turn = ring.turn(256, &AtomicBool::new(false), &InboxCounters::default(), &mut Pool::default());
-
-        assert!(matches!(turn, Turn::Busy), "{turn:?}");
-        let left = producer.occupied().expect("nothing is broken");
-        assert!(left < full && left > full / 2, "{left} of {full} bytes are left");
-    }
-
-    /// A single event, published.
-    fn publish(producer: &mut Producer) {
-        let mut record = BatchWriter::new(RING_BYTES as u32 / 8);
-        record.begin(&CorrelationMetadata::new("scan".into())).expect("it is small");
-        record.push(&Opaque(b"event"), None).expect("it is small");
-        record.seal(0, std::time::UNIX_EPOCH, 0);
-        producer.push(0, 0, 1, &record.parts()).expect("there is room");
-        let _ = producer.flush();
-    }
-
-    fn begun_queue() -> Arc<Queue> {
-        let queue = Queue::new(1 << 20);
-        queue.begin();
-        Arc::new(queue)
-    }
-
-    fn count_of(queue: &Queue) -> usize {
-        let (mut taken, mut count) = (Taken::default(), 0);
-        while let Poll::Ready(Some(Ok(_))) =
-            queue.poll_next(&mut taken, &mut Context::from_waker(Waker::noop()))
-        {
-            count += 1;
-        }
-        count
-    }
-
-    #[test]
-    fn a_queue_that_joins_between_two_records_of_a_burst_gets_the_second() {
-        let (mut producer, mut ring) = ring();
-        let (hub, queues) = (Hub::new(), [begun_queue(), begun_queue()]);
-        for (number, queue) in queues.iter().enumerate() {
-            let pattern = crate::topic::TopicPattern::new("events.#").expect("a pattern");
-            hub.add(number as u32, vec![pattern], Arc::clone(queue));
-            ring.refresh(&hub);
-            publish(&mut producer);
-        }
-        let turn = ring.turn(256, &AtomicBool::new(false), &InboxCounters::default(), &mut Pool::default());
-        assert!(matches!(turn, Turn::Busy), "{turn:?}");
-        assert_eq!(queues.map(|queue| count_of(&queue)), [2, 1]);
-    }
-
-    #[test]
-    fn what_came_before_a_breach_is_delivered() {
-        let (mut producer, ring) = ring();
-        let (mut thread, queue) = thread_with(ring);
-        publish(&mut producer);
-        producer.push(0, 0, 1, &[&[7; 64]]).expect("there is room");
-        let _ = producer.flush();
-        thread.turn();
-        assert!(thread.rings.is_empty(), "it is broken");
-        assert_eq!(count_of(&queue), 1);
-    }
-
-    /// A data thread with this one ring, to be driven by hand, and the queue that the ring feeds.
-    fn thread_with(mut ring: InRing) -> (DataThread, Arc<Queue>) {
-        let queue = begun_queue();
-        let topic = Topic::new("events.process.batch").expect("a legal topic");
-        ring.grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
-        let (wake, woken) = Doorbell::pair().expect("descriptors");
-        let shared = Shared {
-            commands: Mutex::default(),
-            waiting: AtomicBool::new(false),
-            wake,
-            counters: Arc::default(),
-        };
-        let thread = DataThread {
-            shared: Arc::new(shared),
-            woken,
-            hub: Arc::new(Hub::new()),
-            events: tokio::sync::mpsc::unbounded_channel().0,
-            rings: vec![ring],
-            ended: Vec::new(),
-            pool: Pool::default(),
-            hub_seen: 1,
-            session_over: false,
-            wait: Wait::new(WaitPolicy::default()),
-            woke: false,
-            rung: Vec::new(),
-        };
-        (thread, queue)
-    }
-
-    /// The publisher lets go of a ring that it holds to be broken, and the broker's word about it comes later.
-    #[test]
-    fn an_accusation_is_told_also_behind_the_end_of_its_ring() {
-        let (mut producer, ring) = ring();
-        let _ = producer.close();
-        let (mut thread, queue) = thread_with(ring);
-        thread.turn();
-        assert!(thread.rings.is_empty(), "it has ended");
-
-        thread.carry_out(Command::Close { ring: RingId(1), accused: Some("its head".into()) });
-
-        let next = queue.poll_next(&mut Taken::default(), &mut Context::from_waker(Waker::noop()));
-        assert!(matches!(next, Poll::Ready(Some(Err(RecvError::Poisoned { .. })))), "{next:?}");
-        assert!(thread.ended.is_empty(), "nothing is left of the ring");
-    }
-
-    #[test]
-    fn of_a_ring_that_the_broker_closes_first_nothing_is_left_either() {
-        let (_producer, ring) = ring();
-        let (mut thread, _queue) = thread_with(ring);
-        thread.carry_out(Command::Close { ring: RingId(1), accused: None });
-        thread.turn();
-        assert!(thread.rings.is_empty() && thread.ended.is_empty());
     }
 }

@@ -1,10 +1,11 @@
 //! Subscriptions that a role reads, and what came of them.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use daemoneye_eventbus::{EventRef, RecvError, Subscription};
+use daemoneye_eventbus::{EventRef, Nothing, ReceivedBatch, RecvError, Subscription};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -14,8 +15,20 @@ use super::super::DEADLINE;
 pub(super) struct Reader {
     tally: Arc<Mutex<Tally>>,
     changed: watch::Receiver<()>,
-    pub(super) task: tokio::task::JoinHandle<()>,
+    way: Way,
 }
+
+/// Who reads.
+enum Way {
+    Task(tokio::task::JoinHandle<()>),
+    Thread { stopped: Arc<AtomicBool>, thread: std::thread::JoinHandle<()> },
+}
+
+/// Set: all subscriptions are read by threads.
+const ALL_BLOCK: &str = "EVENTBUS_TEST_BLOCKING";
+
+/// For how long a thread waits at a time, if it does not for ever: so soon it can be stopped.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// What came of a subscription.
 #[derive(Debug, Default)]
@@ -36,32 +49,65 @@ struct Tally {
 }
 
 impl Reader {
-    /// Takes `pause` for each batch, as an application does that is too slow.
-    pub(super) fn start(mut subscription: Subscription, pause: Duration) -> Self {
-        let tally = Arc::new(Mutex::new(Tally::default()));
-        let (tell, changed) = watch::channel(());
-        let shared = Arc::clone(&tally);
+    /// A command may say `slow_us`, the time taken for each batch as by an application that is too slow, and `blocking`: on a thread that
+    /// waits `for_ever`, or for a moment at a time, as all do where the environment says so.
+    pub(super) fn of(subscription: Subscription, command: &Value) -> Self {
+        let pause = Duration::from_micros(command["slow_us"].as_u64().unwrap_or(0));
+        let all = std::env::var(ALL_BLOCK).is_ok();
+        match command["blocking"].as_str().or(all.then_some("a moment")) {
+            Some(how) => Self::start_thread(subscription, pause, how == "for_ever"),
+            None => Self::start(subscription, pause),
+        }
+    }
+
+    fn start(mut subscription: Subscription, pause: Duration) -> Self {
+        let (notes, tally, changed) = Notes::new();
         let task = tokio::spawn(async move {
             while let Some(item) = subscription.recv().await {
-                let mut tally = shared.lock().expect("nobody panics with it");
-                match item {
-                    Ok(batch) => {
-                        std::thread::sleep(pause);
-                        tally.batches += 1;
-                        for event in batch.view().iter() {
-                            tally.count(&event);
-                        }
-                    }
-                    Err(RecvError::Lagged(events)) => tally.lost = tally.lost.saturating_add(events),
-                    Err(other) => tally.errors.push(other.to_string()),
-                }
-                drop(tally);
-                tell.send_replace(());
+                notes.take(item, pause);
             }
-            shared.lock().expect("nobody panics with it").ended = true;
-            tell.send_replace(());
+            notes.end();
         });
-        Self { tally, changed, task }
+        Self { tally, changed, way: Way::Task(task) }
+    }
+
+    fn start_thread(mut subscription: Subscription, pause: Duration, for_ever: bool) -> Self {
+        let (notes, tally, changed) = Notes::new();
+        let stopped = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&stopped);
+        let read = move || {
+            while !stop.load(Ordering::Relaxed) {
+                let item = if for_ever {
+                    Ok(subscription.blocking_recv())
+                } else {
+                    subscription.blocking_recv_within(PATIENCE)
+                };
+                match item {
+                    Ok(Some(item)) => notes.take(item, pause),
+                    Ok(None) => return notes.end(),
+                    Err(Nothing) => {}
+                }
+            }
+        };
+        Self { tally, changed, way: Way::Thread { stopped, thread: std::thread::spawn(read) } }
+    }
+
+    /// Has the subscription end soon.
+    pub(super) fn leave(&self) {
+        match &self.way {
+            Way::Task(task) => task.abort(),
+            Way::Thread { stopped, .. } => stopped.store(true, Ordering::Relaxed),
+        }
+    }
+
+    /// Ends the subscription.
+    pub(super) async fn stop(self) {
+        self.leave();
+        // Whoever was stopped midway has said all that it could.
+        match self.way {
+            Way::Task(task) => drop(task.await),
+            Way::Thread { thread, .. } => drop(tokio::task::spawn_blocking(|| thread.join()).await),
+        }
     }
 
     /// Waits until so many events are received or lost, or the stream has ended.
@@ -114,6 +160,42 @@ impl Reader {
             "errors": tally.errors,
             "ended": tally.ended,
         })
+    }
+}
+
+/// What a reader keeps of what it has read.
+struct Notes {
+    tally: Arc<Mutex<Tally>>,
+    tell: watch::Sender<()>,
+}
+
+impl Notes {
+    fn new() -> (Self, Arc<Mutex<Tally>>, watch::Receiver<()>) {
+        let tally = Arc::new(Mutex::new(Tally::default()));
+        let (tell, changed) = watch::channel(());
+        (Self { tally: Arc::clone(&tally), tell }, tally, changed)
+    }
+
+    fn take(&self, item: Result<ReceivedBatch, RecvError>, pause: Duration) {
+        let mut tally = self.tally.lock().expect("nobody panics with it");
+        match item {
+            Ok(batch) => {
+                std::thread::sleep(pause);
+                tally.batches += 1;
+                for event in batch.view().iter() {
+                    tally.count(&event);
+                }
+            }
+            Err(RecvError::Lagged(events)) => tally.lost = tally.lost.saturating_add(events),
+            Err(other) => tally.errors.push(other.to_string()),
+        }
+        drop(tally);
+        self.tell.send_replace(());
+    }
+
+    fn end(&self) {
+        self.tally.lock().expect("nobody panics with it").ended = true;
+        self.tell.send_replace(());
     }
 }
 

@@ -1,0 +1,371 @@
+//! What reads the rings: in the hands of the data thread, or of a thread that waits for its subscription ([`super::desk`]).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use shm::Doorbell;
+
+use super::ring::{InRing, Turn};
+use super::{Command, Ground, Shared};
+use crate::batch::RECORD_BYTES_TARGET;
+use crate::config::TURN_BYTES_MAX;
+use crate::dataplane::chunk::Pool;
+use crate::dataplane::wait::{Step, Wait};
+use crate::dataplane::{DataEvent, DataEvents, Hub, Origin, Queue, RecvError};
+use crate::sys;
+use crate::wire::RingId;
+
+/// Spins between two polls: some 2 microseconds.
+const PAUSE_SPINS: u32 = 50;
+
+/// What the control thread wants of who reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Told {
+    GoOn,
+    /// A thread that waits for its subscription would read itself.
+    StepAside,
+    Stop,
+}
+
+/// How far a turn goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    AllWereSeen,
+    SomebodyWasWoken,
+}
+
+impl Until {
+    /// How much to take from one ring. Who reads for itself takes no more at a time than stays in its processor's cache until it is read.
+    const fn bytes(self) -> usize {
+        match self {
+            Self::AllWereSeen => TURN_BYTES_MAX,
+            Self::SomebodyWasWoken => RECORD_BYTES_TARGET,
+        }
+    }
+}
+
+/// How to sleep: until so many bytes have come; not for longer, if there is a time.
+struct Sleep {
+    want: u64,
+    longest: Option<Duration>,
+}
+
+/// All rings that lead to this process, and what it takes to read them.
+#[derive(Debug)]
+pub(super) struct Intake {
+    shared: Arc<Shared>,
+    woken: Doorbell,
+    hub: Arc<Hub>,
+    events: DataEvents,
+    rings: Vec<InRing>,
+    /// Which ring has its turn next.
+    next: usize,
+    /// Rings that came to their end before the broker closed them.
+    ended: Vec<EndedRing>,
+    /// Memory of what was read.
+    pool: Pool,
+    hub_seen: u64,
+    session_over: bool,
+    /// Nobody wants anything any more.
+    stopped: bool,
+    wait: Wait,
+    /// Readers were woken in the last turn.
+    woke: bool,
+    /// Which doorbells rang in the last sleep: our own, and those of the rings.
+    rung: Vec<bool>,
+}
+
+/// What is left of a ring: whom to tell if the broker closes it with an accusation, which may come behind the news that the publisher
+/// has let go of it.
+#[derive(Debug)]
+struct EndedRing {
+    id: RingId,
+    origin: Arc<Origin>,
+    queues: Vec<Arc<Queue>>,
+}
+
+impl Intake {
+    pub(super) fn new(ground: &Ground, woken: Doorbell) -> Self {
+        let Ground { shared, hub, events, policy } = ground;
+        Self {
+            shared: Arc::clone(shared),
+            woken,
+            hub: Arc::clone(hub),
+            events: events.clone(),
+            rings: Vec::new(),
+            next: 0,
+            ended: Vec::new(),
+            pool: Pool::default(),
+            hub_seen: 0,
+            session_over: false,
+            stopped: false,
+            wait: Wait::new(*policy),
+            woke: false,
+            rung: Vec::new(),
+        }
+    }
+
+    /// Reads, and sleeps when there is nothing to read, until it is told otherwise.
+    pub(super) fn read_until_told(&mut self) -> Told {
+        loop {
+            match self.obey() {
+                Told::GoOn => {}
+                told => return told,
+            }
+            if self.turn(Until::AllWereSeen) {
+                self.wait.busy();
+                if self.woke {
+                    // On the same processor, readers would not have their turn before ours is over.
+                    std::thread::yield_now();
+                }
+            } else if let Some(Sleep { want, longest }) = self.pause() {
+                self.sleep(want, longest);
+            }
+        }
+    }
+
+    /// Reads for the one subscription that there is, on the thread that waits for it, until something has come to its queue. Must be
+    /// asked again otherwise, as long as that is what the thread wants.
+    ///
+    /// `awaited` says whether the queue has something, and has our waker rung if it comes from elsewhere.
+    pub(super) fn read_for<T>(
+        &mut self,
+        longest: Option<Duration>,
+        mut awaited: impl FnMut() -> Poll<T>,
+    ) -> Poll<T> {
+        if self.turn(Until::SomebodyWasWoken) {
+            self.wait.busy();
+            return awaited();
+        }
+        let Some(sleep) = self.pause() else { return awaited() };
+        // Seen by who adds to the queue after `awaited` has looked.
+        self.shared.asleep.store(true, Ordering::Relaxed);
+        let item = awaited();
+        if item.is_pending() {
+            let longest = longest.into_iter().chain(sleep.longest).min();
+            self.sleep(sleep.want, longest);
+        }
+        self.shared.asleep.store(false, Ordering::Relaxed);
+        item
+    }
+
+    /// Lets some time pass after a turn that brought nothing; or says that, and how, it is time to sleep.
+    fn pause(&mut self) -> Option<Sleep> {
+        match self.wait.idle(self.shared.counters.received.load(Ordering::Relaxed)) {
+            Step::Pause => (0..PAUSE_SPINS).for_each(|_| std::hint::spin_loop()),
+            Step::Yield => std::thread::yield_now(),
+            Step::Sleep { want, longest } => return Some(Sleep { want, longest }),
+        }
+        None
+    }
+
+    /// Reads all rings to where they stand now: what was published by now is delivered, or counted.
+    pub(super) fn drain(&mut self) {
+        for ring in &mut self.rings {
+            ring.end_soon();
+        }
+        while !self.rings.is_empty() {
+            // Commands have nobody to obey them any more, and must not hold up the rest.
+            self.shared.waiting.store(false, Ordering::Relaxed);
+            self.turn(Until::AllWereSeen);
+        }
+    }
+
+    /// Carries out what the control thread told.
+    pub(super) fn obey(&mut self) -> Told {
+        let (mut joined, mut step_aside) = (Vec::new(), false);
+        // Pairs with the stores in `Inbox`. Not put off: a change of the hub that this answers is seen below.
+        if self.shared.waiting.swap(false, Ordering::AcqRel) {
+            let commands = std::mem::take(&mut *self.shared.commands.lock());
+            for command in commands {
+                match command {
+                    Command::Join { subscription } => joined.push(subscription),
+                    Command::StepAside => step_aside = true,
+                    other => self.carry_out(other),
+                }
+            }
+        }
+        let generation = self.hub.generation();
+        if self.hub_seen != generation {
+            self.hub_seen = generation;
+            for ring in &mut self.rings {
+                ring.refresh(&self.hub);
+            }
+        }
+        for subscription in joined {
+            // Without a control thread there is nobody to tell.
+            let _ = self.events.send(DataEvent::Joined { subscription });
+        }
+        match (self.stopped, step_aside) {
+            (true, _) => Told::Stop,
+            (false, true) => Told::StepAside,
+            (false, false) => Told::GoOn,
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Add { ring, consumer, doorbell, origin } => {
+                self.rings.push(InRing::new(ring, *consumer, doorbell, origin));
+            }
+            Command::Grant { order, ring, slot, generation, topic } => {
+                let queues = self.hub.targets(&topic);
+                if let Some(ring) = self.ring(ring) {
+                    ring.grant(slot, generation, topic, &queues);
+                }
+                // Without a control thread there is nobody to tell.
+                let _ = self.events.send(DataEvent::Granted { order });
+            }
+            Command::Revoke { ring, slot } => {
+                if let Some(ring) = self.ring(ring) {
+                    ring.revoke(slot);
+                }
+            }
+            Command::Close { ring, accused } => {
+                self.close(ring, accused);
+            }
+            Command::Join { .. } | Command::StepAside => unreachable!("the caller takes them itself"),
+            Command::SessionOver => {
+                self.session_over = true;
+                // Nobody closes them any more.
+                self.ended.clear();
+                self.end_if_drained();
+            }
+            Command::Stop => self.stopped = true,
+        }
+    }
+
+    fn close(&mut self, id: RingId, accused: Option<String>) {
+        let ended = self.ended.iter().position(|ring| ring.id == id).map(|at| self.ended.swap_remove(at));
+        let (origin, queues) = match (self.ring(id), ended) {
+            (Some(ring), _) => {
+                ring.close();
+                (Arc::clone(&ring.origin), ring.queues().collect())
+            }
+            (None, Some(ended)) => (ended.origin, ended.queues),
+            (None, None) => return,
+        };
+        if let Some(violation) = accused {
+            let component = origin.component.to_string();
+            let violation = format!("it holds this process to have broken the ring: {violation}");
+            interrupt(queues.into_iter(), &RecvError::Poisoned { component, violation });
+        }
+    }
+
+    fn ring(&mut self, id: RingId) -> Option<&mut InRing> {
+        self.rings.iter_mut().find(|ring| ring.id == id)
+    }
+
+    /// One look at each ring, or at those up to one that had something for a reader; whether there was anything.
+    fn turn(&mut self, until: Until) -> bool {
+        self.measure();
+        self.woke = false;
+        let mut busy = false;
+        for _ in 0..self.rings.len() {
+            // It goes on where the last turn has ended, so that each ring has its turn.
+            self.next = if self.next < self.rings.len() { self.next } else { 0 };
+            let Some(ring) = self.rings.get_mut(self.next) else { break };
+            let Shared { waiting, counters, .. } = &*self.shared;
+            let turn = ring.turn(until.bytes(), waiting, counters, &mut self.pool);
+            self.woke |= ring.wake_readers();
+            match turn {
+                Turn::Idle => self.next += 1,
+                Turn::Busy => {
+                    busy = true;
+                    self.next += 1;
+                }
+                Turn::Ended => {
+                    let ring = self.rings.swap_remove(self.next);
+                    if !ring.is_closed() && !self.session_over {
+                        let (id, queues) = (ring.id, ring.queues().collect());
+                        self.ended.push(EndedRing { id, origin: ring.origin, queues });
+                    }
+                    self.end_if_drained();
+                }
+                Turn::Broken(violation) => {
+                    let ring = self.rings.swap_remove(self.next);
+                    self.report(&ring, violation);
+                    self.end_if_drained();
+                }
+            }
+            if until == Until::SomebodyWasWoken && self.woke {
+                return true;
+            }
+        }
+        busy
+    }
+
+    /// Notes how much waits, before any of it is taken: a turn may take long.
+    fn measure(&mut self) {
+        let occupied = self.rings.iter_mut().map(InRing::occupied).sum();
+        let counters = &self.shared.counters;
+        counters.occupied.store(occupied, Ordering::Relaxed);
+        counters.occupied_max.fetch_max(occupied, Ordering::Relaxed);
+        counters.capacity.store(self.rings.iter().map(InRing::capacity).sum(), Ordering::Relaxed);
+    }
+
+    fn report(&self, ring: &InRing, violation: String) {
+        let component = ring.origin.component.to_string();
+        let error = RecvError::Poisoned { component, violation: violation.clone() };
+        interrupt(ring.queues(), &error);
+        // Without a control thread there is nobody to tell.
+        let _ = self.events.send(DataEvent::Poisoned { ring: ring.id, violation });
+    }
+
+    /// Ends the subscriptions once nothing more can come.
+    fn end_if_drained(&self) {
+        if self.session_over && self.rings.is_empty() {
+            self.hub.end();
+        }
+    }
+
+    /// Sleeps until a doorbell rings, for so many bytes or something that can't wait, unless a ring has that by now.
+    fn sleep(&mut self, want: u64, longest: Option<Duration>) {
+        self.rings.iter_mut().for_each(InRing::hear);
+        let mut armed = 0;
+        let calm = self.rings.iter_mut().all(|ring| {
+            armed += 1;
+            ring.arm(want)
+        });
+        if calm {
+            let bell = |index: usize| match index.checked_sub(1) {
+                None => &self.woken,
+                Some(ring) => &self.rings[ring].doorbell,
+            };
+            sys::wait((0..self.rings.len() + 1).map(bell), longest, &mut self.rung);
+            self.shared.counters.wakeups.fetch_add(1, Ordering::Relaxed);
+            if self.rung[0] {
+                self.woken.hear();
+            }
+            for (ring, rung) in self.rings.iter_mut().zip(&self.rung[1..]) {
+                ring.note_bell(*rung);
+            }
+        }
+        for ring in &mut self.rings[..armed] {
+            ring.disarm();
+        }
+    }
+}
+
+impl Drop for Intake {
+    /// However it goes: nobody is to wait for what will not come.
+    fn drop(&mut self) {
+        self.hub.end();
+    }
+}
+
+/// Tells each of the queues once.
+fn interrupt(queues: impl Iterator<Item = Arc<Queue>>, error: &RecvError) {
+    let mut told: HashSet<*const Queue> = HashSet::new();
+    for queue in queues {
+        if told.insert(Arc::as_ptr(&queue)) {
+            queue.interrupt(error.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! A topic of a ring, and the queues that it is for.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use shm::Moment;
+
+use crate::dataplane::Queue;
+use crate::dataplane::queue::Source;
+use crate::topic::Topic;
+
+/// One topic of a ring.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) topic: Topic,
+    pub(super) generation: u16,
+    pub(super) granted: bool,
+    /// Whose the events of this slot are, in the queues.
+    pub(super) source: Source,
+    pub(super) targets: Vec<Target>,
+}
+
+/// A queue that a topic is for, and since when: what happened before it joined does not concern it.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) queue: Arc<Queue>,
+    pub(super) since: Moment,
+}
+
+impl Slot {
+    /// Whom a record at this position is for.
+    pub(super) fn targets_at(&self, position: u64) -> impl Iterator<Item = &Target> {
+        self.targets.iter().filter(move |target| position >= target.since.position)
+    }
+
+    /// Tells queues of the loss of the events with these numbers, as far as it concerns each.
+    pub(super) fn lost<'a>(&self, targets: impl Iterator<Item = &'a Target>, events: Range<u64>) {
+        for target in targets {
+            let count = events.end.saturating_sub(events.start.max(target.since.sequence));
+            if count > 0 {
+                target.queue.lost(count, self.source);
+            }
+        }
+    }
+}

@@ -1,9 +1,13 @@
 //! Doors for the fuzz targets of `tests/fuzz`, there under `--cfg fuzzing` alone: no part of the crate's interface.
 
+mod control;
+
 use crate::access::AccessPolicy;
 use crate::batch::{self, Batch, Records};
 use crate::wire::frames::Deframer;
 use crate::wire::{Notice, Request, codec};
+
+pub use control::live;
 
 /// The batch in a record of whatever bytes, if they pass.
 #[must_use]

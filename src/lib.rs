@@ -70,6 +70,7 @@ mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hierarchy;
+mod instance;
 mod link;
 mod routing;
 mod sys;
@@ -96,10 +97,11 @@ pub use event::{
     BusEvent, CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };
 pub use hierarchy::TopicAccessLevel;
+pub use instance::{Instance, InstanceError};
 pub use shm::Backing;
-pub use sys::{FileError, ListenError};
+pub use sys::{FileError, ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
-pub use wire::{GoodbyeReason, Refusal, Versions};
+pub use wire::{GoodbyeReason, Refusal, Resource, Versions};
 
 /// The examples of the front page compile.
 #[cfg(doctest)]

@@ -9,6 +9,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("topic", &[]),
     ("config", &[]),
     ("correlation", &[]),
+    ("instance", &["config"]),
     ("sys", &[]),
     ("hierarchy", &["topic"]),
     ("access", &["config", "hierarchy", "sys", "topic"]),
@@ -28,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "correlation",
             "dataplane",
             "event",
+            "instance",
             "link",
             "routing",
             "sys",
@@ -35,9 +37,9 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("broker", &["access", "client", "config", "control", "dataplane", "link", "sys", "wire"]),
+    ("broker", &["access", "client", "config", "control", "dataplane", "instance", "link", "sys", "wire"]),
     ("bus", &["broker", "client", "control", "correlation", "event"]),
-    ("fuzzing", &["access", "batch", "wire"]),
+    ("fuzzing", &["access", "batch", "control", "wire"]),
 ];
 
 const LINES_OF_CODE_MAX: usize = 600;

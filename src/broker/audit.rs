@@ -67,7 +67,8 @@ pub struct RefusalCount {
 pub(super) struct Process {
     pub(super) payer: Payer,
     pub(super) uid: u32,
-    pub(super) pid: u32,
+    /// As the kernel has it, if it does.
+    pub(super) pid: Option<u32>,
 }
 
 /// What is remembered between records.
@@ -204,7 +205,7 @@ fn tell_untold(component: &str, process: Process, untold: u64) {
 fn write(decision: Decision, record: &Record<'_>) {
     let Record { component, process: Process { uid, pid, .. }, right, untold, .. } = *record;
     let (what, reason) = (plain(record.what), plain(record.reason));
-    let (what, reason) = (&*what, &*reason);
+    let (what, reason, pid) = (&*what, &*reason, pid.unwrap_or(0));
     macro_rules! write {
         ($name:literal, $level:ident) => {
             event!(

@@ -3,25 +3,28 @@
 //! Each connection has two tasks on this thread: one reads messages and hands them to the loop, one writes what the loop
 //! queued. The loop itself never waits for a client: a queue that is full ends the session.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm::{Backing, Descriptor, Doorbell, SegmentError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit as Turn, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::audit::{Audit, Process};
+use super::outgoing::{Frame, Outgoing};
+use super::pairs::{self, Spoke};
 use super::poisonings::Ledger;
-use super::{BrokerOptions, Command, StartError};
+use super::{BrokerOptions, Command, Invited, StartError, shares};
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
-use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
+use crate::config::{HELLO_DEADLINE, HOST_RETRY, PAIRS_WAITING_MAX, REQUEST_DEADLINE};
 use crate::control::{
     Action, Awaited, Input, Machine, Origin, Payer, PolicyChange, Report, SessionId, Settings,
 };
-use crate::link::{Link, LinkError, MessageReader, write};
-use crate::sys::{self, Credentials, Listener, Socket, Stream};
+use crate::link::{Link, LinkError, MessageReader};
+use crate::sys::{self, Credentials, Listener, Socket, SocketEnd, Stream};
 use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
 
 /// How long a client that is being sent away may take to read why.
@@ -32,16 +35,29 @@ const EVENTS_MAX: usize = 256;
 
 /// What the tasks of connections tell the loop.
 #[derive(Debug)]
-enum Event {
-    Frame { session: SessionId, request: Request, descriptor: Option<Descriptor> },
-    Faulty { session: SessionId, reason: GoodbyeReason },
-    Ended { session: SessionId },
+pub(super) enum Event {
+    /// Its session's next is read when this one is done: who says much waits for the others, and they for one frame of it.
+    Frame {
+        session: SessionId,
+        request: Request,
+        descriptor: Option<Descriptor>,
+        turn: Option<Turn>,
+    },
+    Faulty {
+        session: SessionId,
+        reason: GoodbyeReason,
+    },
+    Ended {
+        session: SessionId,
+    },
+    /// Somebody has spoken over a connection that was made for it, or nobody will.
+    Spoke(Spoke),
 }
 
 /// One connection, as the loop knows it.
 #[derive(Debug)]
 struct Connection {
-    outgoing: mpsc::Sender<(Notice, Option<Descriptor>)>,
+    outgoing: Outgoing,
     peer: Peer,
 }
 
@@ -56,6 +72,10 @@ enum Peer {
 #[derive(Debug)]
 struct Remote {
     credentials: Credentials,
+    /// Whom the connection was made for, if it was.
+    invited: Option<Invited>,
+    /// Nothing is read from it before.
+    paused: Rc<Cell<Option<Instant>>>,
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
@@ -74,6 +94,8 @@ struct Server {
     accept_from: Option<Instant>,
     poisonings: Ledger,
     audit: Audit,
+    /// Connections over which nobody has spoken yet.
+    pairs_waiting: usize,
 }
 
 /// Runs a broker until it is shut down.
@@ -128,8 +150,8 @@ impl Server {
             epoch: Epoch(epoch),
             policy: options.policy.clone(),
             ring_bytes: options.ring_bytes as u64,
-            ring_budget_bytes: options.ring_budget_bytes,
-            ring_budget_per_uid: options.ring_budget_per_uid,
+            limits: options.shares.limits(),
+            pace: shares::pace(),
             backing: options.backing,
             route_deadline: options.route_deadline,
             hello_deadline: HELLO_DEADLINE,
@@ -147,6 +169,7 @@ impl Server {
             accept_from: None,
             poisonings: Ledger::default(),
             audit: Audit::default(),
+            pairs_waiting: 0,
         }
     }
 
@@ -162,6 +185,9 @@ impl Server {
                 self.last_reload += 1;
                 self.reloads.insert(self.last_reload, reply);
                 self.feed(Input::Reload { number: self.last_reload, policy });
+            }
+            Command::Pair { invited, reply } => {
+                let _ = reply.send(self.pair(invited));
             }
             Command::Components { reply } => {
                 let _ = reply.send(self.machine.components().cloned().collect());
@@ -185,7 +211,7 @@ impl Server {
                 let abandoned = shm::collect_abandoned();
                 tracing::debug!(abandoned, "names of segments that nobody has any more");
             }
-            let listener = Listener::bind(&self.options.path, self.options.socket_mode)?;
+            let listener = Listener::bind(&self.options.path, &self.options.socket_access)?;
             tracing::info!(path = %self.options.path.display(), "the broker listens");
             self.listener = Some(listener);
         }
@@ -195,13 +221,14 @@ impl Server {
     /// Makes a client in this process: the same session as any other's, without a socket.
     fn embed(&mut self, client_id: &str, reply: oneshot::Sender<Result<Arc<Core>, StartError>>) {
         let session = self.next_session();
-        let (outgoing, mut notices) = mpsc::channel(EMBEDDED_FRAMES_MAX);
+        let (outgoing, mut notices) = Outgoing::embedded();
         let (requests, mut asked) = mpsc::unbounded_channel();
         self.connections.insert(session, Connection { outgoing, peer: Peer::Embedded(None) });
         let events = self.events.clone();
         tokio::task::spawn_local(async move {
             while let Some((request, descriptor)) = asked.recv().await {
-                if events.send(Event::Frame { session, request, descriptor }).await.is_err() {
+                let event = Event::Frame { session, request, descriptor, turn: None };
+                if events.send(event).await.is_err() {
                     return;
                 }
             }
@@ -233,42 +260,88 @@ impl Server {
             Ok((Credentials::of(&stream)?, stream))
         });
         match connected {
-            Ok((credentials, stream)) => self.connect(credentials, stream),
-            Err(error) => tracing::warn!(%error, "a client could not be accepted"),
+            Ok((credentials, stream)) => drop(self.connect(credentials, stream, None)),
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be accepted");
+                self.feed(Input::Crowded);
+            }
         }
     }
 
-    fn connect(&mut self, credentials: Credentials, stream: Stream) {
+    /// Makes a connection over which nobody has spoken yet.
+    fn pair(&mut self, invited: Invited) -> Result<SocketEnd, StartError> {
+        if self.pairs_waiting == PAIRS_WAITING_MAX {
+            return Err(StartError::PairsWaiting { limit: PAIRS_WAITING_MAX });
+        }
+        let (stream, end) = sys::pair()?;
+        self.pairs_waiting += 1;
+        tokio::task::spawn_local(pairs::await_word(stream, invited, self.events.clone()));
+        Ok(end)
+    }
+
+    fn spoke(&mut self, spoke: Spoke) {
+        self.pairs_waiting -= 1;
+        let Spoke { stream, invited, speaker } = spoke;
+        match speaker {
+            Ok(Some(speaker)) => {
+                let wrong = invited.wrong_uid(speaker.uid);
+                let session = self.connect(speaker, stream, Some(invited));
+                if let Some(reason) = wrong {
+                    self.feed(Input::Faulty { session, reason });
+                }
+            }
+            Ok(None) => tracing::debug!(component = %invited.component, "has not made use of its connection"),
+            Err(error) => {
+                tracing::warn!(component = %invited.component, %error, "who speaks over a connection is not known");
+            }
+        }
+    }
+
+    fn connect(&mut self, credentials: Credentials, stream: Stream, invited: Option<Invited>) -> SessionId {
         let session = self.next_session();
-        let Credentials { pid, uid, .. } = credentials;
-        tracing::debug!(session = session.0, pid, uid, "a client connected");
+        let Credentials { pid, uid, gid, .. } = credentials;
+        tracing::debug!(session = session.0, pid, uid, gid, "a client connected");
         let stream = Rc::new(stream);
-        let (outgoing, queued) = mpsc::channel(OUTGOING_FRAMES_MAX);
-        let death = credentials.death();
-        let reader =
-            tokio::task::spawn_local(read_all(session, Rc::clone(&stream), death, self.events.clone()));
+        let (outgoing, queued) = Outgoing::remote();
+        let (death, paused) = (credentials.death(), Rc::new(Cell::default()));
+        let from = Source { session, stream: Rc::clone(&stream), paused: Rc::clone(&paused) };
+        let reader = tokio::task::spawn_local(read_all(from, death, self.events.clone()));
         let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
-        let peer = Peer::Remote(Remote { credentials, reader, writer });
+        let peer = Peer::Remote(Remote { credentials, invited, paused, reader, writer });
         self.connections.insert(session, Connection { outgoing, peer });
         self.feed(Input::Connected { session, origin: Origin::Remote { uid } });
+        session
     }
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Frame { session, request, mut descriptor } => {
+            Event::Frame { session, request, mut descriptor, turn } => {
                 if let Request::Hello(hello) = &request {
+                    if let Some(reason) = self.wrong_component(session, &hello.client_id) {
+                        return self.feed(Input::Faulty { session, reason });
+                    }
                     self.bury_the_dead(&hello.client_id);
                 }
                 match self.vouch(session, &request, &mut descriptor) {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
                     Err(input) => self.feed(input),
                 }
+                drop(turn);
             }
             Event::Faulty { session, reason } => self.feed(Input::Faulty { session, reason }),
             Event::Ended { session } => {
                 self.feed(Input::Ended { session });
                 self.disconnect(session);
             }
+            Event::Spoke(spoke) => self.spoke(spoke),
+        }
+    }
+
+    /// What is wrong with a hello over a connection that was made for a component.
+    fn wrong_component(&self, session: SessionId, client_id: &str) -> Option<GoodbyeReason> {
+        match &self.connections.get(&session)?.peer {
+            Peer::Remote(remote) => remote.invited.as_ref()?.wrong_component(client_id),
+            Peer::Embedded(_) => None,
         }
     }
 
@@ -358,7 +431,7 @@ impl Server {
                 Process { payer: Payer::Uid(uid), uid, pid }
             }
             Peer::Embedded(_) => {
-                Process { payer: Payer::Agent, uid: sys::own_uid(), pid: std::process::id() }
+                Process { payer: Payer::Agent, uid: sys::own_uid(), pid: Some(std::process::id()) }
             }
         };
         Some(process)
@@ -373,12 +446,15 @@ impl Server {
 
     /// Sends away who is late. What has come by now was in time, though this loop may have been held up.
     async fn tick(&mut self, incoming: &mut mpsc::Receiver<Event>) {
-        // Lets the tasks of connections read what is there.
-        tokio::task::yield_now().await;
+        // Each turn lets the tasks of connections read one message that is there.
         for _ in 0..EVENTS_MAX {
-            match incoming.try_recv() {
-                Ok(event) => self.event(event),
-                Err(_) => break,
+            tokio::task::yield_now().await;
+            let waiting = incoming.len();
+            for event in (0..waiting).map_while(|_| incoming.try_recv().ok()) {
+                self.event(event);
+            }
+            if waiting == 0 {
+                break;
             }
         }
         self.feed(Input::Tick);
@@ -399,13 +475,15 @@ impl Server {
         match action {
             Action::Send { session, notice, descriptor } => {
                 let connection = self.connections.get(&session)?;
-                match connection.outgoing.try_send((notice, descriptor)) {
-                    Ok(()) => None,
-                    Err(_) => {
-                        let limit = u32::try_from(OUTGOING_FRAMES_MAX).expect("a small constant");
-                        Some(Input::Faulty { session, reason: GoodbyeReason::TooSlow { limit } })
-                    }
+                let pushed = connection.outgoing.push(notice, descriptor);
+                pushed.err().map(|reason| Input::Faulty { session, reason })
+            }
+            Action::Pause { session, until } => {
+                let connection = self.connections.get(&session)?;
+                if let Peer::Remote(remote) = &connection.peer {
+                    remote.paused.set(Some(until));
                 }
+                None
             }
             Action::Disconnect { session } => {
                 self.disconnect(session);
@@ -489,20 +567,36 @@ impl Server {
     }
 }
 
-/// Reads one client's messages until it, or its process, ends.
-async fn read_all(
+/// What a client says comes from here.
+struct Source {
     session: SessionId,
     stream: Rc<Stream>,
-    death: impl Future<Output = ()>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut reader = MessageReader::new();
+    paused: Rc<Cell<Option<Instant>>>,
+}
+
+impl Source {
+    /// The next message, once it is to be read. Cancel-safe.
+    async fn next(&self, reader: &mut MessageReader) -> Result<(Request, Option<Descriptor>), LinkError> {
+        while let Some(until) = self.paused.take() {
+            tokio::time::sleep_until(until.into()).await;
+        }
+        reader.next::<Request>(&self.stream).await
+    }
+}
+
+/// Reads one client's messages until it, or its process, ends.
+async fn read_all(from: Source, death: impl Future<Output = ()>, events: mpsc::Sender<Event>) {
+    let (mut reader, session) = (MessageReader::new(), from.session);
+    let turns = Arc::new(Semaphore::new(1));
     // The socket may live on in a child that the process left behind.
     let mut death = std::pin::pin!(death);
     loop {
         let event = tokio::select! {
-            message = reader.next::<Request>(&stream) => match message {
-                Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
+            message = from.next(&mut reader) => match message {
+                Ok((request, descriptor)) => {
+                    let turn = Arc::clone(&turns).acquire_owned().await.ok();
+                    Event::Frame { session, request, descriptor, turn }
+                }
                 Err(LinkError::Closed) => Event::Ended { session },
                 Err(LinkError::Host(error)) => {
                     tracing::warn!(session = session.0, %error, "a client can't be heard any more");
@@ -526,11 +620,11 @@ async fn read_all(
 async fn write_all(
     session: SessionId,
     stream: Rc<Stream>,
-    mut queued: mpsc::Receiver<(Notice, Option<Descriptor>)>,
+    mut queued: mpsc::Receiver<Frame>,
     events: mpsc::Sender<Event>,
 ) {
-    while let Some((notice, descriptor)) = queued.recv().await {
-        match write(&stream, &notice, descriptor.as_ref()).await.map_err(LinkError::from) {
+    while let Some(frame) = queued.recv().await {
+        match stream.send(frame.bytes(), frame.descriptor.as_ref()).await.map_err(LinkError::from) {
             Ok(()) => {}
             // The reader sees the end of the connection, and what the client said before.
             Err(LinkError::Closed) => return,
@@ -578,6 +672,7 @@ mod tests {
     use super::*;
     use crate::broker::DaemoneyeBroker;
     use crate::client::{SubscribeError, SubscribeOptions};
+    use crate::sys::Access;
 
     /// Long enough for a slow machine; what is waited for takes milliseconds.
     const LONG: Duration = Duration::from_secs(20);
@@ -605,13 +700,14 @@ mod tests {
     async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("bus.sock");
-        let listener = Listener::bind(&path, 0o600).expect("a free path");
+        let access = Access { mode: 0o600, group: None };
+        let listener = Listener::bind(&path, &access).expect("a free path");
         let (events, _incoming) = mpsc::channel(1);
         let mut server = Server::new(BrokerOptions::new(&path), events);
         let before = Instant::now();
         server.accepted(Err(std::io::Error::other("no descriptors")));
         assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");
-        let _client = sys::connect(&path).expect("it listens");
+        let _client = sys::connect(&path, Instant::now() + LONG).expect("it listens");
         let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
         accepted.expect("the pause ends").expect("the client was waiting");
         assert!(before.elapsed() >= HOST_RETRY);

@@ -34,6 +34,10 @@
 //! its place, grant, route (or unroute, grant, route), each within its deadline.
 
 mod budget;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+mod pace;
+mod quota;
 mod reload;
 mod requests;
 mod routes;
@@ -41,18 +45,21 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
 use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Refusal, Request, RingId};
+use quota::Charges;
 use reload::Reload;
 use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
 use sessions::{Interest, Publisher, Session};
 
 pub use budget::{Payer, RingCharge};
+pub(crate) use pace::Pace;
+pub(crate) use quota::{Limits, Share};
 pub use reload::PolicyChange;
 pub(crate) use routes::Awaited;
 pub(crate) use sessions::AGENT;
@@ -101,6 +108,8 @@ pub(crate) enum Input<F> {
         number: u64,
         policy: AccessPolicy,
     },
+    /// The broker's process has no descriptors for newcomers.
+    Crowded,
     /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
@@ -126,6 +135,11 @@ pub(crate) enum Action<F> {
     Reloaded {
         number: u64,
         change: PolicyChange,
+    },
+    /// Read nothing from the session before.
+    Pause {
+        session: SessionId,
+        until: Instant,
     },
     /// For the log and the counters.
     Report(Report),
@@ -210,9 +224,8 @@ pub(crate) struct Settings {
     pub(crate) policy: AccessPolicy,
     /// Of rings that nobody has asked to be of another size.
     pub(crate) ring_bytes: u64,
-    /// For all rings, and for those that one user answers for.
-    pub(crate) ring_budget_bytes: u64,
-    pub(crate) ring_budget_per_uid: u64,
+    pub(crate) limits: Limits,
+    pub(crate) pace: Pace,
     pub(crate) backing: shm::Backing,
     pub(crate) route_deadline: Duration,
     pub(crate) hello_deadline: Duration,
@@ -227,11 +240,20 @@ pub(crate) struct Machine<F> {
     names: HashMap<Component, SessionId>,
     interests: Trie<Interest>,
     publishers: BTreeMap<PublisherId, Publisher>,
+    /// What publishers have declared, so that a subscribe looks at the topics that begin as its patterns do, and at no others.
+    topics: BTreeMap<Box<str>, BTreeSet<(PublisherId, u32)>>,
     rings: BTreeMap<RingId, Ring<F>>,
+    /// The ring of each pair that has one, and the same from the other side.
+    pairs: BTreeMap<(PublisherId, SessionId), RingId>,
+    inbound: BTreeSet<(SessionId, PublisherId)>,
+    /// Rings that lack segments, and sessions that have not said hello, by when they are due.
+    forming: BTreeSet<(Instant, RingId)>,
+    half_open: BTreeSet<(Instant, SessionId)>,
     routes: BTreeMap<RouteKey, Route>,
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
     reloads: BTreeMap<u64, Reload>,
+    charges: Charges,
     /// Sessions that have used up a ring, to be sent away before the next input.
     spent: Vec<SessionId>,
     last_id: u64,
@@ -240,6 +262,7 @@ pub(crate) struct Machine<F> {
 
 impl<F> Machine<F> {
     pub(crate) fn new(settings: Settings, now: Instant) -> Self {
+        let charges = Charges::new(settings.limits.clone());
         Self {
             settings,
             now,
@@ -247,11 +270,17 @@ impl<F> Machine<F> {
             names: HashMap::new(),
             interests: Trie::default(),
             publishers: BTreeMap::new(),
+            topics: BTreeMap::new(),
             rings: BTreeMap::new(),
+            pairs: BTreeMap::new(),
+            inbound: BTreeSet::new(),
+            forming: BTreeSet::new(),
+            half_open: BTreeSet::new(),
             routes: BTreeMap::new(),
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
             reloads: BTreeMap::new(),
+            charges,
             spent: Vec::new(),
             last_id: 0,
             actions: Vec::new(),
@@ -268,6 +297,7 @@ impl<F> Machine<F> {
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
             Input::Reload { number, policy } => self.reload(number, policy),
+            Input::Crowded => self.make_room(),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
@@ -280,8 +310,8 @@ impl<F> Machine<F> {
 
     /// When [`Input::Tick`] is due at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let hellos = self.sessions.values().filter_map(Session::deadline);
-        hellos.chain(self.first_due()).min()
+        let hello = self.half_open.first().map(|(due, _)| *due);
+        hello.into_iter().chain(self.first_due()).min()
     }
 
     /// The live session that a client id would have to share its name with.
@@ -307,9 +337,12 @@ impl<F> Machine<F> {
     }
 
     fn frame(&mut self, session: SessionId, request: Request, descriptor: Option<F>) {
-        let Some(state) = self.sessions.get(&session) else {
+        let Some(state) = self.sessions.get_mut(&session) else {
             return;
         };
+        if let Some(until) = state.ask(self.now, self.settings.pace, &request) {
+            self.actions.push(Action::Pause { session, until });
+        }
         match request {
             Request::Hello(hello) if state.component.is_none() => self.hello(session, hello),
             _ if state.component.is_none() => self.fault(session, "the first message is a hello"),
@@ -339,7 +372,8 @@ impl<F> Machine<F> {
     }
 
     fn send_with(&mut self, session: SessionId, notice: Notice, descriptor: Option<F>) {
-        if self.sessions.contains_key(&session) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.told(&notice);
             self.actions.push(Action::Send { session, notice, descriptor });
         }
     }
@@ -357,13 +391,7 @@ impl<F> Machine<F> {
     /// Ends what was due by now.
     fn expire(&mut self) {
         let now = self.now;
-        let mute: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.deadline().is_some_and(|deadline| deadline <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for session in mute {
+        while let Some((_, session)) = self.half_open.first().copied().filter(|(due, _)| *due <= now) {
             self.dismiss(session, GoodbyeReason::HelloDeadline);
         }
         self.shrink_late_rings();

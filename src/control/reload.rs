@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::requests::largest;
 use super::routes::{Phase, RouteKey, Wish};
-use super::{Action, Machine, Report, Right, SessionId};
+use super::{Action, Machine, Origin, Report, Right, SessionId};
 use crate::access::AccessPolicy;
 use crate::topic::Topic;
-use crate::wire::PublisherId;
+use crate::wire::{GoodbyeReason, PublisherId};
 
 /// A reload that is under way.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ impl<F> Machine<F> {
     }
 
     /// Asks for a route that newly holds; `false` if one of its ends had to go. Who can't have a ring would miss events, and nobody waits
-    /// for an answer that could say so.
+    /// for an answer that could say so. The agent's session can't end: the publisher's does in its place.
     fn grant_anew(&mut self, key: RouteKey, asked_bytes: u64) -> bool {
         let Some(publisher) = self.publishers.get(&key.publisher).map(|publisher| publisher.session) else {
             return false;
@@ -110,9 +110,8 @@ impl<F> Machine<F> {
         if !self.sessions.contains_key(&key.subscriber) {
             return false;
         }
-        let payer = self.payer(key.subscriber);
         let own = self.settings.ring_bytes;
-        let wish = |ring_bytes| Wish { key, ring_bytes, payer };
+        let wish = |ring_bytes| Wish { key, ring_bytes };
         let afforded = self.afford_subscribe(key.subscriber, &[wish(asked_bytes)]).map(|()| asked_bytes);
         let ring_bytes = afforded.or_else(|refusal| match own < asked_bytes {
             true => self.afford_subscribe(key.subscriber, &[wish(own)]).map(|()| own),
@@ -128,7 +127,9 @@ impl<F> Machine<F> {
                 true
             }
             Err(refusal) => {
-                self.without_ring(key.subscriber, publisher, refusal.to_string());
+                let embedded = self.sessions[&key.subscriber].origin == Origin::Embedded;
+                let gone = if embedded { publisher } else { key.subscriber };
+                self.dismiss_unheard(gone, GoodbyeReason::Refused { refusal });
                 false
             }
         }

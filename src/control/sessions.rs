@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::{Action, Machine, Origin, Report, Right, SessionId};
+use super::pace::{Asked, Pace};
+use super::{Action, Machine, Origin, Payer, Report, Right, SessionId};
 use crate::access::Component;
-use crate::config::{NAME_BYTES_MAX, SESSIONS_MAX};
+use crate::config::NAME_BYTES_MAX;
 use crate::topic::{Topic, TopicPattern};
-use crate::wire::{GoodbyeReason, Hello, Notice, PublisherId, Refusal, RingId, Versions, Welcome};
+use crate::wire::{
+    GoodbyeReason, Hello, Notice, PublisherId, Refusal, Request, Resource, RingId, Versions, Welcome,
+};
 
 /// The component that only the process with the broker in it can be.
 pub(crate) const AGENT: &str = "agent";
@@ -18,15 +21,48 @@ pub(super) struct Session {
     /// The name it is known by; `None` until it has said hello.
     pub(super) component: Option<Component>,
     hello_deadline: Instant,
+    asked: Asked,
     pub(super) subscriptions: BTreeMap<u32, Subscribed>,
     /// By the numbers that the client gives them.
     pub(super) publishers: BTreeMap<u32, PublisherId>,
 }
 
 impl Session {
-    /// When it has to have said hello.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.component.is_none().then_some(self.hello_deadline)
+    /// Takes what a request costs. Until when nothing more is to be read, if the session asks too fast.
+    pub(super) fn ask(&mut self, now: Instant, pace: Pace, request: &Request) -> Option<Instant> {
+        let requests = match request {
+            Request::Subscribe { patterns, .. } => u32::try_from(patterns.len()).unwrap_or(u32::MAX).max(1),
+            Request::Done { .. }
+            | Request::ProducerSegment { .. }
+            | Request::ConsumerSegment { .. }
+            | Request::NoRing { .. }
+                if self.asked.answer() =>
+            {
+                return None;
+            }
+            _ => 1,
+        };
+        // The process with the broker in it has no socket to wait in.
+        if self.origin == Origin::Embedded { None } else { self.asked.ask(now, pace, requests) }
+    }
+
+    /// Notes whether a notice asks for an answer.
+    pub(super) fn told(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Grant { .. }
+            | Notice::Route { .. }
+            | Notice::Unroute { .. }
+            | Notice::MakeProducerSegment { .. }
+            | Notice::MakeConsumerSegment { .. } => self.asked.owe(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn payer(&self) -> Payer {
+        match self.origin {
+            Origin::Remote { uid } => Payer::Uid(uid),
+            Origin::Embedded => Payer::Agent,
+        }
     }
 }
 
@@ -62,38 +98,59 @@ impl Publisher {
 }
 
 impl<F> Machine<F> {
+    /// Lets a connection in: what is too much for its user, or for all, is made up for by those who have not said hello, the oldest
+    /// first, or else it is turned away.
     pub(super) fn connected(&mut self, session: SessionId, origin: Origin) {
-        if self.is_full()
-            && let Some(oldest) = self.oldest_without_hello()
-        {
-            self.dismiss(oldest, GoodbyeReason::HelloDeadline);
-        }
-        // The limit is there for other processes: our own is never kept out by them.
-        let full = self.is_full() && origin != Origin::Embedded;
+        let hello_deadline = self.now + self.settings.hello_deadline;
         let state = Session {
             origin,
             component: None,
-            hello_deadline: self.now + self.settings.hello_deadline,
+            hello_deadline,
+            asked: Asked::new(self.now),
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
         };
+        let payer = state.payer();
+        let too_much = [Resource::Handshakes, Resource::Connections].into_iter().find_map(|resource| {
+            loop {
+                // The agent's process is never kept out by others.
+                let exceeded = self.charges.afford(payer, resource, 1).err()?;
+                if payer == Payer::Agent {
+                    return None;
+                }
+                match self.oldest_without_hello(exceeded.uid) {
+                    Some(oldest) => self.dismiss(oldest, GoodbyeReason::HelloDeadline),
+                    None => return Some(exceeded),
+                }
+            }
+        });
         self.sessions.insert(session, state);
-        if full {
-            let limit = u32::try_from(SESSIONS_MAX).expect("a small constant");
-            let refusal = Refusal::TooMany { what: "sessions".into(), limit };
+        self.half_open.insert((hello_deadline, session));
+        for resource in [Resource::Handshakes, Resource::Connections] {
+            self.charges.charge(payer, resource, 1);
+        }
+        if let Some(exceeded) = too_much {
+            let refusal = exceeded.into();
             self.send(session, Notice::Refused { request: 0, refusal });
             self.actions.push(Action::Disconnect { session });
-            self.sessions.remove(&session);
+            self.end_session(session, None);
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.sessions.len() >= SESSIONS_MAX
+    /// There are no descriptors for newcomers: those who have not said hello hold some, the oldest for the longest.
+    pub(super) fn make_room(&mut self) {
+        if let Some(oldest) = self.oldest_without_hello(None) {
+            self.dismiss(oldest, GoodbyeReason::HelloDeadline);
+        }
     }
 
-    /// Who connects and stays mute must not keep others out.
-    fn oldest_without_hello(&self) -> Option<SessionId> {
-        self.sessions.iter().find(|(_, session)| session.component.is_none()).map(|(id, _)| *id)
+    /// Who connects and stays mute must not keep others out: of this user, or of any.
+    fn oldest_without_hello(&self, uid: Option<u32>) -> Option<SessionId> {
+        let of_it = |session: &SessionId| match self.sessions[session].origin {
+            Origin::Remote { uid: own } => uid.is_none_or(|uid| uid == own),
+            Origin::Embedded => false,
+        };
+        self.half_open.iter().map(|(_, session)| *session).find(of_it)
     }
 
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {
@@ -132,6 +189,9 @@ impl<F> Machine<F> {
             return Err(Refusal::NameTaken { component: component.to_string() });
         }
         state.component = Some(component.clone());
+        let (payer, due) = (state.payer(), state.hello_deadline);
+        self.half_open.remove(&(due, session));
+        self.charges.release(payer, Resource::Handshakes, 1);
         self.names.insert(component.clone(), session);
         Ok((version, component))
     }
@@ -168,40 +228,55 @@ impl<F> Machine<F> {
         let Some(state) = self.sessions.remove(&session) else {
             return;
         };
+        let payer = state.payer();
+        self.charges.release(payer, Resource::Connections, 1);
         if let Some(component) = state.component {
             self.names.remove(&component);
             self.report(Report::Left { component, reason });
+        } else {
+            self.half_open.remove(&(state.hello_deadline, session));
+            self.charges.release(payer, Resource::Handshakes, 1);
         }
-        for (subscription, subscribed) in &state.subscriptions {
-            for pattern in &subscribed.patterns {
-                self.interests.remove(pattern, &Interest { session, subscription: *subscription });
-            }
+        for (subscription, subscribed) in state.subscriptions {
+            self.forget(session, payer, subscription, &subscribed.patterns);
         }
-        let rings: Vec<RingId> =
-            self.rings.values().filter(|ring| ring.subscriber == session).map(|ring| ring.id).collect();
-        for ring in rings {
+        let rings = self.publishers_heard_by(session).map(|publisher| self.pairs[&(publisher, session)]);
+        for ring in rings.collect::<Vec<RingId>>() {
             self.close_ring(ring);
         }
         for publisher in state.publishers.into_values() {
-            self.close_publisher(publisher);
+            self.close_publisher(publisher, payer);
         }
     }
 
     pub(super) fn close_publisher_of(&mut self, session: SessionId, number: u32) {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        let payer = state.payer();
         if let Some(publisher) = state.publishers.remove(&number) {
-            self.close_publisher(publisher);
+            self.close_publisher(publisher, payer);
         }
     }
 
-    fn close_publisher(&mut self, publisher: PublisherId) {
-        let rings: Vec<RingId> =
-            self.rings.values().filter(|ring| ring.publisher == publisher).map(|ring| ring.id).collect();
+    fn close_publisher(&mut self, publisher: PublisherId, payer: Payer) {
+        let all = (publisher, SessionId(0))..=(publisher, SessionId(u64::MAX));
+        let rings: Vec<RingId> = self.pairs.range(all).map(|(_, ring)| *ring).collect();
         for ring in rings {
             self.close_ring(ring);
         }
-        self.drop_routes(|key| key.publisher == publisher);
-        self.publishers.remove(&publisher);
+        let routes = self.routes_from(publisher);
+        self.drop_routes(&routes);
+        let Some(Publisher { topics, .. }) = self.publishers.remove(&publisher) else {
+            return;
+        };
+        self.charges.release(payer, Resource::Topics, topics.len() as u64);
+        for (number, topic) in (0..).zip(&topics) {
+            if let Some(declared) = self.topics.get_mut(topic.as_str()) {
+                declared.remove(&(publisher, number));
+                if declared.is_empty() {
+                    self.topics.remove(topic.as_str());
+                }
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use shm::{Descriptor, Doorbell};
 
-use super::{FileError, ListenError};
+use super::{Access, FileError, ListenError};
 
 /// A connection: there is none.
 pub(crate) type Socket = Infallible;
@@ -19,9 +19,35 @@ pub(crate) fn read_trusted(path: &Path, _: usize) -> Result<String, FileError> {
     Err(FileError::Host { path: path.to_owned(), source })
 }
 
+/// Paths have other limits, where there are any.
+pub(crate) const PATH_BYTES_MAX: usize = usize::MAX;
+
+/// One end of a connection with a broker, for a process that is started with it: there is none on this platform.
+#[derive(Debug)]
+pub struct SocketEnd(Infallible);
+
+impl SocketEnd {
+    /// Takes the standard input of this process.
+    ///
+    /// # Errors
+    /// This platform is not supported yet.
+    pub fn take_stdin() -> io::Result<Self> {
+        Err(unsupported())
+    }
+}
+
+/// A new connection: there is none.
+pub(crate) fn pair() -> io::Result<(Stream, SocketEnd)> {
+    Err(unsupported())
+}
+
+fn unsupported() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this platform is not supported yet")
+}
+
 /// Connects to the broker's socket at `path`.
-pub(crate) fn connect(_: &Path) -> io::Result<Socket> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "this platform is not supported yet"))
+pub(crate) fn connect(_: &Path, _: Instant) -> io::Result<Socket> {
+    Err(unsupported())
 }
 
 /// A connected control socket: there is none.
@@ -33,6 +59,12 @@ pub(crate) struct Stream(Infallible);
 pub(crate) struct Received {
     pub(crate) bytes: usize,
     pub(crate) descriptors: Vec<Descriptor>,
+}
+
+impl From<SocketEnd> for Socket {
+    fn from(end: SocketEnd) -> Self {
+        end.0
+    }
 }
 
 impl Stream {
@@ -58,7 +90,7 @@ impl Stream {
 pub(crate) struct Listener(Infallible);
 
 impl Listener {
-    pub(crate) fn bind(path: &Path, _: u32) -> Result<Self, ListenError> {
+    pub(crate) fn bind(path: &Path, _: &Access) -> Result<Self, ListenError> {
         Err(ListenError::Unsupported { path: path.to_owned() })
     }
 
@@ -70,8 +102,9 @@ impl Listener {
 /// Who is at the other end of a socket: nobody.
 #[derive(Debug)]
 pub(crate) struct Credentials {
-    pub(crate) pid: u32,
+    pub(crate) pid: Option<u32>,
     pub(crate) uid: u32,
+    pub(crate) gid: u32,
     nobody: Infallible,
 }
 
@@ -82,6 +115,10 @@ pub(crate) fn uid_of_peer(stream: &Stream) -> io::Result<u32> {
 
 impl Credentials {
     pub(crate) fn of(stream: &Stream) -> io::Result<Self> {
+        match stream.0 {}
+    }
+
+    pub(crate) async fn of_first_speaker(stream: &Stream) -> io::Result<Option<Self>> {
         match stream.0 {}
     }
 

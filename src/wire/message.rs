@@ -11,6 +11,7 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use shm::{Descriptor, SegmentName};
 
+use super::Resource;
 use crate::access::{Denial, Withheld};
 use crate::config::FRAME_MEMORY_MAX;
 use crate::topic::{Topic, TopicPattern};
@@ -369,6 +370,21 @@ pub enum Refusal {
         /// The limit.
         limit: u64,
     },
+    /// The user of this process has its share of something, or everybody together has all of it: see
+    /// [`BrokerOptions::per_uid`](crate::BrokerOptions::per_uid).
+    #[error("{needed} more {resource} are too many: {} has {in_use} of {limit}", share(*uid))]
+    Share {
+        /// Of what there is no more.
+        resource: Resource,
+        /// Whose share is used up; `None`: all of the broker's.
+        uid: Option<u32>,
+        /// How much was asked for.
+        needed: u64,
+        /// How much is in use.
+        in_use: u64,
+        /// The limit. That of a stranger grows when others let go of something.
+        limit: u64,
+    },
 }
 
 fn share(uid: Option<u32>) -> String {
@@ -405,5 +421,18 @@ pub enum GoodbyeReason {
     TooSlow {
         /// The limit.
         limit: u32,
+    },
+    /// This side reads too slowly what the broker sends.
+    #[error("more than {limit} bytes of control frames wait for this client")]
+    TooMuchUnread {
+        /// The limit.
+        limit: u64,
+    },
+    /// A publisher has come to topics that this side subscribes to, and its user's share does not hold the ring to it. To hear the
+    /// others without a word about this one would be worse.
+    #[error("what a subscription needs can't be had any more: {refusal}")]
+    Refused {
+        /// What was refused.
+        refusal: Refusal,
     },
 }

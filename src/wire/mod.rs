@@ -7,8 +7,10 @@
 pub(crate) mod codec;
 pub(crate) mod frames;
 mod message;
+mod quota;
 
 pub(crate) use message::{
     Epoch, Handle, Hello, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome,
 };
 pub use message::{GoodbyeReason, Refusal, Versions};
+pub use quota::Resource;

@@ -18,6 +18,7 @@ mod policy;
 mod rights;
 mod rings;
 mod schedules;
+mod sockets;
 
 /// Where a role process begins; nothing in a test run.
 #[test]

@@ -89,10 +89,10 @@ fn without_so_peercred_a_client_is_told_that_there_is_no_session() {
 }
 
 #[test]
-fn without_pidfd_open_the_end_of_a_client_is_seen_by_its_socket_and_the_log_says_so() {
+fn without_pidfds_the_end_of_a_client_is_seen_by_its_socket_and_the_log_says_so() {
     let stage = Stage::new();
     let mut agent = stage.agent(false);
-    let strace = Strace::failing(&stage.folder, agent.pid(), "pidfd_open", false, "ENOSYS", None);
+    let strace = Strace::without_pidfds(&stage.folder, agent.pid());
     let mut detector = stage.client("detector", false);
     let mut procmond = stage.client("procmond", false);
     assert_eq!(exchange(&mut agent, &mut procmond, &mut detector), Told::default());
@@ -110,7 +110,7 @@ fn without_pidfd_open_the_end_of_a_client_is_seen_by_its_socket_and_the_log_says
     });
     let mut procmond = stage.client("procmond", false);
     assert_eq!(exchange(&mut agent, &mut procmond, &mut detector), Told::default());
-    assert!(strace.detach().injected() >= 3);
+    assert!(strace.detach().injected() >= 6);
     stage.nobody_panicked();
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemoneye_eventbus::{
     Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
-    ProcessEvent, Publisher, RecvError, SubscribeError, SubscribeOptions, Subscription,
+    ProcessEvent, Publisher, RecvError, SocketEnd, SubscribeError, SubscribeOptions, Subscription,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
@@ -18,10 +18,12 @@ use super::{ANSWER, DEADLINE, ROLE};
 mod flow;
 mod frugal;
 mod hostile;
+mod launch;
 mod log;
 mod policy;
 mod reader;
 mod signals;
+mod squatter;
 mod witness;
 
 use reader::Reader;
@@ -38,6 +40,8 @@ pub(crate) fn run_if_asked() {
     match role["role"].as_str() {
         Some("intruder") => return hostile::live(&role),
         Some("third") => return hostile::third(),
+        Some("squatter") => return squatter::live(&role),
+        Some("orphaner") => return launch::orphan(&role),
         _ => {}
     }
     let runtime = match role["runtime"].as_str() {
@@ -54,6 +58,9 @@ async fn live(role: Value) {
     }
     if let Some(path) = role["audit"].as_str() {
         log::write_audit_to(std::path::Path::new(path));
+    }
+    if role["stdin"] == true {
+        return launch::live(&role).await;
     }
     // Reading blocks a thread of its own, so that the runtime goes on.
     let (send, mut lines) = tokio::sync::mpsc::unbounded_channel();
@@ -115,12 +122,15 @@ pub(crate) struct BusRole {
     /// Subscriptions that nobody reads so far.
     unread: HashMap<String, Subscription>,
     witnesses: HashMap<String, witness::Witness>,
+    /// Processes that this one has started, with one end of a connection each.
+    launched: Vec<launch::Launched>,
 }
 
 impl BusRole {
-    /// Options: `role`, `path`, `id`, `log` (a file), `audit` (another), `held` (begins at the first line of input), `within` (a command); agent:
-    /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client: `queue_bytes`, `broker_uid`; both:
-    /// `sigpipe`.
+    /// Options: `role`, `path`, `id`, `log` (a file), `audit` (another), `held` (begins at the first line of input),
+    /// `within` (a command); agent:
+    /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `socket_group`,
+    /// `route_deadline_ms`; client: `queue_bytes`, `broker_uid`, `stdin` (is its connection); both: `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
         if role["sigpipe"] == true {
             signals::sigpipe_kills();
@@ -145,14 +155,23 @@ impl BusRole {
             if let Some(mode) = role["socket_mode"].as_u64() {
                 options = options.socket_mode(u32::try_from(mode).expect("a mode"));
             }
+            if let Some(group) = role["socket_group"].as_u64() {
+                options = options.socket_group(u32::try_from(group).expect("a gid"));
+            }
             // The default is meant for machines that are not at their limit; a test that wants it says so.
             let deadline = role["route_deadline_ms"].as_u64().unwrap_or(10_000);
             options = options.route_deadline(Duration::from_millis(deadline));
             let broker = DaemoneyeBroker::with_options(options).map_err(|e| error(&e, "start"))?;
-            Bus::Embedded(DaemoneyeEventBus::from_broker(broker).await.map_err(|e| error(&e, "start"))?)
+            Bus::Embedded(
+                DaemoneyeEventBus::from_broker(broker).await.map_err(|e| error(&e, &format!("{e:?}")))?,
+            )
         } else {
             let id = role["id"].as_str().expect("the harness names the client");
             let mut options = ConnectOptions::new(id).path(path).deadline(DEADLINE);
+            if role["stdin"] == true {
+                let end = SocketEnd::take_stdin().expect("descriptors");
+                options = ConnectOptions::from_descriptor(id, end).deadline(DEADLINE);
+            }
             if let Some(deadline) = role["deadline_ms"].as_u64() {
                 options = options.deadline(Duration::from_millis(deadline));
             }
@@ -160,7 +179,7 @@ impl BusRole {
                 options = options.queue_bytes(bytes);
             }
             if let Some(uid) = role["broker_uid"].as_u64() {
-                options = options.broker_uid(u32::try_from(uid).expect("a uid"));
+                options = options.expected_broker_uid(u32::try_from(uid).expect("a uid"));
             }
             let client = EventBusClient::connect(options).await.map_err(|e| {
                 let kind = format!("{e:?}");
@@ -169,7 +188,7 @@ impl BusRole {
             Bus::Client(Arc::new(client))
         };
         let (publishers, subscriptions, unread) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { bus, publishers, subscriptions, unread, witnesses: HashMap::new() })
+        Ok(Self { bus, publishers, subscriptions, unread, witnesses: HashMap::new(), launched: Vec::new() })
     }
 
     async fn carry_out(&mut self, command: &Value) -> Result<Value, Value> {
@@ -246,6 +265,7 @@ impl BusRole {
                 setrlimit(Resource::Nproc, none).expect("who has more may have less");
                 Ok(json!({}))
             }
+            "launch" => self.launch(command).await,
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
             "components" => {

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn process(uid: u32) -> Process {
-        Process { payer: Payer::Uid(uid), uid, pid: 1 }
+        Process { payer: Payer::Uid(uid), uid, pid: Some(1) }
     }
 
     fn component(name: &str) -> Component {

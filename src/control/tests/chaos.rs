@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::{Input, Origin, Report, SessionId};
+use super::dice::Dice;
 use super::world::{HELLO_DEADLINE, ROUTE_DEADLINE, USER, World, consumer_segment, producer_segment};
 use crate::access::AccessPolicy;
 use crate::wire::{GoodbyeReason, OrderId, Refusal, Request, RingId};
@@ -43,26 +44,6 @@ const POLICIES: [&str; 4] = [
     subscribers = []",
 ];
 const NAMES: [&str; 6] = ["procmond", "netmond", "agent", "detector", "tool", "No Name"];
-
-/// Numbers that look random and are the same each time (xorshift64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits") % sides
-    }
-
-    fn number(&mut self, sides: usize) -> u32 {
-        u32::try_from(self.roll(sides)).expect("a small number")
-    }
-
-    fn of<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.roll(items.len())]
-    }
-}
 
 /// A number that is mostly one of those in use, and sometimes not.
 fn some_id(dice: &mut Dice, known: impl Iterator<Item = u64>) -> u64 {
@@ -171,8 +152,8 @@ fn run(seed: u64) -> (usize, usize) {
     }
     world.wait(HELLO_DEADLINE);
     world.settle();
-    super::invariants::check_at_rest(&world.machine);
     assert_eq!(world.reloads, world.reloaded.len() as u64, "each reload comes to its end, once");
+    super::super::invariants::check_at_rest(&world.machine);
     let routes = world.machine.routes.len();
     for session in slots {
         world.end(session);

@@ -59,7 +59,7 @@ fn what_is_revoked_is_granted_again_under_a_new_generation() {
     assert_eq!(world.reloaded[&number], change(1, 0));
     assert_eq!(names(&world.heard(procmond)), ["unroute"]);
     assert_eq!(names(&world.heard(detector)), ["revoke"]);
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 
     let number = world.reload(&AccessPolicy::default());
     world.settle();
@@ -95,7 +95,7 @@ fn a_topic_that_may_no_longer_be_published_leads_nowhere_and_can_not_be_declared
     let number = world.reload(&AccessPolicy::default());
     world.settle();
     assert_eq!(world.reloaded[&number], change(0, 2), "to the agent and the detector");
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_subscription_gets_what_newly_holds_without_asking_again() {
     assert!(world.reloaded.is_empty(), "the ring is not there yet");
     world.settle();
     assert_eq!(world.reloaded[&number], change(0, 1));
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_subscriber_without_share_for_a_new_ring_goes_and_never_the_agent() {
     world.settle();
     let number = world.reload(&policy(&[("events.process.#", "'procmond'", "'anyone'")]));
     assert_eq!(world.reloaded[&number], change(0, 0));
-    assert!(matches!(goodbye(&world.heard(tool)), GoodbyeReason::NoRing { .. }));
+    assert!(matches!(goodbye(&world.heard(tool)), GoodbyeReason::Refused { .. }));
     assert!(world.is_connected(procmond));
 
     let mut world = World::with_budget(ring - 1, ring - 1);

@@ -1,16 +1,20 @@
 //! A broker's surroundings in a test: a clock that moves when told to, and clients that obey when told to.
 //!
-//! After each input the [invariants](super::invariants) are checked, and of each notice that it is a frame which its client
+//! After each input the [invariants](super::super::invariants) are checked, and of each notice that it is a frame which its client
 //! can read, for a session that is still there.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::super::{Action, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
+use super::super::{
+    Action, Input, Limits, Machine, Origin, Pace, PolicyChange, Report, SessionId, Settings, Share,
+};
 use crate::access::AccessPolicy;
-use crate::config::FRAME_BYTES_MAX;
+use crate::config::{FRAME_BYTES_MAX, SESSIONS_MAX};
 use crate::wire::codec::{decode, encode};
-use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Refusal, Request, RingId, Versions};
+use crate::wire::{
+    Epoch, GoodbyeReason, Handle, Hello, Notice, Refusal, Request, Resource, RingId, Versions,
+};
 
 pub(super) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
 pub(super) const RING_BYTES: u64 = 1 << 20;
@@ -48,17 +52,17 @@ impl World {
     /// With so many bytes for all rings, and for those of one user.
     pub(super) fn with_budget(total: u64, per_uid: u64) -> Self {
         Self::with_settings(|settings| {
-            (settings.ring_budget_bytes, settings.ring_budget_per_uid) = (total, per_uid);
+            settings.limits.shares[Resource::RingBytes as usize] = Share { total, per_uid, strangers: total };
         })
     }
 
-    fn with_settings(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn with_settings(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
             epoch: Epoch(7),
             policy: AccessPolicy::default(),
             ring_bytes: RING_BYTES,
-            ring_budget_bytes: u64::MAX,
-            ring_budget_per_uid: u64::MAX,
+            limits: no_limits(),
+            pace: Pace { each: Duration::ZERO, ahead: Duration::ZERO, pause: Duration::ZERO },
             backing: shm::Backing::Memfd,
             route_deadline: ROUTE_DEADLINE,
             hello_deadline: HELLO_DEADLINE,
@@ -88,7 +92,7 @@ impl World {
             }
         }
         if self.checks {
-            super::invariants::check(&self.machine);
+            super::super::invariants::check(&self.machine);
         }
     }
 
@@ -112,6 +116,7 @@ impl World {
             Action::Reloaded { number, change } => {
                 assert_eq!(self.reloaded.insert(number, change), None, "it is over once");
             }
+            Action::Pause { .. } => {}
             Action::Report(report) => self.reports.push(report),
         }
         None
@@ -279,6 +284,15 @@ impl World {
         let left = (rings.len(), routes.len(), orders.len(), waits.len());
         assert_eq!(left, (0, 0, 0, 0), "rings, routes, orders, waits: {:?}", self.machine);
     }
+}
+
+/// As much of everything as there is; all of it for whoever asks first. The clients' usual user is one of components.
+pub(super) fn no_limits() -> Limits {
+    let all = |total| Share { total, per_uid: total, strangers: total };
+    let mut shares = [all(u64::MAX); Resource::COUNT];
+    shares[Resource::Connections as usize] = all(SESSIONS_MAX as u64);
+    shares[Resource::Handshakes as usize] = all(SESSIONS_MAX as u64);
+    Limits { shares, component_uids: [1000].into() }
 }
 
 pub(super) fn producer_segment(ring: RingId) -> Request {

@@ -18,6 +18,7 @@ use shm::layout::{
 
 use crate::support::DEADLINE;
 use descriptors::Offer;
+use floods::Flood;
 use ring::Ring;
 use segment::Segment;
 use wire::{Frame, Notice, Reader, handle, refusal, request};
@@ -25,6 +26,7 @@ use wire::{Frame, Notice, Reader, handle, refusal, request};
 mod attacks;
 mod bells;
 mod descriptors;
+mod floods;
 mod names;
 mod record;
 mod ring;
@@ -131,6 +133,7 @@ pub(crate) fn live(role: &Value) {
 struct Intruder {
     stream: UnixStream,
     shared: Arc<Shared>,
+    flood: Option<Flood>,
 }
 
 #[derive(Default)]
@@ -156,6 +159,8 @@ struct State {
     accused: Vec<String>,
     goodbye: Option<String>,
     over: bool,
+    /// Nothing is read any more.
+    reads_nothing: bool,
     /// Events published as an honest publisher would.
     events: u32,
 }
@@ -167,7 +172,7 @@ impl Intruder {
         let reader = Reader::new(stream.try_clone().expect("a descriptor"));
         let (writer, theirs) = (stream.try_clone().expect("a descriptor"), Arc::clone(&shared));
         std::thread::spawn(move || follow(reader, &writer, &theirs));
-        Self { stream, shared }
+        Self { stream, shared, flood: None }
     }
 
     fn carry_out(&mut self, path: &str, command: &Value) -> Value {
@@ -233,6 +238,20 @@ impl Intruder {
                 let _ = self.stream.shutdown(std::net::Shutdown::Read);
                 self.send(Frame::new(request::SUBSCRIBE).number(2).number(2).number(1).text("#").number(0));
                 json!({})
+            }
+            "read_nothing" => {
+                self.state().reads_nothing = true;
+                json!({})
+            }
+            "flood" => {
+                let stream = self.stream.try_clone().expect("a descriptor");
+                self.flood = Some(Flood::begin(text("name"), path, stream));
+                json!({})
+            }
+            "flood_end" => {
+                // So that nothing waits for what is not read.
+                let _ = self.stream.shutdown(std::net::Shutdown::Both);
+                json!({ "count": self.flood.take().expect("it was begun").end(), "refused": self.state().refused })
             }
             "await_granted" => self.wait(|state| state.granted || state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
@@ -361,7 +380,9 @@ fn name(errno: Errno) -> String {
 /// Follows the protocol, but for what is offered as a segment.
 fn follow(mut reader: Reader, writer: &UnixStream, shared: &Shared) {
     while let Some((notice, descriptor)) = reader.next() {
-        let mut state = shared.state.lock().expect("nobody panics with it");
+        let state = shared.state.lock().expect("nobody panics with it");
+        let waited = shared.changed.wait_while(state, |state| state.reads_nothing);
+        let mut state = waited.expect("nobody panics with it");
         state.heed(notice, descriptor, writer);
         drop(state);
         shared.changed.notify_all();

@@ -17,6 +17,7 @@ pub(super) mod request {
     pub(crate) const DECLARE: u64 = 1;
     pub(crate) const CLOSE_PUBLISHER: u64 = 2;
     pub(crate) const SUBSCRIBE: u64 = 3;
+    pub(crate) const UNSUBSCRIBE: u64 = 4;
     pub(crate) const PRODUCER_SEGMENT: u64 = 5;
     pub(crate) const CONSUMER_SEGMENT: u64 = 6;
     pub(crate) const DONE: u64 = 7;

@@ -81,6 +81,10 @@ pub(crate) const SESSIONS_PER_UID: usize = 768;
 /// it: the oldest goes.
 pub(crate) const HANDSHAKES_MAX: usize = 768;
 
+/// How long a connection may stay without a hello where the process has no descriptors for newcomers. A client says it at once; this
+/// is what a busy host may keep it from that. Beyond it: the oldest goes, one for each newcomer that could not be accepted.
+pub(crate) const HELLO_GRACE: Duration = Duration::from_secs(1);
+
 /// Of these one user's. Above it: the oldest of that user goes.
 pub(crate) const HANDSHAKES_PER_UID: usize = 576;
 

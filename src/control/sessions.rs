@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::pace::{Asked, Pace};
 use super::{Action, Machine, Origin, Payer, Report, Right, SessionId};
 use crate::access::Component;
-use crate::config::NAME_BYTES_MAX;
+use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
     GoodbyeReason, Hello, Notice, PublisherId, Refusal, Request, Resource, RingId, Versions, Welcome,
@@ -139,7 +139,11 @@ impl<F> Machine<F> {
 
     /// There are no descriptors for newcomers: those who have not said hello hold some, the oldest for the longest.
     pub(super) fn make_room(&mut self) {
-        if let Some(oldest) = self.oldest_without_hello(None) {
+        let Some(oldest) = self.oldest_without_hello(None) else {
+            return;
+        };
+        let left = self.sessions[&oldest].hello_deadline.saturating_duration_since(self.now);
+        if left + HELLO_GRACE <= self.settings.hello_deadline {
             self.dismiss(oldest, GoodbyeReason::HelloDeadline);
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{Action, Input, Origin, Pace, SessionId, Share};
 use super::world::{USER, World, goodbye, names, refusal};
-use crate::config::PATTERN_SEGMENT_BYTES;
+use crate::config::{HELLO_GRACE, PATTERN_SEGMENT_BYTES};
 use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Resource};
 
 fn limited(resource: Resource, share: Share) -> World {
@@ -122,6 +122,23 @@ fn of_handshakes_a_user_has_its_own_share_and_a_hello_gives_it_back() {
 }
 
 #[test]
+fn where_descriptors_are_short_those_who_have_not_said_hello_go_one_by_one_and_no_others() {
+    let mut world = World::new();
+    let joined = world.join("procmond");
+    let mute = [USER, stranger(0)].map(|origin| world.connect(origin));
+    world.feed(Input::Crowded);
+    assert!(world.is_connected(mute[0]), "it may be about to say it");
+    world.wait(HELLO_GRACE);
+    let newcomer = world.connect(USER);
+    world.feed(Input::Crowded);
+    assert_eq!(*goodbye(&world.heard(mute[0])), GoodbyeReason::HelloDeadline);
+    assert!(world.is_connected(mute[1]));
+    world.feed(Input::Crowded);
+    world.feed(Input::Crowded);
+    assert!(!world.is_connected(mute[1]) && world.is_connected(joined) && world.is_connected(newcomer));
+}
+
+#[test]
 fn who_asks_faster_than_its_pace_is_not_read_for_a_while_and_answers_cost_nothing() {
     let ms = Duration::from_millis;
     let mut world = World::with_settings(|settings| {
@@ -138,11 +155,10 @@ fn who_asks_faster_than_its_pace_is_not_read_for_a_while_and_answers_cost_nothin
         let patterns = vec!["..".to_owned(); patterns];
         let request = Request::Subscribe { request: 1, subscription: 1, patterns, ring_bytes: None };
         let actions = world.machine.handle(now, Input::Frame { session, request, descriptor: None });
-        let until = actions.into_iter().find_map(|action| match action {
+        actions.into_iter().find_map(|action| match action {
             Action::Pause { session: paused, until } if paused == session => Some(until - now),
             _ => None,
-        });
-        until
+        })
     };
     assert_eq!(pauses(procmond, 1), Some(ms(10)), "a hello, nine declarations, and this");
     // It has answered nine rings and nine routes.

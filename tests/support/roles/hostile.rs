@@ -239,20 +239,7 @@ impl Intruder {
                 self.send(Frame::new(request::SUBSCRIBE).number(2).number(2).number(1).text("#").number(0));
                 json!({})
             }
-            "read_nothing" => {
-                self.state().reads_nothing = true;
-                json!({})
-            }
-            "flood" => {
-                let stream = self.stream.try_clone().expect("a descriptor");
-                self.flood = Some(Flood::begin(text("name"), path, stream));
-                json!({})
-            }
-            "flood_end" => {
-                // So that nothing waits for what is not read.
-                let _ = self.stream.shutdown(std::net::Shutdown::Both);
-                json!({ "count": self.flood.take().expect("it was begun").end(), "refused": self.state().refused })
-            }
+            "flood" => self.flood(path, text("name")),
             "await_granted" => self.wait(|state| state.granted || state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
             "leave_child" => self.leave_child(),
@@ -346,6 +333,21 @@ impl Intruder {
             state.events += 1;
         }
         json!({ "count": state.events - before })
+    }
+
+    /// Begins a flood, or ends it.
+    fn flood(&mut self, path: &str, name: &str) -> Value {
+        if let Some(flood) = self.flood.take_if(|_| name == "end") {
+            // So that nothing waits for what is not read.
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+            return json!({ "count": flood.end() });
+        }
+        if name == "never-reads" {
+            self.state().reads_nothing = true;
+        }
+        let stream = self.stream.try_clone().expect("a descriptor");
+        self.flood = Some(Flood::begin(name, path, stream));
+        json!({})
     }
 
     /// Leaves a child behind that holds everything open that this process has.

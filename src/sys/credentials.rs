@@ -161,3 +161,56 @@ fn peek(socket: &impl AsFd) -> io::Result<Option<UnixCredentials>> {
 fn number(pid: i32) -> Option<u32> {
     u32::try_from(pid).ok().filter(|&pid| pid != 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSlice, Read as _, Write as _};
+    use std::mem::MaybeUninit;
+    use std::os::unix::net::UnixStream as StdStream;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+    use super::*;
+    use crate::sys::pair;
+
+    fn ends() -> (Stream, StdStream) {
+        let (ours, theirs) = pair().expect("descriptors");
+        (ours, OwnedFd::from(theirs).into())
+    }
+
+    #[tokio::test]
+    async fn who_speaks_first_is_known_and_nothing_of_it_is_taken() {
+        let (ours, mut theirs) = ends();
+        theirs.write_all(b"hello").expect("it is connected");
+        let speaker = Credentials::of_first_speaker(&ours).await.expect("it spoke").expect("it spoke");
+        assert_eq!((speaker.pid, speaker.uid), (Some(std::process::id()), own_uid()));
+        assert!(!speaker.is_dead());
+        let mut buffer = Stream::buffer();
+        let received = ours.receive(&mut buffer).await.expect("it is there");
+        assert_eq!(&buffer[..received.bytes], b"hello");
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_closed_without_a_word_was_nobodys() {
+        let (ours, theirs) = ends();
+        drop(theirs);
+        assert!(Credentials::of_first_speaker(&ours).await.expect("the end of the stream").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_first_word_with_descriptors_is_refused_and_they_are_closed() {
+        let (ours, theirs) = ends();
+        let (passed, mut watched) = StdStream::pair().expect("descriptors");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let rights = [passed.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&rights)), "there is room");
+        rustix::net::sendmsg(&theirs, &[IoSlice::new(b"hello")], &mut control, SendFlags::empty())
+            .expect("it is connected");
+        let refused = Credentials::of_first_speaker(&ours).await;
+        assert!(refused.is_err(), "{refused:?}");
+        drop((ours, passed));
+        watched.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a socket");
+        assert_eq!(watched.read(&mut [0]).ok(), Some(0), "nobody has it any more");
+    }
+}

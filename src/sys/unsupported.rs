@@ -19,8 +19,8 @@ pub(crate) fn read_trusted(path: &Path, _: usize) -> Result<String, FileError> {
     Err(FileError::Host { path: path.to_owned(), source })
 }
 
-/// Paths have other limits, where there are any.
-pub(crate) const PATH_BYTES_MAX: usize = usize::MAX;
+/// Longest name of a pipe on Windows.
+pub(crate) const PATH_BYTES_MAX: usize = 256;
 
 /// One end of a connection with a broker, for a process that is started with it: there is none on this platform.
 #[derive(Debug)]

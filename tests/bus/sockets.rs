@@ -205,22 +205,22 @@ fn a_squatter_is_told_nothing_by_clients_and_named_by_the_broker() {
 
 #[test]
 fn a_lock_that_a_stranger_keeps_is_an_error_that_names_the_stranger() {
-    let (folder, squatter) = squatter(json!({"lock": true}));
-    let pid = squatter.pid();
-    for uid in [ROOT, OTHER_STRANGER] {
-        let refusal = agent(&folder, uid, json!({})).hello();
-        let kind = refusal["kind"].as_str().unwrap_or_default();
-        assert!(
-            kind.contains("Foreign {") && kind.contains(&format!("uid: 65534, pid: Some({pid})")),
-            "{refusal}"
-        );
-        assert!(folder.entries().contains(&"bus.sock.lock".into()), "it was left alone");
+    // Others come as far as the lock itself, or can't even open its file.
+    for lock_mode in [0o666, 0o600] {
+        let (folder, squatter) = squatter(json!({"lock": lock_mode}));
+        let stranger = format!("uid: 65534, pid: Some({})", squatter.pid());
+        for uid in [ROOT, OTHER_STRANGER] {
+            let refusal = agent(&folder, uid, json!({})).hello();
+            let kind = refusal["kind"].as_str().unwrap_or_default();
+            assert!(kind.contains("Foreign {") && kind.contains(&stranger), "{lock_mode:o}: {refusal}");
+            assert!(folder.entries().contains(&"bus.sock.lock".into()), "it was left alone");
+        }
     }
 }
 
 #[test]
 fn what_a_stranger_has_left_is_removed_by_who_may_and_named_by_who_may_not() {
-    let (folder, mut squatter) = squatter(json!({"lock": true, "listen": true}));
+    let (folder, mut squatter) = squatter(json!({"lock": 0o666, "listen": true}));
     squatter.kill();
     let refusal = agent(&folder, OTHER_STRANGER, json!({})).hello();
     let kind = refusal["kind"].as_str().unwrap_or_default();
@@ -313,16 +313,49 @@ fn a_client_of_another_pid_namespace_is_served_and_its_death_seen() {
 fn who_has_died_before_it_was_accepted_has_no_session_though_its_child_holds_the_connection() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();
-    let mut orphaner = Role::of_user(&folder, "orphaner", "orphaner", ROOT, json!({})).up();
+    let mut orphaner = Role::orphaner(&folder);
     agent.stop();
-    let heir = orphaner.must(&json!({}))["heir"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-    let heir = heir.expect("a pid");
+    let heir = orphaner.leave_connection();
     assert!(orphaner.end().success());
     assert!(look::is_alive(heir));
     agent.go_on();
     // Less than a process has that lives and says nothing.
     wait_within(Duration::from_secs(4), "the heir is hung up on", || !look::is_alive(heir));
     assert_eq!(components(&mut agent), json!(["agent"]));
+}
+
+#[test]
+fn the_default_socket_and_those_of_instances_are_each_a_bus_of_its_own() {
+    let folder = Folder::of(ROOT, 0o1777);
+    let binary = std::env::current_exe().expect("this binary has a path");
+    reachable(&binary, &folder);
+    // The folder stands in for /tmp, and the copy for the binary that is told.
+    let script = "mount --bind \"$0\" /tmp && shift && exec /tmp/role \"$@\"";
+    let within = ["unshare", "--mount", "sh", "-c", script, folder.path().to_str().expect("UTF-8")];
+    let instances = ["", "a", "a-b"];
+    let mut agents =
+        instances.map(|name| Role::agent(&folder, json!({"within": within, "instance": name})).up());
+    let id = |name: &str| format!("tool{}", name.len());
+    let _clients = instances
+        .map(|name| Role::client_with(&folder, &id(name), json!({"within": within, "instance": name})).up());
+    for (agent, name) in agents.iter_mut().zip(instances) {
+        assert_eq!(components(agent), json!(["agent", id(name)]), "{name:?}");
+    }
+    let sockets = ["daemoneye-a-b.sock", "daemoneye-a.sock", "daemoneye.sock"];
+    let here = || -> Vec<String> {
+        let entries = folder.entries().into_iter();
+        entries.filter(|name| name.contains(".sock")).collect()
+    };
+    let and_locks = |sockets: &[&str]| -> Vec<String> {
+        sockets.iter().flat_map(|name| [name.to_string(), format!("{name}.lock")]).collect()
+    };
+    assert_eq!(here(), and_locks(&sockets));
+    let refusal = Role::agent(&folder, json!({"within": within, "instance": "a"})).hello();
+    assert!(refusal["kind"].as_str().is_some_and(|kind| kind.contains("Live {")), "{refusal}");
+    for (agent, left) in agents.iter_mut().zip([&sockets[..2], &sockets[..1], &[]]) {
+        agent.must(&json!({"do": "shutdown"}));
+        assert_eq!(here(), and_locks(left), "each takes its own along");
+    }
 }
 
 /// An agent whose socket nobody else can reach, and the binary that a collector of another user starts from.

@@ -1,12 +1,14 @@
 //! Hosts that lack a facility altogether, or have little of it.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 
 use crate::exchange::{Stage, Told, exchange, with_data_thread};
 use crate::strace::Strace;
-use crate::support::look::Held;
-use crate::support::{Role, WITH_LITTLE_MEMORY, wait_until};
+use crate::support::look::{Held, descriptors, is_alive};
+use crate::support::{Role, WITH_LITTLE_MEMORY, wait_until, wait_within};
 
 /// Descriptors that a process may have where they are short.
 const DESCRIPTORS_MAX: u64 = 64;
@@ -111,6 +113,23 @@ fn without_pidfds_the_end_of_a_client_is_seen_by_its_socket_and_the_log_says_so(
     let mut procmond = stage.client("procmond", false);
     assert_eq!(exchange(&mut agent, &mut procmond, &mut detector), Told::default());
     assert!(strace.detach().injected() >= 6);
+    stage.nobody_panicked();
+}
+
+#[test]
+fn without_peer_pidfds_the_process_that_has_the_number_is_watched() {
+    let stage = Stage::new();
+    let agent = stage.agent(false);
+    let strace = Strace::without_peer_pidfds(&stage.folder, agent.pid());
+    let before = descriptors(agent.pid());
+    let mut orphaner = Role::orphaner(&stage.folder);
+    let heir = orphaner.leave_connection();
+    wait_until("it is accepted", || descriptors(agent.pid()) > before);
+    assert!(is_alive(heir));
+    assert!(orphaner.end().success());
+    // Less than a process has that lives and says nothing.
+    wait_within(Duration::from_secs(4), "the heir is hung up on", || !is_alive(heir));
+    assert_eq!(strace.detach().injected(), 1);
     stage.nobody_panicked();
 }
 

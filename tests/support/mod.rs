@@ -137,6 +137,17 @@ impl Role {
         Self::bus(folder, role, id, options, Some(uid))
     }
 
+    /// A process that leaves a connection to a child of its own.
+    pub(crate) fn orphaner(folder: &Folder) -> Self {
+        Self::bus(folder, "orphaner", "orphaner", json!({}), None).up()
+    }
+
+    /// Has an orphaner connect, without waiting for the broker, and yields the child that has the connection as well.
+    pub(crate) fn leave_connection(&mut self) -> u32 {
+        let heir = self.must(&json!({}))["heir"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        heir.expect("a pid")
+    }
+
     /// A process that speaks the protocol by hand.
     pub(crate) fn intruder(folder: &Folder, uid: Option<u32>) -> Self {
         Self::bus(folder, "intruder", "intruder", json!({}), uid).up()

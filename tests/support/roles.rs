@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemoneye_eventbus::{
     Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
-    ProcessEvent, Publisher, RecvError, SocketEnd, SubscribeError, SubscribeOptions, Subscription,
+    Instance, ProcessEvent, Publisher, RecvError, SocketEnd, SubscribeError, SubscribeOptions, Subscription,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
@@ -104,6 +104,12 @@ fn error(error: &(impl std::error::Error + ?Sized), kind: &str) -> Value {
     json!({ "error": error.to_string(), "kind": kind })
 }
 
+/// The instance that a role belongs to, where that says which socket is its broker's: the empty name is the default.
+fn instance(role: &Value) -> Option<Option<Instance>> {
+    let name = role["instance"].as_str()?;
+    Some((!name.is_empty()).then(|| Instance::new(name).expect("a legal name")))
+}
+
 /// What the harness asks for has failed before.
 fn not_made() -> Value {
     json!({ "error": "it was not made", "kind": "NotMade" })
@@ -127,8 +133,8 @@ pub(crate) struct BusRole {
 }
 
 impl BusRole {
-    /// Options: `role`, `path`, `id`, `log` (a file), `audit` (another), `held` (begins at the first line of input),
-    /// `within` (a command); agent:
+    /// Options: `role`, `path`, `instance` (in its place), `id`, `log` (a file), `audit` (another), `held` (begins at the first
+    /// line of input), `within` (a command); agent:
     /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `socket_group`,
     /// `route_deadline_ms`; client: `queue_bytes`, `broker_uid`, `stdin` (is its connection); both: `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
@@ -139,7 +145,12 @@ impl BusRole {
         let queue = role["queue_bytes"].as_u64().map(size);
         let bus = if role["role"] == "agent" {
             let backing = if role["backing"] == "named" { Backing::Named } else { Backing::Memfd };
-            let mut options = BrokerOptions::new(path).backing(backing);
+            let mut options = match instance(role) {
+                Some(None) => BrokerOptions::default(),
+                Some(Some(instance)) => BrokerOptions::default().instance(&instance),
+                None => BrokerOptions::new(path),
+            };
+            options = options.backing(backing);
             if let Some(bytes) = role["ring_bytes"].as_u64() {
                 options = options.ring_bytes(size(bytes));
             }
@@ -167,7 +178,12 @@ impl BusRole {
             )
         } else {
             let id = role["id"].as_str().expect("the harness names the client");
-            let mut options = ConnectOptions::new(id).path(path).deadline(DEADLINE);
+            let mut options = match instance(role) {
+                Some(None) => ConnectOptions::new(id),
+                Some(Some(instance)) => ConnectOptions::new(id).instance(&instance),
+                None => ConnectOptions::new(id).path(path),
+            };
+            options = options.deadline(DEADLINE);
             if role["stdin"] == true {
                 let end = SocketEnd::take_stdin().expect("descriptors");
                 options = ConnectOptions::from_descriptor(id, end).deadline(DEADLINE);

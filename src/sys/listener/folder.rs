@@ -2,6 +2,8 @@
 //!
 //! The path is walked from its root, so that each folder is reached through folders that have been looked at already: what nobody
 //! else can exchange stays what it was. A link is followed only where nobody else could have put it.
+//!
+//! In a user namespace that does not map root, root's folders look like another user's, and are refused.
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, Metadata};

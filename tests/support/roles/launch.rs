@@ -36,11 +36,13 @@ pub(super) async fn live(role: &Value) {
 /// dies.
 pub(super) fn orphan(role: &Value) {
     answer(&json!({}));
+    let mut heirs = Vec::new();
     for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
         let path = role["path"].as_str().expect("the harness names the path");
         let connection = OwnedFd::from(UnixStream::connect(path).expect("a broker listens"));
         let heir = Command::new("cat").stdin(connection).stdout(Stdio::null()).spawn().expect("it starts");
         answer(&json!({ "heir": heir.id() }));
+        heirs.push(heir);
     }
 }
 

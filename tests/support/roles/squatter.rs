@@ -18,7 +18,8 @@ type Heard = Arc<Mutex<Vec<usize>>>;
 pub(crate) fn live(role: &Value) {
     let path = Path::new(role["path"].as_str().expect("the harness names the path"));
     let heard = Heard::default();
-    let _lock = (role["lock"] == true).then(|| lock(&path.with_added_extension("lock")));
+    let lock_mode = role["lock"].as_u64().map(|mode| u32::try_from(mode).expect("a mode"));
+    let _lock = lock_mode.map(|mode| lock(&path.with_added_extension("lock"), mode));
     if role["listen"] == true {
         listen(path, Arc::clone(&heard));
     }
@@ -28,10 +29,9 @@ pub(crate) fn live(role: &Value) {
     }
 }
 
-fn lock(path: &Path) -> File {
+fn lock(path: &Path, mode: u32) -> File {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).expect("it was first");
-    // So that others come as far as the lock itself.
-    file.set_permissions(Permissions::from_mode(0o666)).expect("its own");
+    file.set_permissions(Permissions::from_mode(mode)).expect("its own");
     flock(&file, FlockOperation::NonBlockingLockExclusive).expect("it was first");
     file
 }

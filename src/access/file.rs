@@ -21,7 +21,7 @@ const QUOTED_MAX: usize = 80;
 /// ```
 /// use daemoneye_eventbus::{AccessPolicy, PolicyError};
 ///
-/// let text = "defaults = true\n[[row]]\ntopics = 'events.#'\nlevel = 'secret'";
+/// let text = "defaults = true\n[[row]]\ntopics = 'a'\nlevel = 'secret'\npublishers = []\nsubscribers = []";
 /// let error = AccessPolicy::from_toml(text).unwrap_err();
 /// assert_eq!(error, PolicyError::UnknownLevel { line: 4, level: "secret".into() });
 /// assert_eq!(error.to_string(), "line 4: \"secret\" is no level: public, restricted and privileged are");

@@ -1,5 +1,6 @@
 //! The embedded broker: a handle, and a thread with the one loop that owns all state.
 
+mod audit;
 mod doorkeeper;
 mod outgoing;
 mod pairs;
@@ -20,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::access::{AccessPolicy, Component};
 use crate::client::Core;
 use crate::config;
-use crate::control::{Member, RingCharge};
+use crate::control::{Member, PolicyChange, RingCharge};
 use crate::dataplane::WaitPolicy;
 use crate::identity::LaunchToken;
 use crate::instance::Instance;
@@ -30,6 +31,7 @@ use shares::Shares;
 
 use doorkeeper::Doorkeeper;
 
+pub use audit::RefusalCount;
 pub use doorkeeper::TokenTerms;
 pub use poisonings::Poisoning;
 
@@ -238,6 +240,15 @@ pub enum StartError {
     Shutdown,
 }
 
+/// Why another policy is not in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// The broker was shut down.
+    #[error("the broker was shut down")]
+    Shutdown,
+}
+
 /// Whom a connection was made for.
 #[derive(Debug, Clone)]
 pub(crate) struct Invited {
@@ -257,6 +268,10 @@ pub(crate) enum Command {
         client_id: String,
         reply: oneshot::Sender<Result<Arc<Core>, StartError>>,
     },
+    Reload {
+        policy: AccessPolicy,
+        reply: oneshot::Sender<PolicyChange>,
+    },
     /// Make a connection for a process that is yet to be started.
     Pair {
         invited: Invited,
@@ -274,6 +289,9 @@ pub(crate) enum Command {
     },
     Poisonings {
         reply: oneshot::Sender<Vec<Poisoning>>,
+    },
+    Refusals {
+        reply: oneshot::Sender<Vec<RefusalCount>>,
     },
     RingCharges {
         reply: oneshot::Sender<Vec<RingCharge>>,
@@ -371,6 +389,47 @@ impl DaemoneyeBroker {
         let _ = answer.await;
     }
 
+    /// Puts another policy in force, for all that is asked from now on, and for what was granted before: what no longer holds is
+    /// revoked, and a subscription that was made before gets what newly holds. Returns when each publisher has let go of what was
+    /// revoked, and takes what was granted; one that does not do so within [`route_deadline`](BrokerOptions::route_deadline) loses
+    /// its session.
+    ///
+    /// A [`Publisher`](crate::Publisher) of a topic that it may no longer publish stays, and reaches nobody. What was published before,
+    /// and is still in the ring of somebody who may no longer have it, is skipped there, and counted
+    /// ([`ClientStatistics::skipped_events`](crate::ClientStatistics::skipped_events)). What an application has in its queue stays there.
+    ///
+    /// Cancel-safe: given up midway, it goes on.
+    ///
+    /// # Errors
+    /// [`ReloadError`] if the broker was shut down.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{AccessPolicy, ConnectOptions, EventBusClient};
+    /// # use daemoneye_eventbus::{DaemoneyeBroker, DaemoneyeEventBus};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # let bus = DaemoneyeBroker::new(path.to_str().expect("a path of UTF-8")).await?;
+    /// # let bus = DaemoneyeEventBus::from_broker(bus).await?;
+    /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+    /// let _publisher = procmond.publisher("events.process.batch").await?;
+    /// let _batches = bus.subscription(&["events.process.#"]).await?;
+    ///
+    /// let nobody = AccessPolicy::from_toml("defaults = false")?;
+    /// let change = bus.broker().reload_policy(nobody).await?;
+    /// assert_eq!((change.revoked, change.granted), (1, 0));
+    /// assert!(procmond.publisher("events.process.start").await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn reload_policy(&self, policy: AccessPolicy) -> Result<PolicyChange, ReloadError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Reload { policy, reply });
+        answer.await.map_err(|_| ReloadError::Shutdown)
+    }
+
     /// The components that are connected now, in no order; none once the broker was shut down. Cancel-safe: it only asks.
     pub async fn components(&self) -> Vec<Component> {
         let (reply, answer) = oneshot::channel();
@@ -402,6 +461,14 @@ impl DaemoneyeBroker {
     pub async fn poisonings(&self) -> Vec<Poisoning> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Poisonings { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Who was refused something, and how often; none once the broker was shut down. Cancel-safe: it only asks. There is an example
+    /// at [`RefusalCount`].
+    pub async fn refusals(&self) -> Vec<RefusalCount> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Refusals { reply });
         answer.await.unwrap_or_default()
     }
 

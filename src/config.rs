@@ -155,6 +155,24 @@ pub(crate) const INTERRUPTIONS_MAX: usize = 64;
 /// Pairs of components whose broken rings the broker counts. Above it: the pair whose last breach is the oldest is forgotten.
 pub(crate) const POISONINGS_MAX: usize = 1024;
 
+/// Pairs of component and user whose refusals the broker counts. Above it: the pair whose last refusal is the oldest is forgotten.
+pub(crate) const REFUSALS_MAX: usize = 1024;
+
+/// How long one cause of refusals is told once, and the limits below hold.
+pub(crate) const AUDIT_WINDOW: Duration = Duration::from_secs(10);
+
+/// Causes of refusals of one component that are told. Above it: counted.
+pub(crate) const CAUSES_MAX: usize = 16;
+
+/// Records about refusals of all components of one user. Above it: counted.
+pub(crate) const REFUSALS_PER_USER_MAX: u32 = 256;
+
+/// Other records about them: what 1024 sessions that start at once cause. Above it: counted.
+pub(crate) const RECORDS_PER_USER_MAX: u32 = 8192;
+
+/// Users whose records are counted. Above it: the one whose window began first is forgotten.
+pub(crate) const USERS_MAX: usize = 1024;
+
 /// Frames that wait for a client that does not read. Above it: its session ends.
 pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
 
@@ -186,3 +204,12 @@ pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
 /// Descriptors that wait for the rest of their frame. The kernel hands over those of one frame at a time. Above it: the
 /// session ends.
 pub(crate) const DESCRIPTORS_WAITING_MAX: usize = 16;
+
+/// Bytes of a policy file. The default table takes 4 KiB of it. Above it: refused.
+pub(crate) const POLICY_BYTES_MAX: usize = 256 << 10;
+
+/// Rows that a policy file may have. A decision looks at each at worst, on the broker's loop. Above it: refused.
+pub(crate) const POLICY_ROWS_MAX: usize = 256;
+
+/// Names in each list of such a row: a refusal says all of them. Above it: refused.
+pub(crate) const POLICY_NAMES_MAX: usize = 64;

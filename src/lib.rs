@@ -78,18 +78,22 @@ mod sys;
 mod topic;
 mod wire;
 
-pub use access::{AccessPolicy, Component, ComponentError, Denial, Narrowed, Withheld};
+pub use access::{
+    AccessPolicy, Component, ComponentError, Denial, LoadPolicyError, Narrowed, PolicyError, Withheld,
+};
 pub use batch::{
     Batch, BatchEvent, BatchView, CorrelationRef, EventRef, EventTooLarge, Events, FilesystemEventRef,
     NetworkEventRef, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
 };
-pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, StartError, TokenTerms};
+pub use broker::{
+    BrokerOptions, DaemoneyeBroker, Poisoning, RefusalCount, ReloadError, StartError, TokenTerms,
+};
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
     EventReceiver, Nothing, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
 };
-pub use control::{Identity, Member, Payer, RingCharge};
+pub use control::{Identity, Member, Payer, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;
 pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
 pub use event::{
@@ -99,7 +103,7 @@ pub use hierarchy::TopicAccessLevel;
 pub use identity::LaunchToken;
 pub use instance::{Instance, InstanceError};
 pub use shm::Backing;
-pub use sys::{ListenError, SocketEnd, SocketGroup};
+pub use sys::{FileError, ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
 pub use wire::{GoodbyeReason, Needed, Refusal, Resource, Versions};
 

@@ -12,7 +12,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("instance", &["config"]),
     ("sys", &[]),
     ("hierarchy", &["topic"]),
-    ("access", &["hierarchy", "topic"]),
+    ("access", &["config", "hierarchy", "sys", "topic"]),
     ("event", &["correlation"]),
     ("batch", &["correlation", "event"]),
     ("routing", &["topic"]),

@@ -13,6 +13,7 @@ use shm::{Backing, Descriptor, Doorbell, SegmentError};
 use tokio::sync::{OwnedSemaphorePermit as Turn, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::audit::{Audit, Process};
 use super::doorkeeper::{Caller, Doorkeeper};
 use super::outgoing::{Frame, Outgoing};
 use super::pairs::{self, Spoke};
@@ -21,7 +22,9 @@ use super::{BrokerOptions, Command, Invited, StartError, shares};
 use crate::access::Component;
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
 use crate::config::{HELLO_DEADLINE, HOST_RETRY, PAIRS_WAITING_MAX, REQUEST_DEADLINE};
-use crate::control::{Action, Awaited, Input, Machine, Member, Origin, Report, SessionId, Settings};
+use crate::control::{
+    Action, Awaited, Input, Machine, Member, Origin, Payer, PolicyChange, Report, SessionId, Settings,
+};
 use crate::link::{Link, LinkError, MessageReader};
 use crate::sys::{self, Credentials, Listener, Socket, SocketEnd, Stream};
 use crate::wire::{
@@ -88,10 +91,14 @@ struct Server {
     connections: HashMap<SessionId, Connection>,
     events: mpsc::Sender<Event>,
     last_session: u64,
+    last_reload: u64,
+    /// Who waits for a policy to be in force.
+    reloads: HashMap<u64, oneshot::Sender<PolicyChange>>,
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
     poisonings: Ledger,
     doorkeeper: Doorkeeper,
+    audit: Audit,
     /// Connections over which nobody has spoken yet.
     pairs_waiting: usize,
 }
@@ -166,9 +173,12 @@ impl Server {
             connections: HashMap::new(),
             events,
             last_session: 0,
+            last_reload: 0,
+            reloads: HashMap::new(),
             accept_from: None,
             poisonings: Ledger::default(),
             doorkeeper,
+            audit: Audit::default(),
             pairs_waiting: 0,
         }
     }
@@ -181,6 +191,11 @@ impl Server {
                 let _ = reply.send(started);
             }
             Command::Embed { client_id, reply } => self.embed(&client_id, reply),
+            Command::Reload { policy, reply } => {
+                self.last_reload += 1;
+                self.reloads.insert(self.last_reload, reply);
+                self.feed(Input::Reload { number: self.last_reload, policy });
+            }
             Command::Pair { invited, reply } => {
                 let _ = reply.send(self.pair(invited));
             }
@@ -195,6 +210,9 @@ impl Server {
             }
             Command::Poisonings { reply } => {
                 let _ = reply.send(self.poisonings.list());
+            }
+            Command::Refusals { reply } => {
+                let _ = reply.send(self.audit.refusals());
             }
             Command::RingCharges { reply } => {
                 let _ = reply.send(self.machine.ring_charges());
@@ -430,6 +448,20 @@ impl Server {
         Err(Input::Faulty { session: stranger, reason: GoodbyeReason::NoRing { cause } })
     }
 
+    /// Who is at the other end of a session.
+    fn process(&self, session: SessionId) -> Option<Process> {
+        let process = match &self.connections.get(&session)?.peer {
+            Peer::Remote(remote) => {
+                let Credentials { uid, pid, .. } = remote.credentials;
+                Process { payer: Payer::Uid(uid), uid, pid }
+            }
+            Peer::Embedded(_) => {
+                Process { payer: Payer::Agent, uid: sys::own_uid(), pid: Some(std::process::id()) }
+            }
+        };
+        Some(process)
+    }
+
     fn uid(&self, session: SessionId) -> u32 {
         match self.connections.get(&session).map(|connection| &connection.peer) {
             Some(Peer::Remote(remote)) => remote.credentials.uid,
@@ -484,9 +516,18 @@ impl Server {
             }
             Action::Challenge { session, hello } => Some(self.challenge(session, &hello)),
             Action::MakeDoorbell { ring } => Some(Input::Doorbell { ring, ends: doorbell(ring) }),
+            Action::Reloaded { number, change } => {
+                if let Some(reply) = self.reloads.remove(&number) {
+                    // Who has stopped waiting needs no answer.
+                    let _ = reply.send(change);
+                }
+                None
+            }
             Action::Report(report) => {
                 log(&report);
-                if let Report::Poisoned { culprit, by, violation } = report {
+                let process = report.session().and_then(|session| self.process(session));
+                self.audit.record(Instant::now(), &report, process);
+                if let Report::Poisoned { culprit, by, violation, .. } = report {
                     self.poisonings.count(culprit, by, violation);
                 }
                 None
@@ -554,6 +595,7 @@ impl Server {
                 other => drop(self.perform(other)),
             }
         }
+        self.audit.end();
         self.connections.clear();
         let all = async {
             for writer in &mut writers {
@@ -665,13 +707,14 @@ fn log(report: &Report) {
         Report::Left { component, reason: Some(reason) } => {
             tracing::warn!(%component, %reason, "was sent away");
         }
-        Report::Refused { who, what } => tracing::warn!(who, what, "refused"),
         Report::SmallerRing { publisher, subscriber, asked_bytes, cause } => {
             tracing::warn!(%publisher, %subscriber, asked_bytes, cause, "a ring has not the size asked for");
         }
-        Report::Poisoned { culprit, by, violation } => {
-            tracing::error!(%culprit, %by, violation, "a ring was broken");
-        }
+        // These are the audit stream's.
+        Report::Granted { .. }
+        | Report::Revoked { .. }
+        | Report::Refused { .. }
+        | Report::Poisoned { .. } => {}
     }
 }
 

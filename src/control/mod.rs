@@ -38,6 +38,7 @@ mod budget;
 pub(crate) mod invariants;
 mod pace;
 mod quota;
+mod reload;
 mod requests;
 mod routes;
 mod sessions;
@@ -49,8 +50,11 @@ use std::time::{Duration, Instant};
 
 use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
-use crate::wire::{Epoch, GoodbyeReason, Hello, Needed, Notice, OrderId, PublisherId, Request, RingId};
+use crate::wire::{
+    Epoch, GoodbyeReason, Hello, Needed, Notice, OrderId, PublisherId, Refusal, Request, RingId,
+};
 use quota::Charges;
+use reload::Reload;
 use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
 use sessions::{Interest, Publisher, Session};
@@ -58,6 +62,7 @@ use sessions::{Interest, Publisher, Session};
 pub use budget::{Payer, RingCharge};
 pub(crate) use pace::Pace;
 pub(crate) use quota::{Limits, Share};
+pub use reload::PolicyChange;
 pub(crate) use routes::Awaited;
 pub(crate) use sessions::{AGENT, Challenge, Known};
 pub use sessions::{Identity, Member};
@@ -108,6 +113,11 @@ pub(crate) enum Input<F> {
         session: SessionId,
         challenge: Result<Challenge, Needed>,
     },
+    /// Another policy is to be in force. The number says which of them [`Action::Reloaded`] answers.
+    Reload {
+        number: u64,
+        policy: AccessPolicy,
+    },
     /// The broker's process has no descriptors for newcomers.
     Crowded,
     /// Time has passed: who is late goes. To be given once what came before is handled.
@@ -136,6 +146,11 @@ pub(crate) enum Action<F> {
         session: SessionId,
         hello: Hello,
     },
+    /// The policy of [`Input::Reload`] is in force, and nothing is under way any more that it does not allow.
+    Reloaded {
+        number: u64,
+        change: PolicyChange,
+    },
     /// Read nothing from the session before.
     Pause {
         session: SessionId,
@@ -143,6 +158,14 @@ pub(crate) enum Action<F> {
     },
     /// For the log and the counters.
     Report(Report),
+}
+
+/// What somebody may do, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Right {
+    Connect,
+    Publish,
+    Subscribe,
 }
 
 /// What an operator wants to know.
@@ -155,10 +178,29 @@ pub(crate) enum Report {
         component: Component,
         reason: Option<GoodbyeReason>,
     },
-    /// A request was refused; `who` is the component, or the client id that it came with.
-    Refused {
-        who: String,
+    /// A component may do what it has asked for, or may do it again.
+    Granted {
+        session: SessionId,
+        component: Component,
+        right: Right,
         what: String,
+        /// Parts of what it asked for that it may not have.
+        withheld: usize,
+    },
+    /// A component may not do any longer what it did.
+    Revoked {
+        session: SessionId,
+        component: Component,
+        right: Right,
+        what: String,
+    },
+    /// A request was refused. Without a component it is a hello, and what was asked for the client id that it came with.
+    Refused {
+        session: SessionId,
+        component: Option<Component>,
+        right: Right,
+        what: String,
+        refusal: Refusal,
     },
     /// A ring is of the broker's own size, since its publisher could not make one of the size that its subscriber asked for, or the
     /// subscriber's user has no share left for it.
@@ -170,10 +212,24 @@ pub(crate) enum Report {
     },
     /// `by` says that the other side of a ring, `culprit`, broke its laws.
     Poisoned {
+        session: SessionId,
         culprit: Component,
         by: Component,
         violation: String,
     },
+}
+
+impl Report {
+    /// The session of the one that it says something about, where it is about rights.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Granted { session, .. }
+            | Self::Revoked { session, .. }
+            | Self::Refused { session, .. }
+            | Self::Poisoned { session, .. } => Some(*session),
+            Self::Joined { .. } | Self::Left { .. } | Self::SmallerRing { .. } => None,
+        }
+    }
 }
 
 /// What the machine is told once.
@@ -211,6 +267,7 @@ pub(crate) struct Machine<F> {
     routes: BTreeMap<RouteKey, Route>,
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
+    reloads: BTreeMap<u64, Reload>,
     charges: Charges,
     /// Sessions that have used up a ring, to be sent away before the next input.
     spent: Vec<SessionId>,
@@ -237,6 +294,7 @@ impl<F> Machine<F> {
             routes: BTreeMap::new(),
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
+            reloads: BTreeMap::new(),
             charges,
             spent: Vec::new(),
             last_id: 0,
@@ -254,6 +312,7 @@ impl<F> Machine<F> {
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
             Input::Challenged { session, challenge } => self.challenged(session, challenge),
+            Input::Reload { number, policy } => self.reload(number, policy),
             Input::Crowded => self.make_room(),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
@@ -261,6 +320,7 @@ impl<F> Machine<F> {
         while let Some(session) = self.spent.pop() {
             self.fault(session, "all slots of a ring are used up");
         }
+        self.settle_reloads();
         std::mem::take(&mut self.actions)
     }
 

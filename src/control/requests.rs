@@ -5,8 +5,8 @@ use std::ops::Bound;
 
 use super::budget::Terms;
 use super::routes::{RouteKey, Wish};
-use super::sessions::{Interest, Publisher, Subscribed, cut};
-use super::{Machine, Payer, Report, SessionId};
+use super::sessions::{Interest, Publisher, Session, Subscribed, cut};
+use super::{Machine, Payer, Report, Right, SessionId};
 use crate::access::{Denial, Withheld};
 use crate::config::{
     ANSWER_LIST_BYTES, PATTERN_SEGMENT_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX,
@@ -45,6 +45,9 @@ impl<F> Machine<F> {
         }
         match self.check_subscribe(session, patterns, ring_bytes) {
             Ok(Admitted { subscribed, granted, withheld, wishes }) => {
+                let (component, right) = (self.component(session), Right::Subscribe);
+                let what = said(granted.iter().map(TopicPattern::as_str));
+                self.report(Report::Granted { session, component, right, what, withheld: withheld.len() });
                 let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
                 for pattern in &subscribed.patterns {
                     self.interests.insert(pattern, Interest { session, subscription });
@@ -56,7 +59,10 @@ impl<F> Machine<F> {
                 state.subscriptions.insert(subscription, subscribed);
                 self.wait_for(session, wishes, answer);
             }
-            Err(refusal) => self.refuse(session, request, refusal),
+            Err(refusal) => {
+                let what = said(patterns.iter().map(String::as_str));
+                self.refuse(session, request, Right::Subscribe, &what, refusal);
+            }
         }
     }
 
@@ -114,6 +120,8 @@ impl<F> Machine<F> {
             Ok((topic, subscribers)) => {
                 let subscribers = self.without_those_over_their_share(session, subscribers);
                 let publisher = known.unwrap_or_else(|| self.open_publisher(session, number));
+                let (component, right, what) = (self.component(session), Right::Publish, topic.to_string());
+                self.report(Report::Granted { session, component, right, what, withheld: 0 });
                 let state = self.publishers.get_mut(&publisher).expect("it was just opened or found");
                 let number = (publisher, topic_number);
                 self.topics.entry(topic.as_str().into()).or_default().insert(number);
@@ -130,7 +138,7 @@ impl<F> Machine<F> {
                 }
                 self.wait_for(session, wishes, Notice::Declared { request, publisher });
             }
-            Err(refusal) => self.refuse(session, request, refusal),
+            Err(refusal) => self.refuse(session, request, Right::Publish, topic, refusal),
         }
     }
 
@@ -171,9 +179,9 @@ impl<F> Machine<F> {
         self.dismiss(session, reason);
     }
 
-    fn refuse(&mut self, session: SessionId, request: u32, refusal: Refusal) {
-        let who = self.component(session).to_string();
-        self.report(Report::Refused { who, what: refusal.to_string() });
+    fn refuse(&mut self, session: SessionId, request: u32, right: Right, what: &str, refusal: Refusal) {
+        let (component, what) = (Some(self.component(session)), cut(what, SAID_MAX));
+        self.report(Report::Refused { session, component, right, what, refusal: refusal.clone() });
         self.send(session, Notice::Refused { request, refusal });
     }
 
@@ -233,7 +241,8 @@ impl<F> Machine<F> {
                         subscriber: session,
                         topic_number,
                     };
-                    keys.extend(declared.iter().map(key));
+                    let sent = declared.iter().filter(|(publisher, _)| self.may_send(*publisher, topic));
+                    keys.extend(sent.map(key));
                 }
             }
         }
@@ -255,12 +264,7 @@ impl<F> Machine<F> {
         self.charges.afford(self.payer(session), Resource::Topics, 1)?;
         let topic = Topic::new(topic).map_err(|_| Refusal::Malformed { text: cut(topic, 300) })?;
         self.settings.policy.may_publish(&self.component(session), &topic)?;
-        let mut asked = BTreeMap::new();
-        for Interest { session, subscription } in self.interests.matching(&topic) {
-            let bytes = self.sessions[&session].subscriptions[&subscription].ring_bytes;
-            let largest = asked.entry(session).or_insert(bytes);
-            *largest = bytes.max(*largest);
-        }
+        let mut asked = largest(&self.sessions, self.interests.matching(&topic));
         asked.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
         Ok((topic, self.afford_declare(session, known, &asked)?))
     }
@@ -292,7 +296,7 @@ impl<F> Machine<F> {
         id
     }
 
-    fn may_receive(&self, session: SessionId, topic: &Topic) -> bool {
+    pub(super) fn may_receive(&self, session: SessionId, topic: &Topic) -> bool {
         self.settings.policy.may_subscribe(&self.component(session), topic).is_ok()
     }
 
@@ -315,6 +319,37 @@ impl<F> Machine<F> {
         }
         self.waits.insert(id, Wait { session, answer, awaiting });
     }
+}
+
+/// The sessions that have these subscriptions, and how large a ring each of them asks for.
+pub(super) fn largest(
+    sessions: &BTreeMap<SessionId, Session>,
+    interests: impl IntoIterator<Item = Interest>,
+) -> BTreeMap<SessionId, u64> {
+    let mut asked = BTreeMap::new();
+    for Interest { session, subscription } in interests {
+        let bytes = sessions[&session].subscriptions[&subscription].ring_bytes;
+        let largest = asked.entry(session).or_insert(bytes);
+        *largest = bytes.max(*largest);
+    }
+    asked
+}
+
+/// Bytes of what was asked for, in a report.
+const SAID_MAX: usize = 512;
+
+/// Patterns in a report, the first of them if they are many.
+fn said<'a>(patterns: impl Iterator<Item = &'a str>) -> String {
+    let mut said = String::new();
+    for pattern in patterns {
+        if said.len() + pattern.len() > SAID_MAX {
+            said.push_str(" …");
+            break;
+        }
+        said.extend((!said.is_empty()).then_some(' '));
+        said.push_str(pattern);
+    }
+    said
 }
 
 /// What patterns take in the trie, at most.

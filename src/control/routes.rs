@@ -341,7 +341,9 @@ impl<F> Machine<F> {
         }
         let violation = super::sessions::cut(&violation, 256);
         let (by, culprit_name) = (self.component(session), self.component(culprit));
-        self.report(Report::Poisoned { culprit: culprit_name, by, violation: violation.clone() });
+        let report =
+            Report::Poisoned { session: culprit, culprit: culprit_name, by, violation: violation.clone() };
+        self.report(report);
         self.send(culprit, Notice::CloseRing { ring: id, accused: Some(violation) });
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
         ring.stage = Stage::Poisoned;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::pace::{Asked, Pace};
-use super::{Action, Machine, Origin, Payer, Report, SessionId};
+use super::{Action, Machine, Origin, Payer, Report, Right, SessionId};
 use crate::access::Component;
 use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
@@ -330,7 +330,8 @@ impl<F> Machine<F> {
     }
 
     fn turn_away(&mut self, session: SessionId, who: String, refusal: Refusal) {
-        self.report(Report::Refused { who, what: refusal.to_string() });
+        let (right, refused) = (Right::Connect, refusal.clone());
+        self.report(Report::Refused { session, component: None, right, what: who, refusal: refused });
         self.send(session, Notice::Refused { request: 0, refusal });
         self.actions.push(Action::Disconnect { session });
         self.end_session(session, None);

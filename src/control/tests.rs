@@ -7,6 +7,7 @@ mod endings;
 mod hello;
 mod limits;
 mod refusals;
+mod reload;
 mod routes;
 mod shares;
 mod simulation;

@@ -126,7 +126,7 @@ impl Bus {
                         let challenge = Ok(Challenge { nonce, proof, expected: proof, known_by });
                         inputs.push(Input::Challenged { session, challenge });
                     }
-                    Action::Report(_) => {}
+                    Action::Reloaded { .. } | Action::Report(_) => {}
                 }
             }
         }

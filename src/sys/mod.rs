@@ -12,7 +12,8 @@
 //! - [`Credentials`]: who the kernel says is at the other end, and whether that process still lives, and where the
 //!   kernel can't say so, a warning; [`uid_of_peer`] and [`own_uid`], where the user is all that matters;
 //! - [`wait`]: sleep until one of several doorbells rings; [`Bell`] and [`first_ring`], the same for a runtime;
-//! - [`monotonic_nanos`]: the clock that all processes of the host share.
+//! - [`monotonic_nanos`]: the clock that all processes of the host share;
+//! - [`read_trusted`]: a text file that others can't have written.
 //!
 //! Linux does. Elsewhere `unsupported` stands in: it says so to whoever listens or connects, and the rest of it has no values.
 
@@ -29,6 +30,7 @@ mod listener;
 mod pair;
 #[cfg(target_os = "linux")]
 mod secret;
+mod trusted;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;
 
@@ -46,12 +48,13 @@ pub(crate) use pair::pair;
 pub(crate) use secret::{
     SECRET_BYTES, Secret, check_private, expose, pipe_of, randomize, read_file, write_token,
 };
+pub(crate) use trusted::read_trusted;
 #[cfg(not(target_os = "linux"))]
 pub use unsupported::SocketEnd;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::{
     Bell, Credentials, Listener, PATH_BYTES_MAX, Socket, Stream, connect, first_ring, monotonic_nanos,
-    own_uid, pair, uid_of_peer, wait,
+    own_uid, pair, read_trusted, uid_of_peer, wait,
 };
 
 /// The group that may connect to a broker, where [`socket_mode`](crate::BrokerOptions::socket_mode) lets one.
@@ -170,5 +173,49 @@ pub enum ListenError {
     Unsupported {
         /// The path.
         path: PathBuf,
+    },
+}
+
+/// Why a file is not read that says who may do what.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// Somebody else than this process's user and root may have written it, or may put another in its place.
+    #[error("it can't be relied on: {path} {why}")]
+    Unsafe {
+        /// The file, or a folder or link on the way to it.
+        path: PathBuf,
+        /// What is wrong with that.
+        why: &'static str,
+    },
+    /// It is no regular file.
+    #[error("{path} is no regular file")]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// It is larger than any file of its kind needs to be.
+    #[error("{path} has more than {limit} bytes")]
+    TooLarge {
+        /// The path.
+        path: PathBuf,
+        /// The most that is read.
+        limit: usize,
+    },
+    /// It is not UTF-8.
+    #[error("{path} is not UTF-8 in line {line}")]
+    NotText {
+        /// The path.
+        path: PathBuf,
+        /// The first line that is not, from 1.
+        line: usize,
+    },
+    /// The operating system refuses.
+    #[error("can't read {path}: {source}")]
+    Host {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
     },
 }

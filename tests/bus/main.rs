@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod backing;
 mod bad_input;
 mod blocking;
@@ -14,6 +15,7 @@ mod hostile;
 mod identity;
 mod memory;
 mod overload;
+mod policy;
 mod rights;
 mod rings;
 mod schedules;

@@ -21,6 +21,7 @@ mod hostile;
 mod identity;
 mod launch;
 mod log;
+mod policy;
 mod reader;
 mod signals;
 mod squatter;
@@ -55,6 +56,9 @@ pub(crate) fn run_if_asked() {
 async fn live(role: Value) {
     if let Some(path) = role["log"].as_str() {
         log::write_to(std::path::Path::new(path));
+    }
+    if let Some(path) = role["audit"].as_str() {
+        log::write_audit_to(std::path::Path::new(path));
     }
     if role["stdin"] == true {
         return launch::live(&role).await;
@@ -130,7 +134,8 @@ pub(crate) struct BusRole {
 }
 
 impl BusRole {
-    /// Options: `role`, `path`, `instance` (in its place), `id`, `log` (a file), `held` (begins at the first line of input), `within` (a command); agent:
+    /// Options: `role`, `path`, `instance` (in its place), `id`, `log` (a file), `audit` (another), `held` (begins at the first
+    /// line of input), `within` (a command); agent:
     /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `socket_group`,
     /// `route_deadline_ms`, `strict`; client: `queue_bytes`, `broker_uid`, `stdin` (is its connection), `token` and `key` (files); both: `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
@@ -274,6 +279,9 @@ impl BusRole {
             "order" => Ok(self.subscriptions[&text("name")].order()),
             "poisonings" => Ok(self.poisonings().await),
             "ring_charges" => Ok(self.ring_charges().await),
+            "refusals" => Ok(self.refusals().await),
+            "decline" => self.decline(command).await,
+            "reload" | "load_policy" => self.policy(command).await,
             "no_more_threads" => {
                 let none = Rlimit { current: Some(1), maximum: Some(1) };
                 setrlimit(Resource::Nproc, none).expect("who has more may have less");

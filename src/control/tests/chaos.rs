@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::super::{Input, Origin, Report, SessionId};
 use super::dice::Dice;
 use super::world::{HELLO_DEADLINE, ROUTE_DEADLINE, USER, World, consumer_segment, producer_segment};
-use crate::wire::{GoodbyeReason, OrderId, Request, RingId};
+use crate::access::AccessPolicy;
+use crate::wire::{GoodbyeReason, OrderId, Refusal, Request, RingId};
 
 const TOPICS: [&str; 6] = [
     "events.process.batch",
@@ -20,6 +21,28 @@ const PATTERNS: [&str; 7] =
 /// Rings of the usual size, of others, and of some that can't be.
 const SIZES: [Option<u64>; 7] =
     [None, None, Some(1 << 16), Some(1 << 20), Some(1 << 24), Some(1 << 30), Some((1 << 20) + 1)];
+/// Tables that differ in who may publish, and in who may subscribe.
+const POLICIES: [&str; 4] = [
+    "defaults = true",
+    "defaults = false",
+    "defaults = true
+    [[row]]
+    topics = 'events.process.#'
+    level = 'public'
+    publishers = ['netmond', 'procmond']
+    subscribers = ['anyone']",
+    "defaults = true
+    [[row]]
+    topics = 'events.process.batch'
+    level = 'restricted'
+    publishers = ['agent']
+    subscribers = ['agent', 'detector']
+    [[row]]
+    topics = 'control.#'
+    level = 'restricted'
+    publishers = ['agent', 'tool']
+    subscribers = []",
+];
 const NAMES: [&str; 6] = ["procmond", "netmond", "agent", "detector", "tool", "No Name"];
 
 /// A number that is mostly one of those in use, and sometimes not.
@@ -91,6 +114,9 @@ fn step(world: &mut World, dice: &mut Dice, slot: &mut SessionId) {
             world.feed(Input::Faulty { session, reason: GoodbyeReason::TooSlow { limit: 1 } });
         }
         3 => world.hello(session, dice.of(&NAMES)),
+        4 if dice.roll(4) == 1 => {
+            world.reload(&AccessPolicy::from_toml(dice.of(&POLICIES)).expect("a legal table"));
+        }
         4 if dice.roll(4) == 0 => world.wait(dice.of(&[ROUTE_DEADLINE / 3, ROUTE_DEADLINE, HELLO_DEADLINE])),
         5 => world.settle(),
         6..28 => drop(world.obey_one(session)),
@@ -121,11 +147,12 @@ fn run(seed: u64) -> (usize, usize) {
         let slot = dice.roll(slots.len());
         step(&mut world, &mut dice, &mut slots[slot]);
         let over_budget =
-            |report: &Report| matches!(report, Report::Refused { what, .. } if what.contains("new rings"));
+            |report: &Report| matches!(report, Report::Refused { refusal: Refusal::RingBudget { .. }, .. });
         refused += world.reports.drain(..).filter(over_budget).count();
     }
     world.wait(HELLO_DEADLINE);
     world.settle();
+    assert_eq!(world.reloads, world.reloaded.len() as u64, "each reload comes to its end, once");
     super::super::invariants::check_at_rest(&world.machine);
     let routes = world.machine.routes.len();
     for session in slots {

@@ -41,8 +41,8 @@ fn what_is_no_name_is_refused_and_cut_and_reported_on_one_line() {
     let Refusal::BadName { client_id } = refusal(&heard) else { panic!("{heard:?}") };
     assert!(client_id.len() <= 64 && !client_id.contains(char::is_control), "{client_id:?}");
     assert!(!world.is_connected(session));
-    let [Report::Refused { who, .. }] = &world.reports[..] else { panic!("{:?}", world.reports) };
-    assert!(!who.contains(char::is_control), "{who:?}");
+    let [Report::Refused { what, .. }] = &world.reports[..] else { panic!("{:?}", world.reports) };
+    assert!(!what.contains(char::is_control), "{what:?}");
 }
 
 #[test]

@@ -236,7 +236,7 @@ impl Simulation {
                 let challenge = self.challenge(session, &hello);
                 return Some(Input::Challenged { session, challenge });
             }
-            Action::Report(_) => {}
+            Action::Reloaded { .. } | Action::Report(_) => {}
         }
         None
     }

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::super::{
-    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, Report, SessionId, Settings, Share,
+    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, PolicyChange, Report, SessionId,
+    Settings, Share,
 };
 use crate::access::AccessPolicy;
 use crate::config::{FRAME_BYTES_MAX, SESSIONS_MAX};
@@ -48,6 +49,9 @@ pub(super) struct World {
     pub(super) machine: Machine<u32>,
     pub(super) now: Instant,
     pub(super) reports: Vec<Report>,
+    /// How many policies there were after the first, and what came of each.
+    pub(super) reloads: u64,
+    pub(super) reloaded: BTreeMap<u64, PolicyChange>,
     /// What each client was sent and has not looked at.
     unread: BTreeMap<SessionId, VecDeque<(Notice, Option<u32>)>>,
     /// What it has looked at.
@@ -93,6 +97,8 @@ impl World {
             machine: Machine::new(settings, now),
             now,
             reports: Vec::new(),
+            reloads: 0,
+            reloaded: BTreeMap::new(),
             unread: BTreeMap::new(),
             read: BTreeMap::new(),
             connected: Vec::new(),
@@ -136,6 +142,9 @@ impl World {
                 let challenge = self.door.clone()(session);
                 return Some(Input::Challenged { session, challenge });
             }
+            Action::Reloaded { number, change } => {
+                assert_eq!(self.reloaded.insert(number, change), None, "it is over once");
+            }
             Action::Pause { .. } => {}
             Action::Report(report) => self.reports.push(report),
         }
@@ -171,6 +180,13 @@ impl World {
             unread.pop_front();
             self.say(session, Request::Proof { proof: PROOF });
         }
+    }
+
+    /// Another policy; the number of the reload.
+    pub(super) fn reload(&mut self, policy: &AccessPolicy) -> u64 {
+        self.reloads += 1;
+        self.feed(Input::Reload { number: self.reloads, policy: policy.clone() });
+        self.reloads
     }
 
     /// A client that is welcome.

@@ -18,9 +18,8 @@
 //!     │◄────────────────────────────────────────────── Welcome  │
 //! ```
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::fs::File;
+use std::io::{self, Read, Write as _};
 use std::path::Path;
 
 use zeroize::Zeroize as _;
@@ -78,7 +77,7 @@ const TOKEN_BYTES: usize = 16 + SECRET_BYTES;
 /// // The agent, which starts the collector as another user:
 /// let terms = TokenTerms::new(Component::from_client_id("procmond")?).uid(65534);
 /// let token = broker.issue_token(terms).await?;
-/// let child = Command::new("procmond").stdin(token.descriptor()?).spawn()?;
+/// let child = Command::new("procmond").stdin(token.pipe()?).spawn()?;
 /// # Ok(())
 /// # }
 /// # async fn collector() -> Result<(), Box<dyn std::error::Error>> {
@@ -103,7 +102,7 @@ impl LaunchToken {
 
     /// A second handle of the same token.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { id: self.id, secret: self.secret.with(Secret::of)?? })
+        Ok(Self { id: self.id, secret: self.secret.with(Secret::of)? })
     }
 
     /// Does some work with what stands for the token elsewhere.
@@ -115,12 +114,14 @@ impl LaunchToken {
         })
     }
 
-    /// A descriptor from which the token can be read once, to be inherited by the process that it is for, as one of its standard streams say.
+    /// A pipe from which the token can be read once, to be inherited by the process that it is for, as one of its standard streams say.
     ///
     /// # Errors
     /// What the system says when descriptors are short.
-    pub fn descriptor(&self) -> io::Result<OwnedFd> {
-        self.with(sys::pipe_of)
+    pub fn pipe(&self) -> io::Result<io::PipeReader> {
+        let (reader, mut writer) = io::pipe()?;
+        self.with(|bytes| writer.write_all(bytes))?;
+        Ok(reader)
     }
 
     /// Writes the token to a new file that only this user can read, or `owner`, if one is given.
@@ -136,15 +137,21 @@ impl LaunchToken {
     /// # Errors
     /// [`InvalidData`](io::ErrorKind::InvalidData) if there is no token, or what the system says.
     pub fn take_stdin() -> io::Result<Self> {
-        Self::read(File::from(std::io::stdin().as_fd().try_clone_to_owned()?))
+        Self::read_from(sys::take_stdin()?)
     }
 
-    /// Reads a token from a descriptor that this process inherited.
+    /// Reads a token from what this process inherited. To be given something that keeps no copy of what was read.
     ///
     /// # Errors
     /// As [`take_stdin`](Self::take_stdin).
-    pub fn read_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
-        Self::read(File::from(descriptor))
+    pub fn read_from(mut source: impl Read) -> io::Result<Self> {
+        sys::expose(|bytes: &mut [u8; TOKEN_BYTES]| {
+            let no_token = |_| io::Error::new(io::ErrorKind::InvalidData, "it holds no launch token");
+            source.read_exact(bytes).map_err(no_token)?;
+            let (id, secret) = bytes.split_first_chunk().expect("a token is longer than its name");
+            let secret = secret.try_into().expect("that is the rest of it");
+            Ok(Self { id: TokenId(*id), secret: Secret::of(secret) })
+        })
     }
 
     /// Reads a token from a file that is nobody else's to read.
@@ -153,19 +160,9 @@ impl LaunchToken {
     /// [`InvalidData`](io::ErrorKind::InvalidData) if there is no token in it; [`PermissionDenied`](io::ErrorKind::PermissionDenied) if others
     /// can read it, or it is another user's; or what the system says.
     pub fn read_file(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).open(path)?;
+        let file = File::open(path)?;
         sys::check_private(&file)?;
-        Self::read(file)
-    }
-
-    fn read(mut file: File) -> io::Result<Self> {
-        sys::expose(|bytes: &mut [u8; TOKEN_BYTES]| {
-            let no_token = |_| io::Error::new(io::ErrorKind::InvalidData, "it holds no launch token");
-            file.read_exact(bytes).map_err(no_token)?;
-            let (id, secret) = bytes.split_first_chunk().expect("a token is longer than its name");
-            let secret = secret.try_into().expect("that is the rest of it");
-            Ok(Self { id: TokenId(*id), secret: Secret::of(secret)? })
-        })
+        Self::read_from(file)
     }
 }
 
@@ -185,7 +182,7 @@ mod tests {
     }
 
     fn proofs(secret: u8, hello: &Hello, nonce: u8) -> [Proof; 2] {
-        let secret = Secret::of(&[secret; 32]).expect("memory");
+        let secret = Secret::of(&[secret; 32]);
         let Proofs { of_broker, of_client } =
             Proofs::new(&secret, hello, &Nonce([nonce; 32])).expect("it can be read");
         [of_broker, of_client]
@@ -208,13 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_the_same_on_the_other_side_of_a_descriptor_or_a_file() {
+    fn a_token_is_the_same_on_the_other_side_of_a_pipe_or_a_file() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("token");
         let token = LaunchToken::new().expect("it can be made");
         token.write_file(&path, None).expect("there is nothing");
-        let by_descriptor = LaunchToken::read_descriptor(token.descriptor().expect("a pipe"));
-        for read in [by_descriptor, LaunchToken::read_file(&path)] {
+        let by_pipe = LaunchToken::read_from(token.pipe().expect("a pipe"));
+        for read in [by_pipe, LaunchToken::read_file(&path)] {
             let read = read.expect("it is a token");
             let bytes = |token: &LaunchToken| token.with(|bytes| Ok(bytes.to_vec())).expect("it can be read");
             assert_eq!(bytes(&read), bytes(&token));
@@ -222,20 +219,5 @@ mod tests {
         let again = token.write_file(&path, None).expect_err("there is one");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(format!("{:?}", token.secret), "Secret(..)");
-    }
-
-    #[test]
-    fn what_is_no_token_and_what_others_can_read_is_refused() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let path = folder.path().join("token");
-        std::fs::write(&path, [1; TOKEN_BYTES - 1]).expect("it can be written");
-        let kind = |path| LaunchToken::read_file(path).expect_err("it is refused").kind();
-        for (mode, expected) in
-            [(0o400, io::ErrorKind::InvalidData), (0o440, io::ErrorKind::PermissionDenied)]
-        {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
-            assert_eq!(kind(&path), expected, "{mode:o}");
-        }
     }
 }

@@ -18,6 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("routing", &["topic"]),
     ("wire", &["access", "config", "topic"]),
     ("link", &["config", "sys", "wire"]),
+    ("identity", &["sys", "wire"]),
     ("control", &["access", "config", "routing", "topic", "wire"]),
     ("dataplane", &["access", "batch", "config", "event", "hierarchy", "routing", "sys", "topic", "wire"]),
     (
@@ -29,6 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "correlation",
             "dataplane",
             "event",
+            "identity",
             "instance",
             "link",
             "routing",
@@ -37,7 +39,21 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("broker", &["access", "client", "config", "control", "dataplane", "instance", "link", "sys", "wire"]),
+    (
+        "broker",
+        &[
+            "access",
+            "client",
+            "config",
+            "control",
+            "dataplane",
+            "identity",
+            "instance",
+            "link",
+            "sys",
+            "wire",
+        ],
+    ),
     ("bus", &["broker", "client", "control", "correlation", "event"]),
     ("fuzzing", &["access", "batch", "control", "wire"]),
 ];

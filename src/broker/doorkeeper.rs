@@ -122,24 +122,24 @@ impl Doorkeeper {
         hello: &Hello,
         caller: Caller,
         now: Instant,
-    ) -> io::Result<Result<Challenge, Needed>> {
+    ) -> io::Result<Result<Box<Challenge>, Needed>> {
         let issued =
             Component::from_client_id(&hello.client_id).ok().and_then(|name| self.tokens.get_mut(&name));
         let needed = if self.strict || issued.is_some() { Needed::Token } else { Needed::Key };
         let (secret, known_by) = match (hello.credential, issued) {
-            (Credential::Key, None) if !self.strict => (&self.key, Known::ByUser),
+            (Credential::Key, None) if !self.strict => (&self.key, Known::User),
             (Credential::Token(token), Some(issued))
                 if issued.token.id == token && issued.is_for(caller, now) =>
             {
                 // Whoever knows its name has it.
                 issued.used_by = Some(caller);
-                (&issued.token.secret, Known::ByToken { token, pid: caller.pid })
+                (&issued.token.secret, Known::Token { token, pid: caller.pid })
             }
             _ => return Ok(Err(needed)),
         };
         let nonce = nonce()?;
         let Proofs { of_broker, of_client } = Proofs::new(secret, hello, &nonce)?;
-        Ok(Ok(Challenge { nonce, proof: of_broker, expected: of_client, known_by }))
+        Ok(Ok(Box::new(Challenge { nonce, proof: of_broker, expected: of_client, known_by })))
     }
 }
 
@@ -186,11 +186,11 @@ mod tests {
     fn a_name_is_had_by_the_key_until_a_token_was_issued_for_it() {
         let mut door = Door::new(false);
         assert_eq!(door.knock("procmond-1", Credential::Nothing, PROCMOND), Err(Needed::Key));
-        assert_eq!(door.knock("procmond-1", Credential::Key, PROCMOND), Ok(Known::ByUser));
+        assert_eq!(door.knock("procmond-1", Credential::Key, PROCMOND), Ok(Known::User));
         let token = door.issue(TokenTerms::new(component("procmond")));
         assert_eq!(door.knock("procmond-1", Credential::Key, PROCMOND), Err(Needed::Token));
-        assert!(matches!(door.knock("procmond-1", token, PROCMOND), Ok(Known::ByToken { .. })));
-        assert_eq!(door.knock("netmond", Credential::Key, PROCMOND), Ok(Known::ByUser));
+        assert!(matches!(door.knock("procmond-1", token, PROCMOND), Ok(Known::Token { .. })));
+        assert_eq!(door.knock("netmond", Credential::Key, PROCMOND), Ok(Known::User));
         assert_eq!(door.knock("netmond", token, PROCMOND), Err(Needed::Key), "it is procmond's");
     }
 

@@ -111,7 +111,7 @@ pub(crate) enum Input<F> {
     /// The answer to [`Action::Challenge`]: what to say to the client, or what it lacks.
     Challenged {
         session: SessionId,
-        challenge: Result<Challenge, Needed>,
+        challenge: Result<Box<Challenge>, Needed>,
     },
     /// Another policy is to be in force. The number says which of them [`Action::Reloaded`] answers.
     Reload {

@@ -1,6 +1,7 @@
 //! Sessions: hello, names, and what goes with a session when it ends.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Instant;
 
 use super::pace::{Asked, Pace};
@@ -49,6 +50,8 @@ enum Entry {
 /// A hello that is in order.
 #[derive(Debug)]
 struct Greeted {
+    /// The client's own word for itself, cut.
+    client_id: String,
     version: u16,
     component: Component,
     credential: Credential,
@@ -57,14 +60,14 @@ struct Greeted {
 /// How it is known who a session is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Known {
-    ByUser,
+    User,
     /// Of this process: it may take over from a session of its own.
-    ByToken {
+    Token {
         token: TokenId,
         pid: Option<u32>,
     },
-    ByInvitation,
-    ByProcess,
+    Invitation,
+    Process,
 }
 
 /// What a client is asked to prove, and how.
@@ -91,6 +94,17 @@ pub enum Identity {
     Invitation,
     /// It is the process with the broker in it.
     Embedded,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Weak => "weak identity",
+            Self::Token => "by token",
+            Self::Invitation => "by invitation",
+            Self::Embedded => "the broker's own process",
+        })
+    }
 }
 
 /// A component that is connected.
@@ -141,10 +155,10 @@ impl Session {
 
     pub(super) fn identity(&self) -> Identity {
         match self.known_by() {
-            Some(Known::ByToken { .. }) => Identity::Token,
-            Some(Known::ByInvitation) => Identity::Invitation,
-            Some(Known::ByProcess) => Identity::Embedded,
-            Some(Known::ByUser) | None => Identity::Weak,
+            Some(Known::Token { .. }) => Identity::Token,
+            Some(Known::Invitation) => Identity::Invitation,
+            Some(Known::Process) => Identity::Embedded,
+            Some(Known::User) | None => Identity::Weak,
         }
     }
 
@@ -152,7 +166,8 @@ impl Session {
     pub(super) fn ask(&mut self, now: Instant, pace: Pace, request: &Request) -> Option<Instant> {
         let requests = match request {
             Request::Subscribe { patterns, .. } => u32::try_from(patterns.len()).unwrap_or(u32::MAX).max(1),
-            Request::Done { .. }
+            Request::Proof { .. }
+            | Request::Done { .. }
             | Request::ProducerSegment { .. }
             | Request::ConsumerSegment { .. }
             | Request::NoRing { .. }
@@ -169,7 +184,8 @@ impl Session {
     /// Notes whether a notice asks for an answer.
     pub(super) fn told(&mut self, notice: &Notice) {
         match notice {
-            Notice::Grant { .. }
+            Notice::Challenge { .. }
+            | Notice::Grant { .. }
             | Notice::Route { .. }
             | Notice::Unroute { .. }
             | Notice::MakeProducerSegment { .. }
@@ -282,8 +298,8 @@ impl<F> Machine<F> {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
         let known_by = match state.origin {
             Origin::Remote { .. } => None,
-            Origin::Invited { .. } => Some(Known::ByInvitation),
-            Origin::Embedded => Some(Known::ByProcess),
+            Origin::Invited { .. } => Some(Known::Invitation),
+            Origin::Embedded => Some(Known::Process),
         };
         match (greeted(&hello), known_by) {
             (Ok(greeted), Some(known_by)) => self.enter(session, greeted, known_by),
@@ -295,18 +311,19 @@ impl<F> Machine<F> {
         }
     }
 
-    pub(super) fn challenged(&mut self, session: SessionId, challenge: Result<Challenge, Needed>) {
+    pub(super) fn challenged(&mut self, session: SessionId, challenge: Result<Box<Challenge>, Needed>) {
         // It may have gone meanwhile.
         let Some(state) = self.sessions.get_mut(&session) else { return };
         let Entry::Greeted(greeted) = std::mem::replace(&mut state.entry, Entry::New) else {
             unreachable!("what was challenged has said hello")
         };
         match challenge {
-            Ok(Challenge { nonce, proof, expected, known_by }) => {
+            Ok(challenge) => {
+                let Challenge { nonce, proof, expected, known_by } = *challenge;
                 state.entry = Entry::Challenged { greeted, expected, known_by };
                 self.send(session, Notice::Challenge { nonce, proof });
             }
-            Err(needed) => self.unproven(session, &greeted.component, needed),
+            Err(needed) => self.unproven(session, greeted, needed),
         }
     }
 
@@ -321,12 +338,12 @@ impl<F> Machine<F> {
             return self.enter(session, greeted, known_by);
         }
         let needed = if greeted.credential == Credential::Key { Needed::Key } else { Needed::Token };
-        self.unproven(session, &greeted.component, needed);
+        self.unproven(session, greeted, needed);
     }
 
-    fn unproven(&mut self, session: SessionId, component: &Component, needed: Needed) {
-        let refusal = Refusal::Unproven { component: component.to_string(), needed };
-        self.turn_away(session, component.to_string(), refusal);
+    fn unproven(&mut self, session: SessionId, greeted: Greeted, needed: Needed) {
+        let refusal = Refusal::Unproven { component: greeted.component.to_string(), needed };
+        self.turn_away(session, greeted.client_id, refusal);
     }
 
     fn turn_away(&mut self, session: SessionId, who: String, refusal: Refusal) {
@@ -339,23 +356,23 @@ impl<F> Machine<F> {
 
     /// Lets a session in that is who it says, if the name is free.
     fn enter(&mut self, session: SessionId, greeted: Greeted, known_by: Known) {
-        let Greeted { version, component, .. } = greeted;
+        let Greeted { client_id, version, component, .. } = greeted;
         if let Some(&holder) = self.names.get(&component)
-            && matches!(known_by, Known::ByToken { pid: Some(_), .. })
+            && matches!(known_by, Known::Token { pid: Some(_), .. })
             && self.sessions[&holder].known_by() == Some(known_by)
         {
             // The same process, which has lost that session, or is about to notice that it has.
             self.dismiss(holder, GoodbyeReason::Replaced);
         }
-        let reserved = component.as_str() == AGENT && known_by == Known::ByUser;
+        let reserved = component.as_str() == AGENT && known_by == Known::User;
         if reserved || self.names.contains_key(&component) {
             let refusal = Refusal::NameTaken { component: component.to_string() };
-            return self.turn_away(session, component.to_string(), refusal);
+            return self.turn_away(session, client_id, refusal);
         }
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
         state.component = Some(component.clone());
         state.entry = Entry::In { known_by };
-        let (payer, due) = (state.payer(), state.hello_deadline);
+        let (payer, due, identity) = (state.payer(), state.hello_deadline, state.identity());
         self.half_open.remove(&(due, session));
         self.charges.release(payer, Resource::Handshakes, 1);
         self.names.insert(component.clone(), session);
@@ -367,6 +384,8 @@ impl<F> Machine<F> {
             backing: self.settings.backing,
         };
         self.send(session, Notice::Welcome(welcome));
+        let (right, what) = (Right::Connect, identity.to_string());
+        self.report(Report::Granted { session, component: component.clone(), right, what, withheld: 0 });
         self.report(Report::Joined { component });
     }
 
@@ -461,7 +480,8 @@ fn greeted(hello: &Hello) -> Result<Greeted, Refusal> {
         .ok_or(Refusal::Version { broker: Versions::OURS, client: hello.versions })?;
     let component = Component::from_client_id(&hello.client_id)
         .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
-    Ok(Greeted { version, component, credential: hello.credential })
+    let client_id = cut(&hello.client_id, NAME_BYTES_MAX);
+    Ok(Greeted { client_id, version, component, credential: hello.credential })
 }
 
 /// The start of a peer's text, as much of it as a log line or an answer takes, and on one line.

@@ -122,9 +122,9 @@ impl Bus {
                     }
                     Action::Challenge { session, .. } => {
                         let proof = Proof([0; 32]);
-                        let (nonce, known_by) = (Nonce([0; 32]), Known::ByUser);
-                        let challenge = Ok(Challenge { nonce, proof, expected: proof, known_by });
-                        inputs.push(Input::Challenged { session, challenge });
+                        let (nonce, known_by) = (Nonce([0; 32]), Known::User);
+                        let challenge = Challenge { nonce, proof, expected: proof, known_by };
+                        inputs.push(Input::Challenged { session, challenge: Ok(Box::new(challenge)) });
                     }
                     Action::Reloaded { .. } | Action::Report(_) => {}
                 }

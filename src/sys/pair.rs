@@ -1,5 +1,6 @@
 //! Linux: a connection that is there before the process that it is for.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
@@ -41,12 +42,17 @@ impl SocketEnd {
     /// # Errors
     /// What the system says when descriptors are short.
     pub fn take_stdin() -> io::Result<Self> {
-        let end = std::io::stdin().as_fd().try_clone_to_owned()?;
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let nothing = retry_on_intr(|| rustix::fs::open("/dev/null", flags, Mode::empty()))?;
-        rustix::stdio::dup2_stdin(&nothing)?;
-        Ok(Self(end))
+        Ok(Self(take_stdin()?.into()))
     }
+}
+
+/// Takes what the standard input is, and leaves nothing in its place.
+pub(crate) fn take_stdin() -> io::Result<File> {
+    let taken = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let nothing = retry_on_intr(|| rustix::fs::open("/dev/null", flags, Mode::empty()))?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    Ok(taken.into())
 }
 
 impl From<OwnedFd> for SocketEnd {

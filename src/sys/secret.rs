@@ -1,7 +1,8 @@
 //! Linux: where a secret is kept, and the file that shares one.
 //!
 //! Not in memory of ours: that is what core dumps and whoever reads our memory by a bug of the application get to see. It is in a
-//! file of the kernel without a name, which is mapped nowhere and read into memory for the moment of its use.
+//! file of the kernel without a name, which is mapped nowhere and read into memory for the moment of its use. Where the host has none to
+//! give it is in memory after all, and written over in the end.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -9,7 +10,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, Per
 use std::path::Path;
 
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 /// Bytes of a secret.
 pub(crate) const SECRET_BYTES: usize = 32;
@@ -42,7 +43,13 @@ pub(crate) fn randomize(bytes: &mut [u8]) -> io::Result<()> {
 }
 
 /// 32 bytes that are nobody's business.
-pub(crate) struct Secret(File);
+pub(crate) struct Secret(Place);
+
+enum Place {
+    Unmapped(File),
+    /// The host has no such file, or no descriptor for it.
+    Memory(Zeroizing<[u8; SECRET_BYTES]>),
+}
 
 impl std::fmt::Debug for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -54,27 +61,35 @@ impl Secret {
     pub(crate) fn new() -> io::Result<Self> {
         expose(|bytes| {
             randomize(bytes)?;
-            Self::of(bytes)
+            Ok(Self::of(bytes))
         })
     }
 
     /// To be called where the bytes are [exposed](expose).
-    pub(crate) fn of(bytes: &[u8; SECRET_BYTES]) -> io::Result<Self> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = File::from(rustix::fs::memfd_create(c"eventbus-secret", flags)?);
-        file.write_all_at(bytes, 0)?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals)?;
-        Ok(Self(file))
+    pub(crate) fn of(bytes: &[u8; SECRET_BYTES]) -> Self {
+        let place = unmapped(bytes).map(Place::Unmapped);
+        Self(place.unwrap_or_else(|_| Place::Memory(Zeroizing::new(*bytes))))
     }
 
     /// Does some work with the bytes.
     pub(crate) fn with<T>(&self, work: impl FnOnce(&[u8; SECRET_BYTES]) -> T) -> io::Result<T> {
         expose(|bytes| {
-            self.0.read_exact_at(bytes, 0)?;
+            match &self.0 {
+                Place::Unmapped(file) => file.read_exact_at(bytes, 0)?,
+                Place::Memory(kept) => bytes.copy_from_slice(&kept[..]),
+            }
             Ok(work(bytes))
         })
     }
+}
+
+fn unmapped(bytes: &[u8; SECRET_BYTES]) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = File::from(rustix::fs::memfd_create(c"eventbus-secret", flags)?);
+    file.write_all_at(bytes, 0)?;
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file)
 }
 
 /// A new file that nobody may read yet.
@@ -102,17 +117,10 @@ pub(crate) fn read_file(path: &Path, owner: u32) -> io::Result<Secret> {
     } else {
         return expose(|bytes| {
             file.read_exact_at(bytes, 0)?;
-            Secret::of(bytes)
+            Ok(Secret::of(bytes))
         });
     };
     Err(io::Error::new(io::ErrorKind::InvalidData, problem))
-}
-
-/// A pipe that has these bytes and ends.
-pub(crate) fn pipe_of(bytes: &[u8]) -> io::Result<std::os::fd::OwnedFd> {
-    let (reader, mut writer) = io::pipe()?;
-    writer.write_all(bytes)?;
-    Ok(reader.into())
 }
 
 /// Writes a new file that nobody but its owner can read.
@@ -134,4 +142,21 @@ pub(crate) fn check_private(file: &File) -> io::Result<()> {
     }
     let what = format!("others can read it: it has mode {:o}, of uid {}", found.mode() & 0o777, found.uid());
     Err(io::Error::new(io::ErrorKind::PermissionDenied, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_can_read_is_not_private() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("token");
+        std::fs::write(&path, "secret").expect("our folder");
+        for (mode, private) in [(0o400, true), (0o600, true), (0o440, false), (0o404, false)] {
+            let file = File::open(&path).expect("we are root");
+            file.set_permissions(std::fs::Permissions::from_mode(mode)).expect("it is ours");
+            assert_eq!(check_private(&file).is_ok(), private, "{mode:o}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! A platform without a transport: whoever listens or connects is told so, and comes no further.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -34,6 +35,57 @@ impl SocketEnd {
     pub fn take_stdin() -> io::Result<Self> {
         Err(unsupported())
     }
+}
+
+/// What the standard input is.
+pub(crate) fn take_stdin() -> io::Result<File> {
+    Err(unsupported())
+}
+
+/// Bytes of a secret.
+pub(crate) const SECRET_BYTES: usize = 32;
+
+/// 32 bytes that are nobody's business: they are not kept.
+#[derive(Debug)]
+pub(crate) struct Secret;
+
+impl Secret {
+    pub(crate) fn new() -> io::Result<Self> {
+        Err(unsupported())
+    }
+
+    pub(crate) fn of(_: &[u8; SECRET_BYTES]) -> Self {
+        Self
+    }
+
+    pub(crate) fn with<T>(&self, _: impl FnOnce(&[u8; SECRET_BYTES]) -> T) -> io::Result<T> {
+        Err(unsupported())
+    }
+}
+
+/// Lends memory for what is secret, of which there is nothing.
+pub(crate) fn expose<const N: usize, T>(work: impl FnOnce(&mut [u8; N]) -> T) -> T {
+    work(&mut [0; N])
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn randomize(_: &mut [u8]) -> io::Result<()> {
+    Err(unsupported())
+}
+
+/// The secret in a file.
+pub(crate) fn read_file(_: &Path, _: u32) -> io::Result<Secret> {
+    Err(unsupported())
+}
+
+/// Writes a new file that nobody but its owner can read.
+pub(crate) fn write_token(_: &Path, _: &[u8], _: Option<u32>) -> io::Result<()> {
+    Err(unsupported())
+}
+
+/// Whether nobody else can read a file.
+pub(crate) fn check_private(_: &File) -> io::Result<()> {
+    Err(unsupported())
 }
 
 /// A new connection: there is none.
@@ -90,7 +142,7 @@ impl Stream {
 pub(crate) struct Listener(Infallible);
 
 impl Listener {
-    pub(crate) fn bind(path: &Path, _: &Access) -> Result<Self, ListenError> {
+    pub(crate) fn bind(path: &Path, _: &Access, _: &Secret) -> Result<Self, ListenError> {
         Err(ListenError::Unsupported { path: path.to_owned() })
     }
 

@@ -347,7 +347,8 @@ fn the_default_socket_and_those_of_instances_are_each_a_bus_of_its_own() {
         entries.filter(|name| name.contains(".sock")).collect()
     };
     let and_locks = |sockets: &[&str]| -> Vec<String> {
-        sockets.iter().flat_map(|name| [name.to_string(), format!("{name}.lock")]).collect()
+        let with_its_own = |name: &&str| ["", ".key", ".lock"].map(|end| format!("{name}{end}"));
+        sockets.iter().flat_map(with_its_own).collect()
     };
     assert_eq!(here(), and_locks(&sockets));
     let refusal = Role::agent(&folder, json!({"within": within, "instance": "a"})).hello();

@@ -111,6 +111,40 @@ fn instance(role: &Value) -> Option<Option<Instance>> {
     Some((!name.is_empty()).then(|| Instance::new(name).expect("a legal name")))
 }
 
+fn broker_options(role: &Value, path: PathBuf, queue: Option<usize>) -> BrokerOptions {
+    let backing = if role["backing"] == "named" { Backing::Named } else { Backing::Memfd };
+    let mut options = match instance(role) {
+        Some(None) => BrokerOptions::default(),
+        Some(Some(instance)) => BrokerOptions::default().instance(&instance),
+        None => BrokerOptions::new(path),
+    };
+    options = options.backing(backing);
+    if let Some(bytes) = role["ring_bytes"].as_u64() {
+        options = options.ring_bytes(size(bytes));
+    }
+    if let Some(bytes) = role["ring_budget_bytes"].as_u64() {
+        options = options.ring_budget_bytes(bytes);
+    }
+    if let Some(bytes) = role["ring_budget_per_uid"].as_u64() {
+        options = options.ring_budget_per_uid(bytes);
+    }
+    if let Some(bytes) = queue {
+        options = options.queue_bytes(bytes);
+    }
+    if let Some(mode) = role["socket_mode"].as_u64() {
+        options = options.socket_mode(u32::try_from(mode).expect("a mode"));
+    }
+    if let Some(group) = role["socket_group"].as_u64() {
+        options = options.socket_group(u32::try_from(group).expect("a gid"));
+    }
+    if role["strict"] == true {
+        options = options.strict();
+    }
+    // The default is meant for machines that are not at their limit; a test that wants it says so.
+    let deadline = role["route_deadline_ms"].as_u64().unwrap_or(10_000);
+    options.route_deadline(Duration::from_millis(deadline))
+}
+
 /// What the harness asks for has failed before.
 fn not_made() -> Value {
     json!({ "error": "it was not made", "kind": "NotMade" })
@@ -145,37 +179,7 @@ impl BusRole {
         let path = PathBuf::from(role["path"].as_str().expect("the harness names the path"));
         let queue = role["queue_bytes"].as_u64().map(size);
         let bus = if role["role"] == "agent" {
-            let backing = if role["backing"] == "named" { Backing::Named } else { Backing::Memfd };
-            let mut options = match instance(role) {
-                Some(None) => BrokerOptions::default(),
-                Some(Some(instance)) => BrokerOptions::default().instance(&instance),
-                None => BrokerOptions::new(path),
-            };
-            options = options.backing(backing);
-            if let Some(bytes) = role["ring_bytes"].as_u64() {
-                options = options.ring_bytes(size(bytes));
-            }
-            if let Some(bytes) = role["ring_budget_bytes"].as_u64() {
-                options = options.ring_budget_bytes(bytes);
-            }
-            if let Some(bytes) = role["ring_budget_per_uid"].as_u64() {
-                options = options.ring_budget_per_uid(bytes);
-            }
-            if let Some(bytes) = queue {
-                options = options.queue_bytes(bytes);
-            }
-            if let Some(mode) = role["socket_mode"].as_u64() {
-                options = options.socket_mode(u32::try_from(mode).expect("a mode"));
-            }
-            if let Some(group) = role["socket_group"].as_u64() {
-                options = options.socket_group(u32::try_from(group).expect("a gid"));
-            }
-            if role["strict"] == true {
-                options = options.strict();
-            }
-            // The default is meant for machines that are not at their limit; a test that wants it says so.
-            let deadline = role["route_deadline_ms"].as_u64().unwrap_or(10_000);
-            options = options.route_deadline(Duration::from_millis(deadline));
+            let options = broker_options(role, path, queue);
             let broker = DaemoneyeBroker::with_options(options).map_err(|e| error(&e, "start"))?;
             Bus::Embedded(
                 DaemoneyeEventBus::from_broker(broker).await.map_err(|e| error(&e, &format!("{e:?}")))?,

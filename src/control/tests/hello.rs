@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::{Input, Origin, Report};
+use super::super::{Input, Origin, Report, Right};
 use super::world::{
     HELLO_DEADLINE, USER, World, consumer_segment, fault, goodbye, hello_of, names, producer_segment, refusal,
 };
@@ -159,7 +159,9 @@ fn comings_and_goings_are_reported() {
     world.end(session);
     let component = crate::access::Component::from_client_id("procmond").expect("a legal id");
     let left = Report::Left { component: component.clone(), reason: None };
-    assert_eq!(world.reports, [Report::Joined { component }, left]);
+    let (right, what) = (Right::Connect, "weak identity".into());
+    let granted = Report::Granted { session, component: component.clone(), right, what, withheld: 0 };
+    assert_eq!(world.reports, [granted, Report::Joined { component }, left]);
 }
 
 #[test]

@@ -242,11 +242,11 @@ impl Simulation {
     }
 
     /// What the door says to a client: mostly something that it can prove.
-    fn challenge(&mut self, session: SessionId, hello: &Hello) -> Result<Challenge, Needed> {
+    fn challenge(&mut self, session: SessionId, hello: &Hello) -> Result<Box<Challenge>, Needed> {
         let known_by = match self.dice.roll(20) {
             0 => return Err(Needed::Token),
-            1 | 2 => Known::ByToken { token: TokenId([1; 16]), pid: self.dice.of(&[None, Some(1), Some(2)]) },
-            _ => Known::ByUser,
+            1 | 2 => Known::Token { token: TokenId([1; 16]), pid: self.dice.of(&[None, Some(1), Some(2)]) },
+            _ => Known::User,
         };
         let mut challenge = challenge(known_by);
         if self.dice.chance(20) {
@@ -276,8 +276,8 @@ impl Simulation {
     fn welcomed(&mut self, session: SessionId) {
         let client = &self.clients[&session];
         let known_by = match (client.origin, client.expected) {
-            (Origin::Embedded, _) => Known::ByProcess,
-            (Origin::Invited { .. }, _) => Known::ByInvitation,
+            (Origin::Embedded, _) => Known::Process,
+            (Origin::Invited { .. }, _) => Known::Invitation,
             (Origin::Remote { .. }, Some((expected, known_by))) if expected == PROOF => known_by,
             (Origin::Remote { .. }, other) => {
                 panic!("10: {} is welcome, having proven {other:?}", client.name)
@@ -307,7 +307,7 @@ impl Simulation {
             GoodbyeReason::Protocol { .. } => panic!("6: clients here keep the protocol: {reason}"),
             GoodbyeReason::Replaced => {
                 let holder = client.known_by;
-                let taken_over = |known: Known| matches!(known, Known::ByToken { pid: Some(_), .. });
+                let taken_over = |known: Known| matches!(known, Known::Token { pid: Some(_), .. });
                 assert!(
                     holder.is_some_and(taken_over),
                     "10: {} was known {holder:?}, and is replaced",

@@ -13,12 +13,20 @@
 //! is there a `Component` to ask about.
 
 use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::POLICY_BYTES_MAX;
 use crate::hierarchy::{ROWS, Row, TopicAccessLevel, Who, is_known};
-use crate::topic::{SEGMENT_BYTES_MAX, Topic, TopicPattern, is_name};
+use crate::sys;
+use crate::topic::{SEGMENT_BYTES_MAX, Segment, Topic, TopicPattern, is_name};
+
+mod file;
+mod table;
+
+pub use file::{LoadPolicyError, PolicyError};
 
 /// A party on the bus by the name that its rights hang on: `procmond`, `agent`.
 ///
@@ -130,9 +138,10 @@ fn owner(topic: &Topic) -> Option<&str> {
     topic.segments().next_back().and_then(|id| component_name(id).ok())
 }
 
-/// Who may publish and subscribe to what. The default is the topic table of `docs/topic-hierarchy.md`.
+/// Who may publish and subscribe to what. The default is the topic table of `docs/topic-hierarchy.md`; a file can
+/// change it, or be another one: see `docs/policy.md`.
 ///
-/// A clone costs a reference count.
+/// A clone costs a reference count. Two are equal if they have the same rows in the same order.
 ///
 /// ```
 /// use daemoneye_eventbus::{AccessPolicy, Component, Topic};
@@ -143,29 +152,92 @@ fn owner(topic: &Topic) -> Option<&str> {
 /// assert!(policy.may_publish(&procmond, &Topic::new("alerts.high")?).is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessPolicy {
     rules: Arc<[Rule]>,
 }
 
 /// A row of the table and its pattern, parsed.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Rule {
     pattern: TopicPattern,
-    row: &'static Row,
+    row: Row,
+    /// Rows above that decide about some of its topics.
+    above: Vec<usize>,
 }
 
 impl Default for AccessPolicy {
     fn default() -> Self {
-        let rule = |row: &'static Row| Rule {
-            pattern: row.pattern().expect("rows are legal: a test reads each"),
-            row,
-        };
-        Self { rules: ROWS.iter().map(rule).collect() }
+        static TABLE: LazyLock<AccessPolicy> = LazyLock::new(|| AccessPolicy::of_rows(ROWS.to_vec()));
+        TABLE.clone()
     }
 }
 
 impl AccessPolicy {
+    /// The table that a text in TOML describes; `docs/policy.md` has its keys and what they mean.
+    ///
+    /// # Errors
+    /// [`PolicyError`] says what is wrong, and in which line.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{AccessPolicy, Component, PolicyError, Topic};
+    ///
+    /// let policy = AccessPolicy::from_toml(
+    ///     r#"
+    ///     defaults = true
+    ///
+    ///     [[row]]
+    ///     topics = "events.usb.#"
+    ///     level = "restricted"
+    ///     publishers = ["usbmond"]
+    ///     subscribers = ["agent", "observers"]
+    ///     "#,
+    /// )?;
+    /// let usbmond = Component::from_client_id("usbmond")?;
+    /// assert!(policy.may_publish(&usbmond, &Topic::new("events.usb.attached")?).is_ok());
+    ///
+    /// let error = AccessPolicy::from_toml("defaults = true\nlevels = 3").unwrap_err();
+    /// assert_eq!(error, PolicyError::UnknownKey { line: 2, key: "levels".into() });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn from_toml(text: &str) -> Result<Self, PolicyError> {
+        file::read(text)
+    }
+
+    /// The table that a file describes, if nobody but this process's user and root can have written it: the file and the
+    /// folders on the way to it belong to them, and others can't write them. A folder with the sticky bit, such as
+    /// `/tmp`, may be writable, but no symbolic link in it is followed.
+    ///
+    /// # Errors
+    /// [`LoadPolicyError`], if it can't be relied on, can't be read, or says what makes no sense.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::AccessPolicy;
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("policy.toml");
+    /// std::fs::write(&path, "defaults = true")?;
+    /// assert_eq!(AccessPolicy::load(&path)?, AccessPolicy::default());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, LoadPolicyError> {
+        let path = path.as_ref();
+        let text = sys::read_trusted(path, POLICY_BYTES_MAX)?;
+        Self::from_toml(&text).map_err(|error| LoadPolicyError::Policy { path: path.to_owned(), error })
+    }
+
+    /// A table of rows whose patterns are legal.
+    fn of_rows(rows: Vec<Row>) -> Self {
+        let mut rules: Vec<Rule> = Vec::with_capacity(rows.len());
+        for row in rows {
+            let pattern = row.pattern().expect("its reader, or a test, has seen that it is legal");
+            let meets = |(_, rule): &(usize, &Rule)| rule.pattern.intersect(&pattern).is_some();
+            let above = rules.iter().enumerate().filter(meets).map(|(index, _)| index).collect();
+            rules.push(Rule { pattern, row, above });
+        }
+        Self { rules: rules.into() }
+    }
+
     /// Whether `component` may publish to `topic`: if the first row that matches the topic names it as a
     /// publisher.
     ///
@@ -186,14 +258,14 @@ impl AccessPolicy {
     /// ```
     pub fn may_publish(&self, component: &Component, topic: &Topic) -> Result<(), Denial> {
         let row = self.row(component, topic)?;
-        if admits(row.publishers, component, owner(topic)) {
+        if admits(&row.publishers, component, owner(topic)) {
             return Ok(());
         }
         Err(Denial::NotAPublisher {
             topic: topic.to_string(),
             level: row.level,
             component: component.to_string(),
-            needed: format!("published by: {}", listed(row.publishers, owner(topic))),
+            needed: format!("published by: {}", listed(&row.publishers, owner(topic))),
         })
     }
 
@@ -217,7 +289,7 @@ impl AccessPolicy {
     /// ```
     pub fn may_subscribe(&self, component: &Component, topic: &Topic) -> Result<(), Denial> {
         let row = self.row(component, topic)?;
-        if admits(row.subscribers, component, owner(topic)) {
+        if admits(&row.subscribers, component, owner(topic)) {
             return Ok(());
         }
         Err(Denial::NotASubscriber {
@@ -233,9 +305,10 @@ impl AccessPolicy {
     /// **The truth is [`may_subscribe`](Self::may_subscribe), topic by topic.** What a component gets is what
     /// its granted patterns match *and* what it may subscribe to. With this, nothing is lost: each topic that
     /// `asked` matches and that the component may subscribe to is matched by a granted pattern. And nothing
-    /// is granted that it may not subscribe to, but for one case: the ids of a known component, `procmond`
-    /// and `procmond-…`, are not a pattern. There the pattern of all ids stands in *both* lists, which reads:
-    /// granted in part, for the component's own ids.
+    /// is granted that it may not subscribe to, but for two cases. The ids of a known component, `procmond`
+    /// and `procmond-…`, are not a pattern: there the pattern of all ids stands in *both* lists, which reads
+    /// granted in part, for the component's own ids. And where a table has a closer row above a wider one,
+    /// the wider one's pattern may be granted and the closer one's withheld, which reads: all but that.
     ///
     /// Topics that no row matches are nobody's; they are named as withheld only if `asked` meets no row at
     /// all. At most one entry per row of the table comes back in each list.
@@ -253,35 +326,43 @@ impl AccessPolicy {
     #[must_use]
     pub fn narrow(&self, component: &Component, asked: &TopicPattern) -> Narrowed {
         let mut narrowed = Narrowed::default();
-        let mut decided: Vec<TopicPattern> = Vec::new();
-        for Rule { pattern, row } in self.rules.iter() {
+        let mut met_one = false;
+        for Rule { pattern, row, above } in self.rules.iter() {
             let Some(met) = pattern.intersect(asked) else { continue };
-            if covered(&decided, &met) {
+            met_one = true;
+            let decided =
+                |part: &TopicPattern| above.iter().any(|index| self.rules[*index].pattern.covers(part));
+            if decided(&met) {
                 continue;
             }
             match part(row, component, &met) {
                 Part::Whole => narrowed.grant(&met),
                 Part::Own(own) => {
-                    if !covered(&decided, &own) {
+                    if !decided(&own) {
                         narrowed.granted.push(own);
                     }
                     narrowed.withhold(row, &met);
                 }
                 Part::Nothing => narrowed.withhold(row, &met),
             }
-            decided.push(met);
         }
-        if decided.is_empty() {
+        if !met_one {
             let needed = "a row of the topic table".to_owned();
             narrowed.withheld.push(Withheld { pattern: asked.clone(), level: None, needed });
         }
         narrowed
     }
 
+    /// Rows of the table.
+    #[cfg(fuzzing)]
+    pub(crate) fn row_count(&self) -> usize {
+        self.rules.len()
+    }
+
     /// The row that decides about `topic`.
-    fn row(&self, component: &Component, topic: &Topic) -> Result<&'static Row, Denial> {
+    fn row(&self, component: &Component, topic: &Topic) -> Result<&Row, Denial> {
         let rule = self.rules.iter().find(|rule| rule.pattern.matches(topic));
-        rule.map(|rule| rule.row)
+        rule.map(|rule| &rule.row)
             .ok_or_else(|| Denial::NoRule { topic: topic.to_string(), component: component.to_string() })
     }
 }
@@ -336,7 +417,7 @@ impl Narrowed {
     }
 
     fn withhold(&mut self, row: &Row, pattern: &TopicPattern) {
-        let needed = needed_to_subscribe(row, pattern.literal().as_ref().and_then(owner));
+        let needed = needed_to_subscribe(row, owner_in(pattern));
         self.withheld.push(Withheld { pattern: pattern.clone(), level: Some(row.level), needed });
     }
 }
@@ -351,24 +432,28 @@ enum Part {
 
 /// How much of `met`, which lies within `row`, `component` may subscribe to.
 fn part(row: &Row, component: &Component, met: &TopicPattern) -> Part {
-    let topic = met.literal();
-    if admits(row.subscribers, component, topic.as_ref().and_then(owner)) {
+    if admits(&row.subscribers, component, owner_in(met)) {
         return Part::Whole;
     }
-    if topic.is_some() || !row.subscribers.contains(&Who::Owner) {
+    let Some(prefix) = met.as_str().strip_suffix('+') else {
+        return Part::Nothing;
+    };
+    if !row.subscribers.contains(&Who::Owner) {
         return Part::Nothing;
     }
     if is_known(component.as_str()) {
         return Part::Own(met.clone());
     }
-    let prefix =
-        met.as_str().strip_suffix('+').expect("in an owner's row only the last segment is a wildcard");
     let own = TopicPattern::new(&format!("{prefix}{component}"));
     Part::Own(own.expect("a component's name is a legal last segment"))
 }
 
-fn covered(decided: &[TopicPattern], pattern: &TopicPattern) -> bool {
-    decided.iter().any(|above| above.covers(pattern))
+/// The component that the last segment of each topic of `pattern` belongs to, if it is the same for all, and a client id.
+fn owner_in(pattern: &TopicPattern) -> Option<&str> {
+    match pattern.segments().last() {
+        Some(Segment::Literal(id)) => component_name(id).ok(),
+        _ => None,
+    }
 }
 
 fn admits(admitted: &[Who], component: &Component, owner: Option<&str>) -> bool {
@@ -376,7 +461,7 @@ fn admits(admitted: &[Who], component: &Component, owner: Option<&str>) -> bool 
 }
 
 fn needed_to_subscribe(row: &Row, owner: Option<&str>) -> String {
-    format!("subscribed by: {}", listed(row.subscribers, owner))
+    format!("subscribed by: {}", listed(&row.subscribers, owner))
 }
 
 /// The admitted by name, the owner by its own if there is one.

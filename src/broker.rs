@@ -1,7 +1,12 @@
 //! The embedded broker: a handle, and a thread with the one loop that owns all state.
 
+mod audit;
+mod doorkeeper;
+mod outgoing;
+mod pairs;
 mod poisonings;
 mod serve;
+mod shares;
 
 use std::io;
 use std::path::PathBuf;
@@ -16,10 +21,18 @@ use tokio::sync::{mpsc, oneshot};
 use crate::access::{AccessPolicy, Component};
 use crate::client::Core;
 use crate::config;
-use crate::control::RingCharge;
+use crate::control::{Member, PolicyChange, RingCharge};
 use crate::dataplane::WaitPolicy;
-use crate::sys::ListenError;
+use crate::identity::LaunchToken;
+use crate::instance::Instance;
+use crate::sys::{Access, ListenError, SocketEnd, SocketGroup};
+use crate::wire::Resource;
+use shares::Shares;
 
+use doorkeeper::Doorkeeper;
+
+pub use audit::RefusalCount;
+pub use doorkeeper::TokenTerms;
 pub use poisonings::Poisoning;
 
 /// How a broker is run.
@@ -27,22 +40,22 @@ pub use poisonings::Poisoning;
 /// ```
 /// use daemoneye_eventbus::BrokerOptions;
 ///
-/// // Collectors of group `daemoneye` may connect; the folder decides who gets that far.
-/// let options = BrokerOptions::new("/run/daemoneye/bus.sock").socket_mode(0o660);
+/// // Collectors of group `daemoneye` may connect.
+/// let options = BrokerOptions::new("/run/daemoneye/bus.sock").socket_group("daemoneye").socket_mode(0o660);
 /// # let _ = options;
 /// ```
 #[derive(Debug, Clone)]
 pub struct BrokerOptions {
     path: PathBuf,
-    socket_mode: u32,
+    socket_access: Access,
     ring_bytes: usize,
-    ring_budget_bytes: u64,
-    ring_budget_per_uid: u64,
+    shares: Shares,
     backing: Backing,
     queue_bytes: usize,
     wait_policy: WaitPolicy,
     route_deadline: Duration,
     policy: AccessPolicy,
+    strict: bool,
 }
 
 impl BrokerOptions {
@@ -51,22 +64,48 @@ impl BrokerOptions {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
-            socket_mode: config::SOCKET_MODE,
+            socket_access: Access { mode: config::SOCKET_MODE, group: None },
             ring_bytes: config::RING_BYTES,
-            ring_budget_bytes: config::RING_BUDGET_BYTES,
-            ring_budget_per_uid: config::RING_BUDGET_PER_UID,
+            shares: Shares::default(),
             backing: Backing::default(),
             queue_bytes: config::QUEUE_BYTES,
             wait_policy: WaitPolicy::default(),
             route_deadline: config::ROUTE_DEADLINE,
             policy: AccessPolicy::default(),
+            strict: false,
         }
+    }
+
+    /// The socket of a named instance, in place of any path: `/tmp/daemoneye-{instance}.sock`. Each instance is a bus of its own.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{BrokerOptions, ConnectOptions, Instance};
+    ///
+    /// let staging = Instance::new("staging")?;
+    /// let options = BrokerOptions::default().instance(&staging);
+    /// let procmond = ConnectOptions::new("procmond").instance(&staging);
+    /// # let _ = (options, procmond);
+    /// # Ok::<(), daemoneye_eventbus::InstanceError>(())
+    /// ```
+    #[must_use]
+    pub fn instance(mut self, instance: &Instance) -> Self {
+        self.path = instance.socket_path();
+        self
     }
 
     /// The mode of the socket's file, 0600 at first: who may write to it may connect.
     #[must_use]
     pub fn socket_mode(mut self, mode: u32) -> Self {
-        self.socket_mode = mode;
+        self.socket_access.mode = mode;
+        self
+    }
+
+    /// The group of the socket's file, by number or by name; at first the one that this process makes files with. Does nothing by
+    /// itself: the [mode](Self::socket_mode) says what the group may do. Who is not root can give it to a group that it is
+    /// a member of. The lock file beside the socket stays its owner's alone.
+    #[must_use]
+    pub fn socket_group(mut self, group: impl Into<SocketGroup>) -> Self {
+        self.socket_access.group = Some(group.into());
         self
     }
 
@@ -83,18 +122,44 @@ impl BrokerOptions {
     /// else is affected.
     #[must_use]
     pub fn ring_budget_bytes(mut self, bytes: u64) -> Self {
-        self.ring_budget_bytes = bytes;
+        self.shares.total(Resource::RingBytes, bytes);
         self
     }
 
     /// The share of each user in [`ring_budget_bytes`](Self::ring_budget_bytes), 2 GiB at first. A ring is charged to the user of the
-    /// process that subscribed, if the publisher was there before or the ring is larger than [`ring_bytes`](Self::ring_bytes), and
-    /// else of the process that publishes, until it ends. The
+    /// process that subscribed, until it ends. Where a publisher comes, or declares a topic, and the share of a subscriber does not hold the
+    /// ring between them, it is that subscriber's session that ends: else it would miss events and not know. The
     /// agent's own process has no share, it is limited by the whole alone, and what is charged to it is not charged to its user. Who lets
     /// users in whom it does not trust gives them less: a subscriber's ring is memory of its publisher's control group.
     #[must_use]
     pub fn ring_budget_per_uid(mut self, bytes: u64) -> Self {
-        self.ring_budget_per_uid = bytes;
+        self.shares.per_uid(Resource::RingBytes, bytes);
+        self
+    }
+
+    /// What one user may have of something that the broker keeps for its clients, however little the others want. What would be
+    /// more is refused, with [`Refusal::Share`](crate::Refusal::Share), and nobody else is affected. At first 768 connections,
+    /// 576 that have not said hello, 16,384 subscriptions with 32 MiB of patterns, 32,768 topics, and 2 GiB of rings. There is twice as much of
+    /// each in all; 1024 connections, and 768 that have not said hello.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{BrokerOptions, Resource};
+    ///
+    /// let options = BrokerOptions::new("/run/daemoneye/bus.sock").per_uid(Resource::Connections, 32);
+    /// # let _ = options;
+    /// ```
+    #[must_use]
+    pub fn per_uid(mut self, resource: Resource, amount: u64) -> Self {
+        self.shares.per_uid(resource, amount);
+        self
+    }
+
+    /// Users whose processes are the bus's own components, beside the broker's own user: a quarter of everything that is shared out is
+    /// kept for them and the agent. Of the rest a user that is not named here has at most as much as it leaves to others, so that
+    /// strangers, however many users they have, keep no component out.
+    #[must_use]
+    pub fn component_uids(mut self, uids: impl IntoIterator<Item = u32>) -> Self {
+        self.shares.component_uids(uids);
         self
     }
 
@@ -128,11 +193,26 @@ impl BrokerOptions {
         self
     }
 
+    /// Gives no other process a name without a [launch token](crate::LaunchToken), or a connection that was made for it. At first the broker's
+    /// key file suffices for names for which no token was issued.
+    #[must_use]
+    pub fn strict(mut self) -> Self {
+        self.strict = true;
+        self
+    }
+
     /// Who may publish and subscribe to what; at first the table of `docs/topic-hierarchy.md`.
     #[must_use]
     pub fn policy(mut self, policy: AccessPolicy) -> Self {
         self.policy = policy;
         self
+    }
+}
+
+impl Default for BrokerOptions {
+    /// A broker that listens at `/tmp/daemoneye.sock`, with the default limits.
+    fn default() -> Self {
+        Self::new(config::SOCKET_PATH)
     }
 }
 
@@ -149,9 +229,31 @@ pub enum StartError {
     /// This process can't have what a broker needs.
     #[error("no thread or runtime for the broker: {0}")]
     Host(#[from] io::Error),
+    /// So many processes were given an end of a connection, and have not said a word over it.
+    #[error("{limit} connections wait already for the processes that they were made for")]
+    PairsWaiting {
+        /// The limit.
+        limit: usize,
+    },
     /// It was shut down.
     #[error("the broker was shut down")]
     Shutdown,
+}
+
+/// Why another policy is not in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReloadError {
+    /// The broker was shut down.
+    #[error("the broker was shut down")]
+    Shutdown,
+}
+
+/// Whom a connection was made for.
+#[derive(Debug, Clone)]
+pub(crate) struct Invited {
+    component: Component,
+    uid: Option<u32>,
 }
 
 /// What the handle asks of the loop.
@@ -166,11 +268,30 @@ pub(crate) enum Command {
         client_id: String,
         reply: oneshot::Sender<Result<Arc<Core>, StartError>>,
     },
+    Reload {
+        policy: AccessPolicy,
+        reply: oneshot::Sender<PolicyChange>,
+    },
+    /// Make a connection for a process that is yet to be started.
+    Pair {
+        invited: Invited,
+        reply: oneshot::Sender<Result<SocketEnd, StartError>>,
+    },
     Components {
         reply: oneshot::Sender<Vec<Component>>,
     },
+    IssueToken {
+        terms: TokenTerms,
+        reply: oneshot::Sender<io::Result<LaunchToken>>,
+    },
+    Members {
+        reply: oneshot::Sender<Vec<Member>>,
+    },
     Poisonings {
         reply: oneshot::Sender<Vec<Poisoning>>,
+    },
+    Refusals {
+        reply: oneshot::Sender<Vec<RefusalCount>>,
     },
     RingCharges {
         reply: oneshot::Sender<Vec<RingCharge>>,
@@ -230,6 +351,7 @@ impl DaemoneyeBroker {
             return Err(StartError::RingBytes(options.ring_bytes));
         }
         let path = options.path.clone();
+        let doorkeeper = Doorkeeper::new(options.strict)?;
         let (commands, commands_end) = mpsc::unbounded_channel();
         let (built, runtime) = std::sync::mpsc::channel();
         // The runtime is made on the thread that it is for: without the thread it would be dropped here, which panics where
@@ -238,7 +360,8 @@ impl DaemoneyeBroker {
             Ok(runtime) => {
                 // The caller waits.
                 let _ = built.send(Ok(()));
-                tokio::task::LocalSet::new().block_on(&runtime, serve::run(options, commands_end));
+                tokio::task::LocalSet::new()
+                    .block_on(&runtime, serve::run(options, doorkeeper, commands_end));
             }
             Err(error) => drop(built.send(Err(error))),
         };
@@ -266,6 +389,47 @@ impl DaemoneyeBroker {
         let _ = answer.await;
     }
 
+    /// Puts another policy in force, for all that is asked from now on, and for what was granted before: what no longer holds is
+    /// revoked, and a subscription that was made before gets what newly holds. Returns when each publisher has let go of what was
+    /// revoked, and takes what was granted; one that does not do so within [`route_deadline`](BrokerOptions::route_deadline) loses
+    /// its session.
+    ///
+    /// A [`Publisher`](crate::Publisher) of a topic that it may no longer publish stays, and reaches nobody. What was published before,
+    /// and is still in the ring of somebody who may no longer have it, is skipped there, and counted
+    /// ([`ClientStatistics::skipped_events`](crate::ClientStatistics::skipped_events)). What an application has in its queue stays there.
+    ///
+    /// Cancel-safe: given up midway, it goes on.
+    ///
+    /// # Errors
+    /// [`ReloadError`] if the broker was shut down.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{AccessPolicy, ConnectOptions, EventBusClient};
+    /// # use daemoneye_eventbus::{DaemoneyeBroker, DaemoneyeEventBus};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # let bus = DaemoneyeBroker::new(path.to_str().expect("a path of UTF-8")).await?;
+    /// # let bus = DaemoneyeEventBus::from_broker(bus).await?;
+    /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+    /// let _publisher = procmond.publisher("events.process.batch").await?;
+    /// let _batches = bus.subscription(&["events.process.#"]).await?;
+    ///
+    /// let nobody = AccessPolicy::from_toml("defaults = false")?;
+    /// let change = bus.broker().reload_policy(nobody).await?;
+    /// assert_eq!((change.revoked, change.granted), (1, 0));
+    /// assert!(procmond.publisher("events.process.start").await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn reload_policy(&self, policy: AccessPolicy) -> Result<PolicyChange, ReloadError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Reload { policy, reply });
+        answer.await.map_err(|_| ReloadError::Shutdown)
+    }
+
     /// The components that are connected now, in no order; none once the broker was shut down. Cancel-safe: it only asks.
     pub async fn components(&self) -> Vec<Component> {
         let (reply, answer) = oneshot::channel();
@@ -273,11 +437,38 @@ impl DaemoneyeBroker {
         answer.await.unwrap_or_default()
     }
 
+    /// Who is connected now, and how that is known, in no order; nobody once the broker was shut down. Cancel-safe: it only asks. There is an
+    /// example at [`Member`].
+    pub async fn members(&self) -> Vec<Member> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Members { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Issues a launch token for a component that is about to be started. From then on nobody has that name without one; an earlier token of
+    /// the component is good no more. Cancel-safe; given up midway, a token may have been issued.
+    ///
+    /// # Errors
+    /// [`StartError::Host`] when descriptors or random numbers are short, [`StartError::Shutdown`].
+    pub async fn issue_token(&self, terms: TokenTerms) -> Result<LaunchToken, StartError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::IssueToken { terms, reply });
+        Ok(answer.await.map_err(|_| StartError::Shutdown)??)
+    }
+
     /// Which components were said to have broken a ring, and how often; none once the broker was shut down. Cancel-safe: it only
     /// asks.
     pub async fn poisonings(&self) -> Vec<Poisoning> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Poisonings { reply });
+        answer.await.unwrap_or_default()
+    }
+
+    /// Who was refused something, and how often; none once the broker was shut down. Cancel-safe: it only asks. There is an example
+    /// at [`RefusalCount`].
+    pub async fn refusals(&self) -> Vec<RefusalCount> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Refusals { reply });
         answer.await.unwrap_or_default()
     }
 
@@ -293,6 +484,28 @@ impl DaemoneyeBroker {
     #[must_use]
     pub fn path(&self) -> &std::path::Path {
         &self.path
+    }
+
+    /// Makes a connection for a process that is about to be started, and yields the end that it is to have, as its standard
+    /// input for instance: [`SocketEnd`] has an example. The process needs no path, and the broker need not listen.
+    ///
+    /// The session is that `component`'s and no other's. It is the process's that speaks first over it, as the kernel names it: its user,
+    /// which has to be `uid` if that is given, and its death. (What the kernel records of the connection itself is the process that made
+    /// it, the broker's own.) Until then nothing is waited for but the end of all who have that end. Whoever has it may hand
+    /// it on, so a process that starts others keeps it to itself, as [`SocketEnd::take_stdin`] does.
+    ///
+    /// Cancel-safe: given up midway, the connection is closed.
+    ///
+    /// # Errors
+    /// [`StartError`]: descriptors are short, 64 such processes have not spoken yet, or the broker was shut down.
+    pub async fn socket_pair(
+        &self,
+        component: &Component,
+        uid: Option<u32>,
+    ) -> Result<SocketEnd, StartError> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Pair { invited: Invited { component: component.clone(), uid }, reply });
+        answer.await.unwrap_or(Err(StartError::Shutdown))
     }
 
     /// Makes a client in this process.

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Where a broker listens unless told otherwise. The founding README names it.
 pub(crate) const SOCKET_PATH: &str = "/tmp/daemoneye.sock";
 
+/// Bytes of the name of an instance, which is part of the name of its socket. Above it: refused.
+pub(crate) const INSTANCE_BYTES_MAX: usize = 32;
+
 /// Mode of the socket's file: its owner alone.
 pub(crate) const SOCKET_MODE: u32 = 0o600;
 
@@ -17,9 +20,9 @@ pub(crate) const RING_BYTES: usize = 8 << 20;
 /// are 32 rings, 256 MiB. Above it: who asks for what would need another ring is refused.
 pub(crate) const RING_BUDGET_BYTES: u64 = 4 << 30;
 
-/// The share of one user in that. Half, so that no user can take all. It holds 64 collectors of one user, with a publisher and
-/// three subscribing processes each: 192 rings, 1.5 GiB. With a fourth subscriber they need 2 GiB and 2 MiB, and so
-/// a larger share, or smaller rings. Above it: refused, as above.
+/// The share of one user in that. Half, so that no user can take all. It holds four subscribing processes of one user that hear 63
+/// collectors each: 252 rings. With more they need a larger share, or smaller rings. Above it: a subscribe is refused, and a
+/// subscription whose publisher comes later ends, with its session.
 pub(crate) const RING_BUDGET_PER_UID: u64 = RING_BUDGET_BYTES / 2;
 
 /// Whether a ring can have so many data bytes: a power of two from 64 KiB to 1 GiB.
@@ -55,6 +58,9 @@ pub(crate) const MAKING_MAX: usize = 2;
 /// How long a connection may stay without a valid hello. Beyond it, it is closed.
 pub(crate) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long a launch token is good before it is used, unless its terms say otherwise: a process is started within that.
+pub(crate) const TOKEN_VALIDITY: Duration = Duration::from_secs(60);
+
 /// How long a client waits for the broker's answer to one request, the route deadline included.
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -65,11 +71,55 @@ pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
 /// ends.
 pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;
 
-/// Sessions of one broker. Above it: the oldest that has not said hello goes, else the newcomer is refused.
+/// Sessions of one broker, each with two descriptors at most and some 100 KiB. Above it: the oldest that has not said hello goes, else the
+/// newcomer is refused.
 pub(crate) const SESSIONS_MAX: usize = 1024;
 
+/// Connections that were made for processes which have not spoken yet. Above it: refused.
+pub(crate) const PAIRS_WAITING_MAX: usize = 64;
+/// Of these one user's. Above it: as above, among that user's.
+pub(crate) const SESSIONS_PER_UID: usize = 768;
+
+/// Sessions that have not said hello: as many as there are processes of a large host that connect at once when the agent starts. Above
+/// it: the oldest goes.
+pub(crate) const HANDSHAKES_MAX: usize = 768;
+
+/// How long a connection may stay without a hello where the process has no descriptors for newcomers. A client says it at once; this
+/// is what a busy host may keep it from that. Beyond it: the oldest goes, one for each newcomer that could not be accepted.
+pub(crate) const HELLO_GRACE: Duration = Duration::from_secs(1);
+
+/// Of these one user's. Above it: the oldest of that user goes.
+pub(crate) const HANDSHAKES_PER_UID: usize = 576;
+
 /// Subscriptions of one session. Above it: refused.
-pub(crate) const SUBSCRIPTIONS_MAX: usize = 16_384;
+pub(crate) const SUBSCRIPTIONS_MAX: usize = 8192;
+
+/// Subscriptions of all sessions. Each takes some 200 bytes, and a place in the answer to which a declared topic leads. Above it:
+/// refused.
+pub(crate) const SUBSCRIPTIONS_OF_ALL: usize = 32_768;
+
+/// What a segment of a pattern takes in the trie at most: a node of its own, in a map that has room for ten others.
+pub(crate) const PATTERN_SEGMENT_BYTES: u64 = 1280;
+
+/// Bytes of the patterns of all sessions: 13,000 that are as long as can be and have nothing in common. Above it: refused.
+pub(crate) const PATTERN_BYTES_OF_ALL: u64 = 64 << 20;
+
+/// Topics of all publishers: as many as a session can have, four times. Above it: refused.
+pub(crate) const TOPICS_OF_ALL: usize = 4 * PUBLISHERS_MAX * TOPICS_MAX;
+
+/// Which part of everything that is shared out is kept for the users of components: a quarter, so that whoever they let in beside
+/// them leaves them a bus.
+pub(crate) const COMPONENTS_PART: u64 = 4;
+
+/// Requests of one session each second, a pattern of a subscribe being one. The broker's loop takes some 10 µs for each, so this is a
+/// twentieth of it. Above it: the session is not read for a while.
+pub(crate) const REQUESTS_PER_SECOND: u32 = 5000;
+
+/// Requests that a session may be ahead of that: what a client asks for when it starts. Above it: as above.
+pub(crate) const REQUESTS_AHEAD: u32 = 10_000;
+
+/// For how long a session is not read at a time: a fifth of the time that it has to answer.
+pub(crate) const REQUESTS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Patterns of one subscription. Above it: refused.
 pub(crate) const PATTERNS_MAX: usize = 64;
@@ -105,8 +155,30 @@ pub(crate) const INTERRUPTIONS_MAX: usize = 64;
 /// Pairs of components whose broken rings the broker counts. Above it: the pair whose last breach is the oldest is forgotten.
 pub(crate) const POISONINGS_MAX: usize = 1024;
 
+/// Pairs of component and user whose refusals the broker counts. Above it: the pair whose last refusal is the oldest is forgotten.
+pub(crate) const REFUSALS_MAX: usize = 1024;
+
+/// How long one cause of refusals is told once, and the limits below hold.
+pub(crate) const AUDIT_WINDOW: Duration = Duration::from_secs(10);
+
+/// Causes of refusals of one component that are told. Above it: counted.
+pub(crate) const CAUSES_MAX: usize = 16;
+
+/// Records about refusals of all components of one user. Above it: counted.
+pub(crate) const REFUSALS_PER_USER_MAX: u32 = 256;
+
+/// Other records about them: what 1024 sessions that start at once cause. Above it: counted.
+pub(crate) const RECORDS_PER_USER_MAX: u32 = 8192;
+
+/// Users whose records are counted. Above it: the one whose window began first is forgotten.
+pub(crate) const USERS_MAX: usize = 1024;
+
 /// Frames that wait for a client that does not read. Above it: its session ends.
 pub(crate) const OUTGOING_FRAMES_MAX: usize = 4096;
+
+/// Bytes of the frames that wait for a client that does not read: sixteen of the largest answers, and with 1024 clients no more than a
+/// host has. Above it: its session ends.
+pub(crate) const OUTGOING_BYTES_MAX: usize = 1 << 20;
 
 /// Frames that wait for the client in the broker's own process: more than one input causes, since other clients decide how many
 /// routes lead there, and the session that they could end so is the agent's. Above it: its session ends.
@@ -132,3 +204,12 @@ pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
 /// Descriptors that wait for the rest of their frame. The kernel hands over those of one frame at a time. Above it: the
 /// session ends.
 pub(crate) const DESCRIPTORS_WAITING_MAX: usize = 16;
+
+/// Bytes of a policy file. The default table takes 4 KiB of it. Above it: refused.
+pub(crate) const POLICY_BYTES_MAX: usize = 256 << 10;
+
+/// Rows that a policy file may have. A decision looks at each at worst, on the broker's loop. Above it: refused.
+pub(crate) const POLICY_ROWS_MAX: usize = 256;
+
+/// Names in each list of such a row: a refusal says all of them. Above it: refused.
+pub(crate) const POLICY_NAMES_MAX: usize = 64;

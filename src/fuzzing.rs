@@ -1,8 +1,13 @@
 //! Doors for the fuzz targets of `tests/fuzz`, there under `--cfg fuzzing` alone: no part of the crate's interface.
 
+mod control;
+
+use crate::access::AccessPolicy;
 use crate::batch::{self, Batch, Records};
 use crate::wire::frames::Deframer;
 use crate::wire::{Notice, Request, codec};
+
+pub use control::live;
 
 /// The batch in a record of whatever bytes, if they pass.
 #[must_use]
@@ -61,4 +66,13 @@ pub fn reencoded(frame: &[u8]) -> [Option<Vec<u8>>; 2] {
     let request = codec::decode::<Request>(frame).ok().map(|request| codec::encode(&request));
     let notice = codec::decode::<Notice>(frame).ok().map(|notice| codec::encode(&notice));
     [request, notice]
+}
+
+/// The table of a text, if it is one, and how many rows it has.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn policy(text: &str) -> Result<(usize, AccessPolicy), String> {
+    let policy = AccessPolicy::from_toml(text).map_err(|error| error.to_string())?;
+    Ok((policy.row_count(), policy))
 }

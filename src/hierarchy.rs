@@ -3,8 +3,9 @@
 //! [`ROWS`] is read from top to bottom, and the first row that matches a topic decides; so specific rows
 //! stand above general ones. A topic that no row matches is nobody's. `docs/topic-hierarchy.md` shows the
 //! same table to users, and a test below holds the two together. What a row *means* for a component is
-//! decided in `access`.
+//! decided in `access`, which also reads rows of other tables from files.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
@@ -59,7 +60,7 @@ pub(crate) fn is_known(name: &str) -> bool {
 }
 
 /// Whom a row admits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Who {
     /// The agent.
     Agent,
@@ -68,7 +69,7 @@ pub(crate) enum Who {
     /// Each observer that the table knows.
     Observers,
     /// The component of this name.
-    Named(&'static str),
+    Named(Cow<'static, str>),
     /// Any registered component.
     Anyone,
     /// The component that the topic's last segment belongs to. Only in rows that end with `{self}`.
@@ -76,8 +77,20 @@ pub(crate) enum Who {
 }
 
 impl Who {
+    /// Whom a word of a table admits. Any word that is not one of a group is a name.
+    pub(crate) fn of_word(word: &str) -> Self {
+        match word {
+            AGENT => Self::Agent,
+            "collectors" => Self::Collectors,
+            "observers" => Self::Observers,
+            "anyone" => Self::Anyone,
+            OWNER => Self::Owner,
+            name => Self::Named(name.to_owned().into()),
+        }
+    }
+
     /// Whether this admits the component `name` to a topic whose last segment belongs to `owner`.
-    pub(crate) fn admits(self, name: &str, owner: Option<&str>) -> bool {
+    pub(crate) fn admits(&self, name: &str, owner: Option<&str>) -> bool {
         match self {
             Self::Agent => name == AGENT,
             Self::Collectors => COLLECTORS.contains(&name),
@@ -102,20 +115,28 @@ impl fmt::Display for Who {
     }
 }
 
-/// One row of the topic table.
-#[derive(Debug)]
+/// One row of a topic table.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Row {
     /// A pattern, in which `{self}` may stand for the last segment.
-    topics: &'static str,
+    pub(crate) topics: Cow<'static, str>,
     pub(crate) level: TopicAccessLevel,
-    pub(crate) publishers: &'static [Who],
-    pub(crate) subscribers: &'static [Who],
+    pub(crate) publishers: Cow<'static, [Who]>,
+    pub(crate) subscribers: Cow<'static, [Who]>,
 }
 
 impl Row {
     /// The pattern that the row decides about. `{self}` matches any segment: who owns it is asked per topic.
     pub(crate) fn pattern(&self) -> Result<TopicPattern, TopicError> {
-        TopicPattern::new(&self.topics.replace(OWNER, "+"))
+        match self.topics.strip_suffix(OWNER) {
+            Some(prefix) => TopicPattern::new(&format!("{prefix}+")),
+            None => TopicPattern::new(&self.topics),
+        }
+    }
+
+    /// Whether the last segment of its topics is to belong to somebody.
+    pub(crate) fn names_an_owner(&self) -> bool {
+        self.topics.ends_with(OWNER)
     }
 }
 
@@ -125,18 +146,23 @@ const fn row(
     publishers: &'static [Who],
     subscribers: &'static [Who],
 ) -> Row {
-    Row { topics, level, publishers, subscribers }
+    Row {
+        topics: Cow::Borrowed(topics),
+        level,
+        publishers: Cow::Borrowed(publishers),
+        subscribers: Cow::Borrowed(subscribers),
+    }
 }
 
 /// The table. The first row that matches a topic decides about it.
 pub(crate) static ROWS: &[Row] = {
     use TopicAccessLevel::{Privileged, Public, Restricted};
     use Who::{Agent, Anyone, Collectors, Named, Observers, Owner};
-    const PROCMOND: Who = Named("procmond");
-    const NETMOND: Who = Named("netmond");
-    const FSMOND: Who = Named("fsmond");
-    const PERFMOND: Who = Named("perfmond");
-    const DETECTOR: Who = Named("detector");
+    const PROCMOND: Who = Named(Cow::Borrowed("procmond"));
+    const NETMOND: Who = Named(Cow::Borrowed("netmond"));
+    const FSMOND: Who = Named(Cow::Borrowed("fsmond"));
+    const PERFMOND: Who = Named(Cow::Borrowed("perfmond"));
+    const DETECTOR: Who = Named(Cow::Borrowed("detector"));
     &[
         // What collectors gather. An anomaly is everybody's business, but only the collector of its domain
         // and the agent can tell of one.
@@ -214,7 +240,7 @@ mod tests {
     }
 
     fn patterns() -> Vec<TopicPattern> {
-        ROWS.iter().map(|row| row.pattern().expect(row.topics)).collect()
+        ROWS.iter().map(|row| row.pattern().expect(&row.topics)).collect()
     }
 
     fn is_own(row: &Row) -> bool {
@@ -242,7 +268,7 @@ mod tests {
     fn public_is_what_anyone_may_subscribe_to_and_nothing_is_published_by_anyone() {
         for row in ROWS {
             let public = row.level == TopicAccessLevel::Public;
-            assert_eq!(public, row.subscribers == [Who::Anyone], "{}", row.topics);
+            assert_eq!(public, *row.subscribers == [Who::Anyone], "{}", row.topics);
             assert!(!row.publishers.contains(&Who::Anyone), "{}", row.topics);
         }
     }
@@ -256,7 +282,7 @@ mod tests {
 
     #[test]
     fn whoever_a_row_names_is_known() {
-        let named = ROWS.iter().flat_map(|row| row.publishers.iter().chain(row.subscribers));
+        let named = ROWS.iter().flat_map(|row| row.publishers.iter().chain(&*row.subscribers));
         for who in named {
             assert!(!matches!(who, Who::Named(name) if !is_known(name)), "{who}");
         }
@@ -286,7 +312,7 @@ mod tests {
         let table: Vec<String> = ROWS
             .iter()
             .map(|row| {
-                let (publishers, subscribers) = (list(row.publishers), list(row.subscribers));
+                let (publishers, subscribers) = (list(&row.publishers), list(&row.subscribers));
                 format!("| `{}` | {} | {publishers} | {subscribers}", row.topics, row.level)
             })
             .collect();

@@ -70,34 +70,42 @@ mod event;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hierarchy;
+mod identity;
+mod instance;
 mod link;
 mod routing;
 mod sys;
 mod topic;
 mod wire;
 
-pub use access::{AccessPolicy, Component, ComponentError, Denial, Narrowed, Withheld};
+pub use access::{
+    AccessPolicy, Component, ComponentError, Denial, LoadPolicyError, Narrowed, PolicyError, Withheld,
+};
 pub use batch::{
     Batch, BatchEvent, BatchView, CorrelationRef, EventRef, EventTooLarge, Events, FilesystemEventRef,
     NetworkEventRef, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
 };
-pub use broker::{BrokerOptions, DaemoneyeBroker, Poisoning, StartError};
+pub use broker::{
+    BrokerOptions, DaemoneyeBroker, Poisoning, RefusalCount, ReloadError, StartError, TokenTerms,
+};
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
     EventReceiver, Nothing, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
 };
-pub use control::{Payer, RingCharge};
+pub use control::{Identity, Member, Payer, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;
 pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
 pub use event::{
     BusEvent, CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };
 pub use hierarchy::TopicAccessLevel;
+pub use identity::LaunchToken;
+pub use instance::{Instance, InstanceError};
 pub use shm::Backing;
-pub use sys::ListenError;
+pub use sys::{FileError, ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
-pub use wire::{GoodbyeReason, Refusal, Versions};
+pub use wire::{GoodbyeReason, Needed, Refusal, Resource, Versions};
 
 /// The examples of the front page compile.
 #[cfg(doctest)]

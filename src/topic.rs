@@ -273,11 +273,6 @@ impl TopicPattern {
         self.segments().all(|segment| matches!(segment, Segment::Literal(_)))
     }
 
-    /// The one topic that a literal pattern names; `None` for any other pattern.
-    pub(crate) fn literal(&self) -> Option<Topic> {
-        self.is_literal().then(|| Topic(Arc::clone(&self.0)))
-    }
-
     /// The segments, first to last.
     pub(crate) fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
         self.0.split('.').map(|text| match text {

@@ -3,23 +3,32 @@
 //! Each connection has two tasks on this thread: one reads messages and hands them to the loop, one writes what the loop
 //! queued. The loop itself never waits for a client: a queue that is full ends the session.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm::{Backing, Descriptor, Doorbell, SegmentError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit as Turn, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::audit::Audit;
+use super::doorkeeper::Doorkeeper;
+use super::outgoing::{Frame, Outgoing};
+use super::pairs::Spoke;
 use super::poisonings::Ledger;
-use super::{BrokerOptions, Command, StartError};
+use super::{BrokerOptions, Command, Invited, StartError, shares};
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
-use crate::config::{EMBEDDED_FRAMES_MAX, HELLO_DEADLINE, HOST_RETRY, OUTGOING_FRAMES_MAX, REQUEST_DEADLINE};
-use crate::control::{Action, Awaited, Input, Machine, Origin, Report, SessionId, Settings};
-use crate::link::{Link, LinkError, MessageReader, write};
+use crate::config::{HELLO_DEADLINE, REQUEST_DEADLINE};
+use crate::control::{Action, Awaited, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
+use crate::link::{Link, LinkError, MessageReader};
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
-use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Request, RingId, Versions};
+use crate::wire::{
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Nonce, Notice, Request, RingId, Versions,
+};
+
+mod arrivals;
 
 /// How long a client that is being sent away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -29,16 +38,29 @@ const EVENTS_MAX: usize = 256;
 
 /// What the tasks of connections tell the loop.
 #[derive(Debug)]
-enum Event {
-    Frame { session: SessionId, request: Request, descriptor: Option<Descriptor> },
-    Faulty { session: SessionId, reason: GoodbyeReason },
-    Ended { session: SessionId },
+pub(super) enum Event {
+    /// Its session's next is read when this one is done: who says much waits for the others, and they for one frame of it.
+    Frame {
+        session: SessionId,
+        request: Request,
+        descriptor: Option<Descriptor>,
+        turn: Option<Turn>,
+    },
+    Faulty {
+        session: SessionId,
+        reason: GoodbyeReason,
+    },
+    Ended {
+        session: SessionId,
+    },
+    /// Somebody has spoken over a connection that was made for it, or nobody will.
+    Spoke(Spoke),
 }
 
 /// One connection, as the loop knows it.
 #[derive(Debug)]
 struct Connection {
-    outgoing: mpsc::Sender<(Notice, Option<Descriptor>)>,
+    outgoing: Outgoing,
     peer: Peer,
 }
 
@@ -53,6 +75,10 @@ enum Peer {
 #[derive(Debug)]
 struct Remote {
     credentials: Credentials,
+    /// Whom the connection was made for, if it was.
+    invited: Option<Invited>,
+    /// Nothing is read from it before.
+    paused: Rc<Cell<Option<Instant>>>,
     reader: JoinHandle<()>,
     writer: JoinHandle<()>,
 }
@@ -64,15 +90,26 @@ struct Server {
     connections: HashMap<SessionId, Connection>,
     events: mpsc::Sender<Event>,
     last_session: u64,
+    last_reload: u64,
+    /// Who waits for a policy to be in force.
+    reloads: HashMap<u64, oneshot::Sender<PolicyChange>>,
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
     poisonings: Ledger,
+    doorkeeper: Doorkeeper,
+    audit: Audit,
+    /// Connections over which nobody has spoken yet.
+    pairs_waiting: usize,
 }
 
 /// Runs a broker until it is shut down.
-pub(super) async fn run(options: BrokerOptions, mut commands: mpsc::UnboundedReceiver<Command>) {
+pub(super) async fn run(
+    options: BrokerOptions,
+    doorkeeper: Doorkeeper,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+) {
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let mut server = Server::new(options, events);
+    let mut server = Server::new(options, doorkeeper, events);
     let reply = loop {
         let deadline = server.machine.next_deadline();
         tokio::select! {
@@ -115,14 +152,14 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 impl Server {
-    fn new(options: BrokerOptions, events: mpsc::Sender<Event>) -> Self {
+    fn new(options: BrokerOptions, doorkeeper: Doorkeeper, events: mpsc::Sender<Event>) -> Self {
         let (epoch, _) = uuid::Uuid::new_v4().as_u64_pair();
         let settings = Settings {
             epoch: Epoch(epoch),
             policy: options.policy.clone(),
             ring_bytes: options.ring_bytes as u64,
-            ring_budget_bytes: options.ring_budget_bytes,
-            ring_budget_per_uid: options.ring_budget_per_uid,
+            limits: options.shares.limits(),
+            pace: shares::pace(),
             backing: options.backing,
             route_deadline: options.route_deadline,
             hello_deadline: HELLO_DEADLINE,
@@ -135,8 +172,13 @@ impl Server {
             connections: HashMap::new(),
             events,
             last_session: 0,
+            last_reload: 0,
+            reloads: HashMap::new(),
             accept_from: None,
             poisonings: Ledger::default(),
+            doorkeeper,
+            audit: Audit::default(),
+            pairs_waiting: 0,
         }
     }
 
@@ -148,11 +190,28 @@ impl Server {
                 let _ = reply.send(started);
             }
             Command::Embed { client_id, reply } => self.embed(&client_id, reply),
+            Command::Reload { policy, reply } => {
+                self.last_reload += 1;
+                self.reloads.insert(self.last_reload, reply);
+                self.feed(Input::Reload { number: self.last_reload, policy });
+            }
+            Command::Pair { invited, reply } => {
+                let _ = reply.send(self.pair(invited));
+            }
             Command::Components { reply } => {
                 let _ = reply.send(self.machine.components().cloned().collect());
             }
+            Command::IssueToken { terms, reply } => {
+                let _ = reply.send(self.doorkeeper.issue(terms, Instant::now()));
+            }
+            Command::Members { reply } => {
+                let _ = reply.send(self.members());
+            }
             Command::Poisonings { reply } => {
                 let _ = reply.send(self.poisonings.list());
+            }
+            Command::Refusals { reply } => {
+                let _ = reply.send(self.audit.refusals());
             }
             Command::RingCharges { reply } => {
                 let _ = reply.send(self.machine.ring_charges());
@@ -167,7 +226,8 @@ impl Server {
                 let abandoned = shm::collect_abandoned();
                 tracing::debug!(abandoned, "names of segments that nobody has any more");
             }
-            let listener = Listener::bind(&self.options.path, self.options.socket_mode)?;
+            let listener =
+                Listener::bind(&self.options.path, &self.options.socket_access, self.doorkeeper.key())?;
             tracing::info!(path = %self.options.path.display(), "the broker listens");
             self.listener = Some(listener);
         }
@@ -177,13 +237,14 @@ impl Server {
     /// Makes a client in this process: the same session as any other's, without a socket.
     fn embed(&mut self, client_id: &str, reply: oneshot::Sender<Result<Arc<Core>, StartError>>) {
         let session = self.next_session();
-        let (outgoing, mut notices) = mpsc::channel(EMBEDDED_FRAMES_MAX);
+        let (outgoing, mut notices) = Outgoing::embedded();
         let (requests, mut asked) = mpsc::unbounded_channel();
         self.connections.insert(session, Connection { outgoing, peer: Peer::Embedded(None) });
         let events = self.events.clone();
         tokio::task::spawn_local(async move {
             while let Some((request, descriptor)) = asked.recv().await {
-                if events.send(Event::Frame { session, request, descriptor }).await.is_err() {
+                let event = Event::Frame { session, request, descriptor, turn: None };
+                if events.send(event).await.is_err() {
                     return;
                 }
             }
@@ -191,7 +252,14 @@ impl Server {
             let _ = events.send(Event::Ended { session }).await;
         });
         self.feed(Input::Connected { session, origin: Origin::Embedded });
-        let hello = Hello { versions: Versions::OURS, features: 0, client_id: client_id.to_owned() };
+        // Within a process there is nothing to prove.
+        let hello = Hello {
+            versions: Versions::OURS,
+            features: 0,
+            client_id: client_id.to_owned(),
+            nonce: Nonce([0; 32]),
+            credential: Credential::Nothing,
+        };
         self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
         let Ok((Notice::Welcome(welcome), _)) = notices.try_recv() else {
             return;
@@ -207,63 +275,27 @@ impl Server {
         tokio::task::spawn_local(run_session(ground, welcome, Link::Local { requests, notices }, channels));
     }
 
-    fn accepted(&mut self, accepted: std::io::Result<Socket>) {
-        self.accept_from = accepted.is_err().then(|| Instant::now() + HOST_RETRY);
-        let connected = accepted.and_then(|socket| {
-            // First of all, so that nothing a client may have sent by now keeps us when it is turned away.
-            let stream = Stream::new(socket)?;
-            Ok((Credentials::of(&stream)?, stream))
-        });
-        match connected {
-            Ok((credentials, stream)) => self.connect(credentials, stream),
-            Err(error) => tracing::warn!(%error, "a client could not be accepted"),
-        }
-    }
-
-    fn connect(&mut self, credentials: Credentials, stream: Stream) {
-        let session = self.next_session();
-        let Credentials { pid, uid, .. } = credentials;
-        tracing::debug!(session = session.0, pid, uid, "a client connected");
-        let stream = Rc::new(stream);
-        let (outgoing, queued) = mpsc::channel(OUTGOING_FRAMES_MAX);
-        let death = credentials.death();
-        let reader =
-            tokio::task::spawn_local(read_all(session, Rc::clone(&stream), death, self.events.clone()));
-        let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
-        let peer = Peer::Remote(Remote { credentials, reader, writer });
-        self.connections.insert(session, Connection { outgoing, peer });
-        self.feed(Input::Connected { session, origin: Origin::Remote { uid } });
-    }
-
     fn event(&mut self, event: Event) {
         match event {
-            Event::Frame { session, request, mut descriptor } => {
+            Event::Frame { session, request, mut descriptor, turn } => {
                 if let Request::Hello(hello) = &request {
+                    if let Some(reason) = self.wrong_component(session, &hello.client_id) {
+                        return self.feed(Input::Faulty { session, reason });
+                    }
                     self.bury_the_dead(&hello.client_id);
                 }
                 match self.vouch(session, &request, &mut descriptor) {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
                     Err(input) => self.feed(input),
                 }
+                drop(turn);
             }
             Event::Faulty { session, reason } => self.feed(Input::Faulty { session, reason }),
             Event::Ended { session } => {
                 self.feed(Input::Ended { session });
                 self.disconnect(session);
             }
-        }
-    }
-
-    /// A process that was killed and started again may say hello before the end of its first session was noticed.
-    fn bury_the_dead(&mut self, client_id: &str) {
-        let holder = self.machine.holder_of(client_id);
-        let dead = holder.filter(|session| {
-            let peer = self.connections.get(session).map(|connection| &connection.peer);
-            matches!(peer, Some(Peer::Remote(remote)) if remote.credentials.is_dead())
-        });
-        if let Some(session) = dead {
-            self.feed(Input::Ended { session });
-            self.disconnect(session);
+            Event::Spoke(spoke) => self.spoke(spoke),
         }
     }
 
@@ -332,21 +364,17 @@ impl Server {
         Err(Input::Faulty { session: stranger, reason: GoodbyeReason::NoRing { cause } })
     }
 
-    fn uid(&self, session: SessionId) -> u32 {
-        match self.connections.get(&session).map(|connection| &connection.peer) {
-            Some(Peer::Remote(remote)) => remote.credentials.uid,
-            Some(Peer::Embedded(_)) | None => sys::own_uid(),
-        }
-    }
-
     /// Sends away who is late. What has come by now was in time, though this loop may have been held up.
     async fn tick(&mut self, incoming: &mut mpsc::Receiver<Event>) {
-        // Lets the tasks of connections read what is there.
-        tokio::task::yield_now().await;
+        // Each turn lets the tasks of connections read one message that is there.
         for _ in 0..EVENTS_MAX {
-            match incoming.try_recv() {
-                Ok(event) => self.event(event),
-                Err(_) => break,
+            tokio::task::yield_now().await;
+            let waiting = incoming.len();
+            for event in (0..waiting).map_while(|_| incoming.try_recv().ok()) {
+                self.event(event);
+            }
+            if waiting == 0 {
+                break;
             }
         }
         self.feed(Input::Tick);
@@ -367,22 +395,34 @@ impl Server {
         match action {
             Action::Send { session, notice, descriptor } => {
                 let connection = self.connections.get(&session)?;
-                match connection.outgoing.try_send((notice, descriptor)) {
-                    Ok(()) => None,
-                    Err(_) => {
-                        let limit = u32::try_from(OUTGOING_FRAMES_MAX).expect("a small constant");
-                        Some(Input::Faulty { session, reason: GoodbyeReason::TooSlow { limit } })
-                    }
+                let pushed = connection.outgoing.push(notice, descriptor);
+                pushed.err().map(|reason| Input::Faulty { session, reason })
+            }
+            Action::Pause { session, until } => {
+                let connection = self.connections.get(&session)?;
+                if let Peer::Remote(remote) = &connection.peer {
+                    remote.paused.set(Some(until));
                 }
+                None
             }
             Action::Disconnect { session } => {
                 self.disconnect(session);
                 None
             }
+            Action::Challenge { session, hello } => Some(self.challenge(session, &hello)),
             Action::MakeDoorbell { ring } => Some(Input::Doorbell { ring, ends: doorbell(ring) }),
+            Action::Reloaded { number, change } => {
+                if let Some(reply) = self.reloads.remove(&number) {
+                    // Who has stopped waiting needs no answer.
+                    let _ = reply.send(change);
+                }
+                None
+            }
             Action::Report(report) => {
                 log(&report);
-                if let Report::Poisoned { culprit, by, violation } = report {
+                let process = report.session().and_then(|session| self.process(session));
+                self.audit.record(Instant::now(), &report, process);
+                if let Report::Poisoned { culprit, by, violation, .. } = report {
                     self.poisonings.count(culprit, by, violation);
                 }
                 None
@@ -425,6 +465,7 @@ impl Server {
                 other => drop(self.perform(other)),
             }
         }
+        self.audit.end();
         self.connections.clear();
         let all = async {
             for writer in &mut writers {
@@ -447,20 +488,36 @@ impl Server {
     }
 }
 
-/// Reads one client's messages until it, or its process, ends.
-async fn read_all(
+/// What a client says comes from here.
+struct Source {
     session: SessionId,
     stream: Rc<Stream>,
-    death: impl Future<Output = ()>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut reader = MessageReader::new();
+    paused: Rc<Cell<Option<Instant>>>,
+}
+
+impl Source {
+    /// The next message, once it is to be read. Cancel-safe.
+    async fn next(&self, reader: &mut MessageReader) -> Result<(Request, Option<Descriptor>), LinkError> {
+        while let Some(until) = self.paused.take() {
+            tokio::time::sleep_until(until.into()).await;
+        }
+        reader.next::<Request>(&self.stream).await
+    }
+}
+
+/// Reads one client's messages until it, or its process, ends.
+async fn read_all(from: Source, death: impl Future<Output = ()>, events: mpsc::Sender<Event>) {
+    let (mut reader, session) = (MessageReader::new(), from.session);
+    let turns = Arc::new(Semaphore::new(1));
     // The socket may live on in a child that the process left behind.
     let mut death = std::pin::pin!(death);
     loop {
         let event = tokio::select! {
-            message = reader.next::<Request>(&stream) => match message {
-                Ok((request, descriptor)) => Event::Frame { session, request, descriptor },
+            message = from.next(&mut reader) => match message {
+                Ok((request, descriptor)) => {
+                    let turn = Arc::clone(&turns).acquire_owned().await.ok();
+                    Event::Frame { session, request, descriptor, turn }
+                }
                 Err(LinkError::Closed) => Event::Ended { session },
                 Err(LinkError::Host(error)) => {
                     tracing::warn!(session = session.0, %error, "a client can't be heard any more");
@@ -484,11 +541,11 @@ async fn read_all(
 async fn write_all(
     session: SessionId,
     stream: Rc<Stream>,
-    mut queued: mpsc::Receiver<(Notice, Option<Descriptor>)>,
+    mut queued: mpsc::Receiver<Frame>,
     events: mpsc::Sender<Event>,
 ) {
-    while let Some((notice, descriptor)) = queued.recv().await {
-        match write(&stream, &notice, descriptor.as_ref()).await.map_err(LinkError::from) {
+    while let Some(frame) = queued.recv().await {
+        match stream.send(frame.bytes(), frame.descriptor.as_ref()).await.map_err(LinkError::from) {
             Ok(()) => {}
             // The reader sees the end of the connection, and what the client said before.
             Err(LinkError::Closed) => return,
@@ -520,13 +577,14 @@ fn log(report: &Report) {
         Report::Left { component, reason: Some(reason) } => {
             tracing::warn!(%component, %reason, "was sent away");
         }
-        Report::Refused { who, what } => tracing::warn!(who, what, "refused"),
         Report::SmallerRing { publisher, subscriber, asked_bytes, cause } => {
             tracing::warn!(%publisher, %subscriber, asked_bytes, cause, "a ring has not the size asked for");
         }
-        Report::Poisoned { culprit, by, violation } => {
-            tracing::error!(%culprit, %by, violation, "a ring was broken");
-        }
+        // These are the audit stream's.
+        Report::Granted { .. }
+        | Report::Revoked { .. }
+        | Report::Refused { .. }
+        | Report::Poisoned { .. } => {}
     }
 }
 
@@ -535,6 +593,8 @@ mod tests {
     use super::*;
     use crate::broker::DaemoneyeBroker;
     use crate::client::{SubscribeError, SubscribeOptions};
+    use crate::config::HOST_RETRY;
+    use crate::sys::Access;
 
     /// Long enough for a slow machine; what is waited for takes milliseconds.
     const LONG: Duration = Duration::from_secs(20);
@@ -562,13 +622,16 @@ mod tests {
     async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("bus.sock");
-        let listener = Listener::bind(&path, 0o600).expect("a free path");
+        let access = Access { mode: 0o600, group: None };
+        let listener =
+            Listener::bind(&path, &access, &sys::Secret::new().expect("memory")).expect("a free path");
         let (events, _incoming) = mpsc::channel(1);
-        let mut server = Server::new(BrokerOptions::new(&path), events);
+        let mut server =
+            Server::new(BrokerOptions::new(&path), Doorkeeper::new(false).expect("descriptors"), events);
         let before = Instant::now();
         server.accepted(Err(std::io::Error::other("no descriptors")));
         assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");
-        let _client = sys::connect(&path).expect("it listens");
+        let _client = sys::connect(&path, Instant::now() + LONG).expect("it listens");
         let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
         accepted.expect("the pause ends").expect("the client was waiting");
         assert!(before.elapsed() >= HOST_RETRY);

@@ -1,18 +1,22 @@
 //! From a path to a session.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{ClientSettings, Core, session};
 use crate::config;
 use crate::dataplane::WaitPolicy;
+use crate::identity::{self, LaunchToken, Proofs};
+use crate::instance::Instance;
 use crate::link::{Link, LinkError};
-use crate::sys::{self, Stream};
-use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
+use crate::sys::{self, PATH_BYTES_MAX, Secret, Socket, SocketEnd, Stream};
+use crate::wire::{Credential, GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
 
 /// How to reach a broker, and as whom.
 ///
@@ -26,10 +30,14 @@ use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welc
 pub struct ConnectOptions {
     client_id: String,
     path: PathBuf,
+    /// In place of the path. Whoever connects first takes it.
+    inherited: Option<Arc<Mutex<Option<SocketEnd>>>>,
     queue_bytes: usize,
     wait_policy: WaitPolicy,
     deadline: Duration,
-    broker_uid: Option<u32>,
+    expected_broker_uid: Option<u32>,
+    token: Option<Arc<LaunchToken>>,
+    key_file: Option<PathBuf>,
 }
 
 impl ConnectOptions {
@@ -40,18 +48,37 @@ impl ConnectOptions {
         Self {
             client_id: client_id.to_owned(),
             path: PathBuf::from(config::SOCKET_PATH),
+            inherited: None,
             queue_bytes: config::QUEUE_BYTES,
             wait_policy: WaitPolicy::default(),
             deadline: config::REQUEST_DEADLINE,
-            broker_uid: None,
+            expected_broker_uid: None,
+            token: None,
+            key_file: None,
         }
+    }
+
+    /// A client with this id over the connection that this process was started with: see
+    /// [`DaemoneyeBroker::socket_pair`](crate::DaemoneyeBroker::socket_pair). It can be used once, by these options and all clones of
+    /// them together; and since there is no path, it can't be made anew when the session is over.
+    #[must_use]
+    pub fn from_descriptor(client_id: &str, end: impl Into<SocketEnd>) -> Self {
+        let inherited = Some(Arc::new(Mutex::new(Some(end.into()))));
+        Self { path: PathBuf::from("an inherited descriptor"), inherited, ..Self::new(client_id) }
     }
 
     /// The broker's socket.
     #[must_use]
     pub fn path(mut self, path: impl Into<PathBuf>) -> Self {
         self.path = path.into();
+        self.inherited = None;
         self
+    }
+
+    /// The socket of a named instance: `/tmp/daemoneye-{instance}.sock`.
+    #[must_use]
+    pub fn instance(self, instance: &Instance) -> Self {
+        self.path(instance.socket_path())
     }
 
     /// Bytes that may wait for one subscription of this client, 16 MiB at first. What comes beyond them is lost to that
@@ -69,7 +96,7 @@ impl ConnectOptions {
         self
     }
 
-    /// How long to wait for the broker's answer: to the hello, and later to each request. 5 s at first.
+    /// How long to wait for the broker's answer: to connecting and the hello, and later to each request. 5 s at first.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -81,10 +108,27 @@ impl ConnectOptions {
         ClientSettings { queue_bytes, wait_policy, deadline }
     }
 
-    /// The user that the broker runs as. At first: root, or the user of this process. A broker of any other is not talked to.
+    /// The launch token that proves who this is.
     #[must_use]
-    pub fn broker_uid(mut self, uid: u32) -> Self {
-        self.broker_uid = Some(uid);
+    pub fn token(mut self, token: LaunchToken) -> Self {
+        self.token = Some(Arc::new(token));
+        self
+    }
+
+    /// The broker's key file, which is beside its socket at first, with `.key` added to the name. Not used with a launch token, or a connection
+    /// that was inherited.
+    #[must_use]
+    pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.key_file = Some(path.into());
+        self
+    }
+
+    /// The user that the broker runs as. At first: root, or the user of this process, since both can do to this process
+    /// what they like anyway. A broker of any other is not talked to: the kernel says whose it is before a byte is sent. So where the
+    /// agent is an ordinary user, and this process is root or a third, it has to be said here.
+    #[must_use]
+    pub fn expected_broker_uid(mut self, uid: u32) -> Self {
+        self.expected_broker_uid = Some(uid);
         self
     }
 }
@@ -123,15 +167,45 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// What listens at the path runs as another user than the broker should.
-    #[error("the broker at {path} runs as uid {uid}, which is not trusted: it should be {expected}")]
+    #[error(
+        "the broker at {path} runs as uid {uid}, which is not trusted: it should be {}",
+        either(expected)
+    )]
     ForeignBroker {
         /// The path.
         path: PathBuf,
         /// The uid that the kernel names.
         uid: u32,
-        /// Whom we would trust.
-        expected: String,
+        /// Whom this client would trust.
+        expected: Vec<u32>,
     },
+    /// The caller's: the path does not fit into a socket address.
+    #[error("the socket path has {bytes} bytes, at most {limit} are possible: {path}")]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        bytes: usize,
+        /// The longest that is possible.
+        limit: usize,
+    },
+    /// The broker's key file can't be used: it is not the broker's, say.
+    #[error("the key file {path} can't be used: {source}")]
+    KeyFile {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// What listens at the path does not know the key, or the launch token: it is not the broker, or it was started anew meanwhile.
+    #[error("what listens at {path} has not proven that it is the broker")]
+    UnprovenBroker {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The caller's: what [`ConnectOptions::from_descriptor`] was given has been used by an earlier attempt.
+    #[error("the inherited connection was used before")]
+    DescriptorUsed,
     /// The broker does not let this client in.
     #[error("the broker refused: {0}")]
     Refused(#[from] Refusal),
@@ -192,28 +266,123 @@ async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, 
 /// Connects, checks who listens, and says hello.
 async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectError> {
     let path = &options.path;
+    let deadline = Instant::now() + options.deadline;
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
-    let socket = sys::connect(path).map_err(no_broker)?;
     // First of all, so that nothing a stranger may have sent by now keeps us when we turn away.
-    let stream = Stream::new(socket).map_err(no_broker)?;
-    check_broker(options, sys::uid_of_peer(&stream).map_err(no_broker)?)?;
+    let stream = Stream::new(reach(options, deadline)?).map_err(no_broker)?;
+    let broker = sys::uid_of_peer(&stream).map_err(no_broker)?;
+    check_broker(options, broker)?;
+    let known = Known::of(options, broker)?;
     let mut link = Link::over(stream);
-    let hello = Hello { versions: Versions::OURS, features: 0, client_id: options.client_id.clone() };
-    let answer = tokio::time::timeout(options.deadline, greet(&mut link, hello)).await;
-    let answer =
-        answer.map_err(|_| ConnectError::Timeout { path: path.clone(), deadline: options.deadline })?;
+    let welcome = tokio::time::timeout_at(deadline.into(), greet(&mut link, options, &known)).await;
+    let welcome = welcome.map_err(|_| too_late(options))??;
     let protocol = |what: String| ConnectError::Protocol { path: path.clone(), what };
-    match answer.map_err(|error| protocol(error.to_string()))? {
-        Notice::Welcome(welcome) => Ok((link, checked(welcome).map_err(protocol)?)),
-        Notice::Refused { refusal, .. } => Err(refusal.into()),
-        Notice::Goodbye { reason } => Err(reason.into()),
-        _ => Err(protocol("its first message is no welcome".into())),
+    Ok((link, checked(welcome).map_err(protocol)?))
+}
+
+/// What a client can prove that it knows.
+enum Known {
+    Nothing,
+    Key(Secret),
+    Token(Arc<LaunchToken>),
+}
+
+impl Known {
+    fn of(options: &ConnectOptions, broker: u32) -> Result<Self, ConnectError> {
+        if let Some(token) = &options.token {
+            return Ok(Self::Token(Arc::clone(token)));
+        }
+        if options.inherited.is_some() {
+            // It was made for this process.
+            return Ok(Self::Nothing);
+        }
+        let path = options.key_file.clone().unwrap_or_else(|| sys::key_path(&options.path));
+        match sys::read_file(&path, broker) {
+            Ok(key) => Ok(Self::Key(key)),
+            // The broker says whether it wants any.
+            Err(error)
+                if options.key_file.is_none()
+                    && matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
+                Ok(Self::Nothing)
+            }
+            Err(source) => Err(ConnectError::KeyFile { path, source }),
+        }
+    }
+
+    fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Nothing => None,
+            Self::Key(key) => Some(key),
+            Self::Token(token) => Some(&token.secret),
+        }
+    }
+
+    fn credential(&self) -> Credential {
+        match self {
+            Self::Nothing => Credential::Nothing,
+            Self::Key(_) => Credential::Key,
+            Self::Token(token) => Credential::Token(token.id),
+        }
     }
 }
 
-async fn greet(link: &mut Link, hello: Hello) -> Result<Notice, LinkError> {
-    link.send(Request::Hello(hello), None).await?;
-    Ok(link.next().await?.0)
+/// Says hello, and proves what can be proven. Who can prove something is not welcomed by a broker that can't.
+async fn greet(link: &mut Link, options: &ConnectOptions, known: &Known) -> Result<Welcome, ConnectError> {
+    let protocol = |what: String| ConnectError::Protocol { path: options.path.clone(), what };
+    let broken = |error: LinkError| protocol(error.to_string());
+    let hello = Hello {
+        versions: Versions::OURS,
+        features: 0,
+        client_id: options.client_id.clone(),
+        nonce: identity::nonce().map_err(ConnectError::Host)?,
+        credential: known.credential(),
+    };
+    link.send(Request::Hello(hello.clone()), None).await.map_err(broken)?;
+    let mut answer = link.next().await.map_err(broken)?.0;
+    if let Some(secret) = known.secret() {
+        let Notice::Challenge { nonce, proof } = answer else { return Err(refused(answer, protocol)) };
+        let proofs = Proofs::new(secret, &hello, &nonce).map_err(ConnectError::Host)?;
+        if proof != proofs.of_broker {
+            return Err(ConnectError::UnprovenBroker { path: options.path.clone() });
+        }
+        link.send(Request::Proof { proof: proofs.of_client }, None).await.map_err(broken)?;
+        answer = link.next().await.map_err(broken)?.0;
+    }
+    match answer {
+        Notice::Welcome(welcome) => Ok(welcome),
+        other => Err(refused(other, protocol)),
+    }
+}
+
+/// What an answer says that is not the one hoped for.
+fn refused(answer: Notice, protocol: impl FnOnce(String) -> ConnectError) -> ConnectError {
+    match answer {
+        Notice::Refused { refusal, .. } => refusal.into(),
+        Notice::Goodbye { reason } => reason.into(),
+        Notice::Welcome(_) => protocol("it has proven nothing, and welcomes all the same".into()),
+        _ => protocol("its first message is no welcome".into()),
+    }
+}
+
+/// A connection, of which it is not known yet who is at its other end.
+fn reach(options: &ConnectOptions, deadline: Instant) -> Result<Socket, ConnectError> {
+    if let Some(inherited) = &options.inherited {
+        return inherited.lock().take().map(Socket::from).ok_or(ConnectError::DescriptorUsed);
+    }
+    let path = &options.path;
+    let bytes = path.as_os_str().len();
+    if bytes > PATH_BYTES_MAX {
+        return Err(ConnectError::PathTooLong { path: path.clone(), bytes, limit: PATH_BYTES_MAX });
+    }
+    sys::connect(path, deadline).map_err(|source| match source.kind() {
+        io::ErrorKind::TimedOut => too_late(options),
+        _ => ConnectError::NoBroker { path: path.clone(), source },
+    })
+}
+
+fn too_late(options: &ConnectOptions) -> ConnectError {
+    ConnectError::Timeout { path: options.path.clone(), deadline: options.deadline }
 }
 
 /// A welcome that makes sense: nothing of it is looked at again.
@@ -226,13 +395,17 @@ fn checked(welcome: Welcome) -> Result<Welcome, String> {
 }
 
 fn check_broker(options: &ConnectOptions, uid: u32) -> Result<(), ConnectError> {
-    let own = sys::own_uid();
-    let (trusted, expected) = match options.broker_uid {
-        Some(expected) => (uid == expected, expected.to_string()),
-        None => (uid == 0 || uid == own, format!("0 or {own}")),
+    let expected = match options.expected_broker_uid {
+        Some(expected) => vec![expected],
+        None => vec![0, sys::own_uid()],
     };
-    if trusted {
+    if expected.contains(&uid) {
         return Ok(());
     }
     Err(ConnectError::ForeignBroker { path: options.path.clone(), uid, expected })
+}
+
+fn either(uids: &[u32]) -> String {
+    let uids: BTreeSet<String> = uids.iter().map(u32::to_string).collect();
+    uids.into_iter().collect::<Vec<_>>().join(" or ")
 }

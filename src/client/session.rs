@@ -316,8 +316,8 @@ impl Session {
                 self.ask(Request::Done { order });
             }
             Notice::CloseRing { ring, accused } => self.close_ring(ring, accused),
-            // A second welcome says nothing new, and a goodbye is the loop's.
-            Notice::Welcome(_) | Notice::Goodbye { .. } => {}
+            // A second welcome, or a challenge, says nothing new, and a goodbye is the loop's.
+            Notice::Welcome(_) | Notice::Challenge { .. } | Notice::Goodbye { .. } => {}
         }
     }
 

@@ -34,25 +34,38 @@
 //! its place, grant, route (or unroute, grant, route), each within its deadline.
 
 mod budget;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+mod pace;
+mod quota;
+mod reload;
 mod requests;
 mod routes;
 mod sessions;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
-use crate::wire::{Epoch, GoodbyeReason, Notice, OrderId, PublisherId, Request, RingId};
+use crate::wire::{
+    Epoch, GoodbyeReason, Hello, Needed, Notice, OrderId, PublisherId, Refusal, Request, RingId,
+};
+use quota::Charges;
+use reload::Reload;
 use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
 use sessions::{Interest, Publisher, Session};
 
 pub use budget::{Payer, RingCharge};
+pub(crate) use pace::Pace;
+pub(crate) use quota::{Limits, Share};
+pub use reload::PolicyChange;
 pub(crate) use routes::Awaited;
-pub(crate) use sessions::AGENT;
+pub(crate) use sessions::{AGENT, Challenge, Known};
+pub use sessions::{Identity, Member};
 
 /// One connection of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +76,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 pub(crate) enum Origin {
     /// Another process, of this user, over the socket.
     Remote { uid: u32 },
+    /// Another process, of this user, over a connection that was made for it and for one name.
+    Invited { uid: u32 },
     /// The process that embeds the broker: it may be the agent.
     Embedded,
 }
@@ -93,6 +108,18 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
+    /// The answer to [`Action::Challenge`]: what to say to the client, or what it lacks.
+    Challenged {
+        session: SessionId,
+        challenge: Result<Box<Challenge>, Needed>,
+    },
+    /// Another policy is to be in force. The number says which of them [`Action::Reloaded`] answers.
+    Reload {
+        number: u64,
+        policy: AccessPolicy,
+    },
+    /// The broker's process has no descriptors for newcomers.
+    Crowded,
     /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
@@ -114,8 +141,31 @@ pub(crate) enum Action<F> {
     MakeDoorbell {
         ring: RingId,
     },
+    /// Have the client prove what its hello offers to prove.
+    Challenge {
+        session: SessionId,
+        hello: Hello,
+    },
+    /// The policy of [`Input::Reload`] is in force, and nothing is under way any more that it does not allow.
+    Reloaded {
+        number: u64,
+        change: PolicyChange,
+    },
+    /// Read nothing from the session before.
+    Pause {
+        session: SessionId,
+        until: Instant,
+    },
     /// For the log and the counters.
     Report(Report),
+}
+
+/// What somebody may do, or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Right {
+    Connect,
+    Publish,
+    Subscribe,
 }
 
 /// What an operator wants to know.
@@ -128,10 +178,29 @@ pub(crate) enum Report {
         component: Component,
         reason: Option<GoodbyeReason>,
     },
-    /// A request was refused; `who` is the component, or the client id that it came with.
-    Refused {
-        who: String,
+    /// A component may do what it has asked for, or may do it again.
+    Granted {
+        session: SessionId,
+        component: Component,
+        right: Right,
         what: String,
+        /// Parts of what it asked for that it may not have.
+        withheld: usize,
+    },
+    /// A component may not do any longer what it did.
+    Revoked {
+        session: SessionId,
+        component: Component,
+        right: Right,
+        what: String,
+    },
+    /// A request was refused. Without a component it is a hello, and what was asked for the client id that it came with.
+    Refused {
+        session: SessionId,
+        component: Option<Component>,
+        right: Right,
+        what: String,
+        refusal: Refusal,
     },
     /// A ring is of the broker's own size, since its publisher could not make one of the size that its subscriber asked for, or the
     /// subscriber's user has no share left for it.
@@ -143,10 +212,24 @@ pub(crate) enum Report {
     },
     /// `by` says that the other side of a ring, `culprit`, broke its laws.
     Poisoned {
+        session: SessionId,
         culprit: Component,
         by: Component,
         violation: String,
     },
+}
+
+impl Report {
+    /// The session of the one that it says something about, where it is about rights.
+    pub(crate) fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::Granted { session, .. }
+            | Self::Revoked { session, .. }
+            | Self::Refused { session, .. }
+            | Self::Poisoned { session, .. } => Some(*session),
+            Self::Joined { .. } | Self::Left { .. } | Self::SmallerRing { .. } => None,
+        }
+    }
 }
 
 /// What the machine is told once.
@@ -156,9 +239,8 @@ pub(crate) struct Settings {
     pub(crate) policy: AccessPolicy,
     /// Of rings that nobody has asked to be of another size.
     pub(crate) ring_bytes: u64,
-    /// For all rings, and for those that one user answers for.
-    pub(crate) ring_budget_bytes: u64,
-    pub(crate) ring_budget_per_uid: u64,
+    pub(crate) limits: Limits,
+    pub(crate) pace: Pace,
     pub(crate) backing: shm::Backing,
     pub(crate) route_deadline: Duration,
     pub(crate) hello_deadline: Duration,
@@ -173,10 +255,20 @@ pub(crate) struct Machine<F> {
     names: HashMap<Component, SessionId>,
     interests: Trie<Interest>,
     publishers: BTreeMap<PublisherId, Publisher>,
+    /// What publishers have declared, so that a subscribe looks at the topics that begin as its patterns do, and at no others.
+    topics: BTreeMap<Box<str>, BTreeSet<(PublisherId, u32)>>,
     rings: BTreeMap<RingId, Ring<F>>,
+    /// The ring of each pair that has one, and the same from the other side.
+    pairs: BTreeMap<(PublisherId, SessionId), RingId>,
+    inbound: BTreeSet<(SessionId, PublisherId)>,
+    /// Rings that lack segments, and sessions that have not said hello, by when they are due.
+    forming: BTreeSet<(Instant, RingId)>,
+    half_open: BTreeSet<(Instant, SessionId)>,
     routes: BTreeMap<RouteKey, Route>,
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
+    reloads: BTreeMap<u64, Reload>,
+    charges: Charges,
     /// Sessions that have used up a ring, to be sent away before the next input.
     spent: Vec<SessionId>,
     last_id: u64,
@@ -185,6 +277,7 @@ pub(crate) struct Machine<F> {
 
 impl<F> Machine<F> {
     pub(crate) fn new(settings: Settings, now: Instant) -> Self {
+        let charges = Charges::new(settings.limits.clone());
         Self {
             settings,
             now,
@@ -192,10 +285,17 @@ impl<F> Machine<F> {
             names: HashMap::new(),
             interests: Trie::default(),
             publishers: BTreeMap::new(),
+            topics: BTreeMap::new(),
             rings: BTreeMap::new(),
+            pairs: BTreeMap::new(),
+            inbound: BTreeSet::new(),
+            forming: BTreeSet::new(),
+            half_open: BTreeSet::new(),
             routes: BTreeMap::new(),
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
+            reloads: BTreeMap::new(),
+            charges,
             spent: Vec::new(),
             last_id: 0,
             actions: Vec::new(),
@@ -211,24 +311,33 @@ impl<F> Machine<F> {
             Input::Faulty { session, reason } => self.dismiss(session, reason),
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
+            Input::Challenged { session, challenge } => self.challenged(session, challenge),
+            Input::Reload { number, policy } => self.reload(number, policy),
+            Input::Crowded => self.make_room(),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
         while let Some(session) = self.spent.pop() {
             self.fault(session, "all slots of a ring are used up");
         }
+        self.settle_reloads();
         std::mem::take(&mut self.actions)
     }
 
     /// When [`Input::Tick`] is due at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let hellos = self.sessions.values().filter_map(Session::deadline);
-        hellos.chain(self.first_due()).min()
+        let hello = self.half_open.first().map(|(due, _)| *due);
+        hello.into_iter().chain(self.first_due()).min()
     }
 
     /// The live session that a client id would have to share its name with.
     pub(crate) fn holder_of(&self, client_id: &str) -> Option<SessionId> {
         self.names.get(&Component::from_client_id(client_id).ok()?).copied()
+    }
+
+    /// Who is connected, and how that is known.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (SessionId, &Component, Identity)> {
+        self.names.iter().map(|(component, session)| (*session, component, self.sessions[session].identity()))
     }
 
     /// Components that are connected.
@@ -249,13 +358,17 @@ impl<F> Machine<F> {
     }
 
     fn frame(&mut self, session: SessionId, request: Request, descriptor: Option<F>) {
-        let Some(state) = self.sessions.get(&session) else {
+        let Some(state) = self.sessions.get_mut(&session) else {
             return;
         };
+        if let Some(until) = state.ask(self.now, self.settings.pace, &request) {
+            self.actions.push(Action::Pause { session, until });
+        }
         match request {
-            Request::Hello(hello) if state.component.is_none() => self.hello(session, hello),
+            Request::Hello(hello) if state.is_new() => self.hello(session, hello),
+            Request::Proof { proof } if state.is_challenged() => self.proof(session, proof),
             _ if state.component.is_none() => self.fault(session, "the first message is a hello"),
-            Request::Hello(_) => self.fault(session, "a second hello"),
+            Request::Hello(_) | Request::Proof { .. } => self.fault(session, "a second hello"),
             Request::Declare { request, publisher, topic_number, topic } => {
                 self.declare(session, request, publisher, topic_number, &topic);
             }
@@ -281,7 +394,8 @@ impl<F> Machine<F> {
     }
 
     fn send_with(&mut self, session: SessionId, notice: Notice, descriptor: Option<F>) {
-        if self.sessions.contains_key(&session) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.told(&notice);
             self.actions.push(Action::Send { session, notice, descriptor });
         }
     }
@@ -299,13 +413,7 @@ impl<F> Machine<F> {
     /// Ends what was due by now.
     fn expire(&mut self) {
         let now = self.now;
-        let mute: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| session.deadline().is_some_and(|deadline| deadline <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for session in mute {
+        while let Some((_, session)) = self.half_open.first().copied().filter(|(due, _)| *due <= now) {
             self.dismiss(session, GoodbyeReason::HelloDeadline);
         }
         self.shrink_late_rings();

@@ -1,17 +1,19 @@
 //! Subscribe and declare: checked, turned into routes, and answered when the routes are active.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::budget::Terms;
 use super::routes::{RouteKey, Wish};
-use super::sessions::{Interest, Publisher, Subscribed, cut};
-use super::{Machine, Report, SessionId};
+use super::sessions::{Interest, Publisher, Session, Subscribed, cut};
+use super::{Machine, Payer, Report, Right, SessionId};
 use crate::access::{Denial, Withheld};
 use crate::config::{
-    ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX, is_ring_size,
+    ANSWER_LIST_BYTES, PATTERN_SEGMENT_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX,
+    is_ring_size,
 };
 use crate::topic::{Topic, TopicPattern};
-use crate::wire::{GoodbyeReason, Notice, PublisherId, Refusal};
+use crate::wire::{GoodbyeReason, Notice, PublisherId, Refusal, Resource};
 
 /// A request whose answer waits for routes.
 #[derive(Debug)]
@@ -43,15 +45,24 @@ impl<F> Machine<F> {
         }
         match self.check_subscribe(session, patterns, ring_bytes) {
             Ok(Admitted { subscribed, granted, withheld, wishes }) => {
+                let (component, right) = (self.component(session), Right::Subscribe);
+                let what = said(granted.iter().map(TopicPattern::as_str));
+                self.report(Report::Granted { session, component, right, what, withheld: withheld.len() });
                 let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
                 for pattern in &subscribed.patterns {
                     self.interests.insert(pattern, Interest { session, subscription });
                 }
+                let payer = self.payer(session);
+                self.charges.charge(payer, Resource::Subscriptions, 1);
+                self.charges.charge(payer, Resource::PatternBytes, bytes_of_patterns(&subscribed.patterns));
                 let state = self.sessions.get_mut(&session).expect("the caller found the session");
                 state.subscriptions.insert(subscription, subscribed);
                 self.wait_for(session, wishes, answer);
             }
-            Err(refusal) => self.refuse(session, request, refusal),
+            Err(refusal) => {
+                let what = said(patterns.iter().map(String::as_str));
+                self.refuse(session, request, Right::Subscribe, &what, refusal);
+            }
         }
     }
 
@@ -60,22 +71,33 @@ impl<F> Machine<F> {
         let Some(Subscribed { patterns, .. }) = state.subscriptions.remove(&subscription) else {
             return;
         };
-        for pattern in &patterns {
-            self.interests.remove(pattern, &Interest { session, subscription });
-        }
-        let unwanted: Vec<RouteKey> = self
-            .routes
-            .keys()
-            .filter(|key| key.subscriber == session)
-            .filter(|key| {
-                let topic = self.topic_of(**key);
-                !self.interests.matching(topic).iter().any(|interest| interest.session == session)
-            })
-            .copied()
-            .collect();
+        self.forget(session, self.payer(session), subscription, &patterns);
+        let left: Vec<&TopicPattern> =
+            self.sessions[&session].subscriptions.values().flat_map(|other| &other.patterns).collect();
+        let unwanted = |key: &RouteKey| {
+            let topic = self.topic_of(*key);
+            patterns.iter().any(|pattern| pattern.matches(topic))
+                && !left.iter().any(|pattern| pattern.matches(topic))
+        };
+        let unwanted: Vec<RouteKey> = self.routes_to(session).into_iter().filter(unwanted).collect();
         for key in unwanted {
             self.unwant(key);
         }
+    }
+
+    /// Takes a subscription that its session no longer has out of the trie, and what it was charged with.
+    pub(super) fn forget(
+        &mut self,
+        session: SessionId,
+        payer: Payer,
+        subscription: u32,
+        patterns: &[TopicPattern],
+    ) {
+        for pattern in patterns {
+            self.interests.remove(pattern, &Interest { session, subscription });
+        }
+        self.charges.release(payer, Resource::Subscriptions, 1);
+        self.charges.release(payer, Resource::PatternBytes, bytes_of_patterns(patterns));
     }
 
     pub(super) fn declare(
@@ -96,32 +118,39 @@ impl<F> Machine<F> {
         }
         match self.check_declare(session, known, next, topic) {
             Ok((topic, subscribers)) => {
+                let subscribers = self.without_those_over_their_share(session, subscribers);
                 let publisher = known.unwrap_or_else(|| self.open_publisher(session, number));
+                let (component, right, what) = (self.component(session), Right::Publish, topic.to_string());
+                self.report(Report::Granted { session, component, right, what, withheld: 0 });
                 let state = self.publishers.get_mut(&publisher).expect("it was just opened or found");
+                let number = (publisher, topic_number);
+                self.topics.entry(topic.as_str().into()).or_default().insert(number);
                 state.topics.push(topic);
+                self.charges.charge(self.sessions[&session].payer(), Resource::Topics, 1);
                 let mut wishes = Vec::new();
-                for (subscriber, Terms { asked_bytes, ring_bytes, payer }) in subscribers {
+                for (subscriber, asked_bytes, ring_bytes) in subscribers {
                     if ring_bytes < asked_bytes {
                         let cause = "its subscriber's share does not hold more".into();
                         self.report_smaller_ring(session, subscriber, asked_bytes, cause);
                     }
                     let key = RouteKey { publisher, subscriber, topic_number };
-                    wishes.push(Wish { key, ring_bytes, payer });
+                    wishes.push(Wish { key, ring_bytes });
                 }
                 self.wait_for(session, wishes, Notice::Declared { request, publisher });
             }
-            Err(refusal) => self.refuse(session, request, refusal),
+            Err(refusal) => self.refuse(session, request, Right::Publish, topic, refusal),
         }
     }
 
-    /// Takes these routes off what requests wait for, and answers those that wait for nothing more.
-    pub(super) fn settle_waits(&mut self, which: impl Fn(&RouteKey) -> bool) {
-        for wait in self.waits.values_mut() {
-            wait.awaiting.retain(|key| !which(key));
-        }
-        let settled: Vec<Wait> =
-            self.waits.extract_if(.., |_, wait| wait.awaiting.is_empty()).map(|(_, wait)| wait).collect();
-        for mut wait in settled {
+    /// Takes a route off what these requests wait for, and answers those that wait for nothing more.
+    pub(super) fn settle(&mut self, key: RouteKey, waits: Vec<u64>) {
+        for id in waits {
+            let Some(wait) = self.waits.get_mut(&id) else { continue };
+            wait.awaiting.remove(&key);
+            if !wait.awaiting.is_empty() {
+                continue;
+            }
+            let mut wait = self.waits.remove(&id).expect("it was just there");
             if let Notice::Subscribed { missed, .. } = &mut wait.answer {
                 *missed = within_budget(std::mem::take(missed), String::len);
             }
@@ -130,13 +159,13 @@ impl<F> Machine<F> {
     }
 
     /// Names a publisher in the answers of those who wait for these routes in vain.
-    pub(super) fn name_in_answers(&mut self, publisher: SessionId, which: impl Fn(&RouteKey) -> bool) {
+    pub(super) fn name_in_answers(&mut self, publisher: SessionId, keys: &[RouteKey]) {
         let name = self.component(publisher).to_string();
-        for wait in self.waits.values_mut() {
-            let Notice::Subscribed { missed, .. } = &mut wait.answer else {
-                continue;
-            };
-            if wait.awaiting.iter().any(&which) {
+        let routes = keys.iter().filter_map(|key| self.routes.get(key));
+        let waits: BTreeSet<u64> = routes.flat_map(|route| &route.waits).copied().collect();
+        for wait in waits {
+            let answer = self.waits.get_mut(&wait).map(|wait| &mut wait.answer);
+            if let Some(Notice::Subscribed { missed, .. }) = answer {
                 missed.push(name.clone());
             }
         }
@@ -144,14 +173,15 @@ impl<F> Machine<F> {
 
     /// Sends somebody away, and tells those who wait for routes from there that they won't hear it.
     pub(super) fn dismiss_unheard(&mut self, session: SessionId, reason: GoodbyeReason) {
-        let own: BTreeSet<PublisherId> = self.sessions[&session].publishers.values().copied().collect();
-        self.name_in_answers(session, |key| own.contains(&key.publisher));
+        let own = self.sessions[&session].publishers.values();
+        let routes: Vec<RouteKey> = own.flat_map(|publisher| self.routes_from(*publisher)).collect();
+        self.name_in_answers(session, &routes);
         self.dismiss(session, reason);
     }
 
-    fn refuse(&mut self, session: SessionId, request: u32, refusal: Refusal) {
-        let who = self.component(session).to_string();
-        self.report(Report::Refused { who, what: refusal.to_string() });
+    fn refuse(&mut self, session: SessionId, request: u32, right: Right, what: &str, refusal: Refusal) {
+        let (component, what) = (Some(self.component(session)), cut(what, SAID_MAX));
+        self.report(Report::Refused { session, component, right, what, refusal: refusal.clone() });
         self.send(session, Notice::Refused { request, refusal });
     }
 
@@ -170,6 +200,7 @@ impl<F> Machine<F> {
         limit("patterns in this subscription", patterns.len().saturating_sub(1), PATTERNS_MAX)?;
         let subscriptions = self.sessions[&session].subscriptions.len();
         limit("subscriptions of this session", subscriptions, SUBSCRIPTIONS_MAX)?;
+        self.charges.afford(self.payer(session), Resource::Subscriptions, 1)?;
         let component = self.component(session);
         let mut parsed = Vec::with_capacity(patterns.len());
         let mut granted = BTreeSet::new();
@@ -186,6 +217,7 @@ impl<F> Machine<F> {
         {
             return Err(Denial::nothing_left(&component, first.clone()).into());
         }
+        self.charges.afford(self.payer(session), Resource::PatternBytes, bytes_of_patterns(&parsed))?;
         let granted = within_budget(granted, |pattern| pattern.as_str().len());
         let withheld = within_budget(withheld, |part| part.pattern.as_str().len() + part.needed.len());
         let wishes = self.wishes(session, &parsed, ring_bytes);
@@ -196,18 +228,25 @@ impl<F> Machine<F> {
 
     /// The routes that a subscription asks for.
     fn wishes(&self, session: SessionId, patterns: &[TopicPattern], ring_bytes: u64) -> Vec<Wish> {
-        let mut wishes = Vec::new();
-        let payer = self.payer(session);
-        for (id, publisher) in &self.publishers {
-            for (topic_number, topic) in (0..).zip(&publisher.topics) {
-                let asked = patterns.iter().any(|pattern| pattern.matches(topic));
-                if asked && self.may_receive(session, topic) {
-                    let key = RouteKey { publisher: *id, subscriber: session, topic_number };
-                    wishes.push(Wish { key, ring_bytes, payer });
+        let mut keys = BTreeSet::new();
+        for pattern in patterns {
+            let literal = pattern.as_str().split(['+', '#']).next().unwrap_or_default().trim_end_matches('.');
+            let alike = self.topics.range::<str, _>((Bound::Included(literal), Bound::Unbounded));
+            for (_, declared) in alike.take_while(|(topic, _)| topic.starts_with(literal)) {
+                let (publisher, number) = declared.first().expect("a topic that somebody has declared");
+                let topic = &self.publishers[publisher].topics[*number as usize];
+                if pattern.matches(topic) && self.may_receive(session, topic) {
+                    let key = |&(publisher, topic_number): &(PublisherId, u32)| RouteKey {
+                        publisher,
+                        subscriber: session,
+                        topic_number,
+                    };
+                    let sent = declared.iter().filter(|(publisher, _)| self.may_send(*publisher, topic));
+                    keys.extend(sent.map(key));
                 }
             }
         }
-        wishes
+        keys.into_iter().map(|key| Wish { key, ring_bytes }).collect()
     }
 
     /// A topic that may be published on, and who receives it, with the ring that comes to be for it.
@@ -222,16 +261,31 @@ impl<F> Machine<F> {
             limit("publishers of this session", self.sessions[&session].publishers.len(), PUBLISHERS_MAX)?;
         }
         limit("topics of this publisher", topics, TOPICS_MAX)?;
+        self.charges.afford(self.payer(session), Resource::Topics, 1)?;
         let topic = Topic::new(topic).map_err(|_| Refusal::Malformed { text: cut(topic, 300) })?;
         self.settings.policy.may_publish(&self.component(session), &topic)?;
-        let mut asked = BTreeMap::new();
-        for Interest { session, subscription } in self.interests.matching(&topic) {
-            let bytes = self.sessions[&session].subscriptions[&subscription].ring_bytes;
-            let largest = asked.entry(session).or_insert(bytes);
-            *largest = bytes.max(*largest);
-        }
+        let mut asked = largest(&self.sessions, self.interests.matching(&topic));
         asked.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
         Ok((topic, self.afford_declare(session, known, &asked)?))
+    }
+
+    /// Sends those away whose shares do not hold the rings that they need. The others, and what they asked for and get.
+    fn without_those_over_their_share(
+        &mut self,
+        session: SessionId,
+        subscribers: BTreeMap<SessionId, Terms>,
+    ) -> Vec<(SessionId, u64, u64)> {
+        let mut others = Vec::new();
+        for (subscriber, Terms { asked_bytes, ring_bytes }) in subscribers {
+            match ring_bytes {
+                Ok(ring_bytes) => others.push((subscriber, asked_bytes, ring_bytes)),
+                Err(refusal) => {
+                    debug_assert_ne!(subscriber, session, "within a session there is no ring");
+                    self.dismiss_unheard(subscriber, GoodbyeReason::Refused { refusal });
+                }
+            }
+        }
+        others
     }
 
     fn open_publisher(&mut self, session: SessionId, number: u32) -> PublisherId {
@@ -242,7 +296,7 @@ impl<F> Machine<F> {
         id
     }
 
-    fn may_receive(&self, session: SessionId, topic: &Topic) -> bool {
+    pub(super) fn may_receive(&self, session: SessionId, topic: &Topic) -> bool {
         self.settings.policy.may_subscribe(&self.component(session), topic).is_ok()
     }
 
@@ -260,8 +314,47 @@ impl<F> Machine<F> {
             return self.send(session, answer);
         }
         let id = self.fresh();
+        for key in &awaiting {
+            self.routes.get_mut(key).expect("it is awaited").waits.push(id);
+        }
         self.waits.insert(id, Wait { session, answer, awaiting });
     }
+}
+
+/// The sessions that have these subscriptions, and how large a ring each of them asks for.
+pub(super) fn largest(
+    sessions: &BTreeMap<SessionId, Session>,
+    interests: impl IntoIterator<Item = Interest>,
+) -> BTreeMap<SessionId, u64> {
+    let mut asked = BTreeMap::new();
+    for Interest { session, subscription } in interests {
+        let bytes = sessions[&session].subscriptions[&subscription].ring_bytes;
+        let largest = asked.entry(session).or_insert(bytes);
+        *largest = bytes.max(*largest);
+    }
+    asked
+}
+
+/// Bytes of what was asked for, in a report.
+const SAID_MAX: usize = 512;
+
+/// Patterns in a report, the first of them if they are many.
+fn said<'a>(patterns: impl Iterator<Item = &'a str>) -> String {
+    let mut said = String::new();
+    for pattern in patterns {
+        if said.len() + pattern.len() > SAID_MAX {
+            said.push_str(" …");
+            break;
+        }
+        said.extend((!said.is_empty()).then_some(' '));
+        said.push_str(pattern);
+    }
+    said
+}
+
+/// What patterns take in the trie, at most.
+fn bytes_of_patterns(patterns: &[TopicPattern]) -> u64 {
+    patterns.iter().map(|pattern| pattern.segments().count() as u64 * PATTERN_SEGMENT_BYTES).sum()
 }
 
 fn limit(what: &str, count: usize, limit: usize) -> Result<(), Refusal> {

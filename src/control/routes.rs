@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use super::budget::bytes_of_ring;
 use super::{Action, Machine, Origin, Payer, Report, SessionId};
 use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
-use crate::wire::{GoodbyeReason, Handle, Notice, OrderId, PublisherId, RingId, SlotTarget};
+use crate::wire::{GoodbyeReason, Handle, Notice, OrderId, PublisherId, Resource, RingId, SlotTarget};
 
 /// One topic of one publisher to one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,12 +16,11 @@ pub(super) struct RouteKey {
     pub(super) topic_number: u32,
 }
 
-/// A route that is asked for, and the size and payer of the ring that comes to be for it, if there is none.
+/// A route that is asked for, and the size of the ring that comes to be for it, if there is none.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish {
     pub(super) key: RouteKey,
     pub(super) ring_bytes: u64,
-    pub(super) payer: Payer,
 }
 
 /// A segment that a session is to hand over.
@@ -39,6 +39,10 @@ pub(super) struct Route {
     pub(super) wanted: bool,
     /// The slot in use; `None` within one session, and until the ring is there.
     pub(super) target: Option<SlotTarget>,
+    /// The step that a session has to carry out for it.
+    pub(super) order: Option<OrderId>,
+    /// Requests whose answers wait for it.
+    pub(super) waits: Vec<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +104,7 @@ pub(super) struct Order {
 impl<F> Machine<F> {
     /// Asks for a route. `true`: it is active already.
     pub(super) fn want(&mut self, wish: Wish) -> bool {
-        let Wish { key, ring_bytes, payer } = wish;
+        let Wish { key, ring_bytes } = wish;
         if let Some(route) = self.routes.get_mut(&key) {
             route.wanted = true;
             return route.phase == Phase::Active;
@@ -108,7 +112,8 @@ impl<F> Machine<F> {
         if self.is_parted(key) {
             return true;
         }
-        let route = Route { phase: Phase::NeedsRing, wanted: true, target: None };
+        let phase = Phase::NeedsRing;
+        let route = Route { phase, wanted: true, target: None, order: None, waits: Vec::new() };
         self.routes.insert(key, route);
         if self.publishers[&key.publisher].session == key.subscriber {
             self.start_routing(key, None);
@@ -117,7 +122,7 @@ impl<F> Machine<F> {
                 self.start_granting(key);
             }
         } else {
-            self.start_ring(key.publisher, key.subscriber, ring_bytes, payer);
+            self.start_ring(key.publisher, key.subscriber, ring_bytes);
         }
         false
     }
@@ -134,7 +139,7 @@ impl<F> Machine<F> {
         };
         route.wanted = false;
         match route.phase {
-            Phase::NeedsRing => self.drop_routes(|other| *other == key),
+            Phase::NeedsRing => self.drop_routes(&[key]),
             Phase::Active => self.start_unrouting(key),
             Phase::Granting | Phase::Routing | Phase::Unrouting => {}
         }
@@ -151,6 +156,7 @@ impl<F> Machine<F> {
         let Some(route) = self.routes.get_mut(&key) else {
             return;
         };
+        route.order = None;
         match (route.phase, route.wanted) {
             (Phase::Granting, true) => {
                 let target = route.target;
@@ -159,7 +165,8 @@ impl<F> Machine<F> {
             (Phase::Granting, false) => self.revoke(key),
             (Phase::Routing, wanted) => {
                 route.phase = Phase::Active;
-                self.settle_waits(|other| *other == key);
+                let waits = std::mem::take(&mut route.waits);
+                self.settle(key, waits);
                 if !wanted {
                     self.start_unrouting(key);
                 }
@@ -182,6 +189,7 @@ impl<F> Machine<F> {
             return self.no_ring(subscriber, id, "the broker has no descriptors left");
         };
         ring.stage = Stage::NeedsSegments { producer: None, consumer: None, due };
+        self.forming.insert((due, id));
         let (publisher, subscriber, ring_bytes) = (ring.publisher, ring.subscriber, ring.bytes);
         let Some(state) = self.publishers.get(&publisher) else {
             return;
@@ -241,21 +249,16 @@ impl<F> Machine<F> {
     fn join(&mut self, id: RingId, producer_session: SessionId, consumer_session: SessionId) {
         let ring = self.rings.get_mut(&id).expect("the caller found the ring");
         let (publisher, subscriber, ring_bytes) = (ring.publisher, ring.subscriber, ring.bytes);
-        let (p, c) = match std::mem::replace(&mut ring.stage, Stage::Ready) {
-            Stage::NeedsSegments { producer: Some(p), consumer: Some(c), .. } => (p, c),
+        let (p, c, due) = match std::mem::replace(&mut ring.stage, Stage::Ready) {
+            Stage::NeedsSegments { producer: Some(p), consumer: Some(c), due } => (p, c, due),
             incomplete => return ring.stage = incomplete,
         };
+        self.forming.remove(&(due, id));
         let notice = Notice::AttachConsumer { ring: id, handle: p.handle, ring_bytes };
         self.send_with(consumer_session, notice, p.descriptor);
         let notice = Notice::AttachProducer { ring: id, handle: c.handle };
         self.send_with(producer_session, notice, c.descriptor);
-        let waiting: Vec<RouteKey> = self
-            .routes
-            .keys()
-            .filter(|key| key.publisher == publisher && key.subscriber == subscriber)
-            .copied()
-            .collect();
-        for key in waiting {
+        for key in self.routes_between(publisher, subscriber) {
             self.start_granting(key);
         }
     }
@@ -289,12 +292,12 @@ impl<F> Machine<F> {
             return false;
         }
         let (producer, consumer) = self.ends_of(id).expect("its publisher is there");
-        let Ring { publisher, subscriber, bytes, payer, .. } = self.rings.remove(&id).expect("it was there");
+        let Ring { publisher, subscriber, bytes, .. } = self.take_ring(id).expect("it was there");
         for session in [producer, consumer] {
             self.send(session, Notice::CloseRing { ring: id, accused: None });
         }
         self.report_smaller_ring(producer, consumer, bytes, cause.to_owned());
-        self.start_ring(publisher, subscriber, own, payer);
+        self.start_ring(publisher, subscriber, own);
         true
     }
 
@@ -311,11 +314,8 @@ impl<F> Machine<F> {
 
     /// Lets go of the large rings that are not made in time.
     pub(super) fn shrink_late_rings(&mut self) {
-        let is_late = |ring: &&Ring<F>| match ring.stage {
-            Stage::NeedsSegments { producer: None, due, .. } => due <= self.now,
-            _ => false,
-        };
-        let late: Vec<RingId> = self.rings.values().filter(is_late).map(|ring| ring.id).collect();
+        let late = self.forming.iter().take_while(|(due, _)| *due <= self.now);
+        let late: Vec<RingId> = late.map(|(_, ring)| *ring).collect();
         for ring in late {
             self.shrink(ring, "its publisher did not make it in time");
         }
@@ -341,50 +341,96 @@ impl<F> Machine<F> {
         }
         let violation = super::sessions::cut(&violation, 256);
         let (by, culprit_name) = (self.component(session), self.component(culprit));
-        self.report(Report::Poisoned { culprit: culprit_name, by, violation: violation.clone() });
+        let report =
+            Report::Poisoned { session: culprit, culprit: culprit_name, by, violation: violation.clone() };
+        self.report(report);
         self.send(culprit, Notice::CloseRing { ring: id, accused: Some(violation) });
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
         ring.stage = Stage::Poisoned;
-        let (publisher, subscriber) = (ring.publisher, ring.subscriber);
-        let parted = |key: &RouteKey| key.publisher == publisher && key.subscriber == subscriber;
-        self.name_in_answers(producer, parted);
-        self.drop_routes(parted);
+        let (publisher, subscriber, payer) = (ring.publisher, ring.subscriber, ring.payer);
+        let bytes = bytes_of_ring(ring.bytes);
+        self.charges.release(payer, Resource::RingBytes, bytes);
+        let parted = self.routes_between(publisher, subscriber);
+        self.name_in_answers(producer, &parted);
+        self.drop_routes(&parted);
     }
 
     /// Takes a ring out of the books, with its routes, and tells both ends that are still there.
     pub(super) fn close_ring(&mut self, id: RingId) {
         let ends = self.ends_of(id);
-        let Some(ring) = self.rings.remove(&id) else {
+        let Some(ring) = self.take_ring(id) else {
             return;
         };
         for session in ends.into_iter().flat_map(|(producer, consumer)| [producer, consumer]) {
             self.send(session, Notice::CloseRing { ring: id, accused: None });
         }
-        self.drop_routes(|key| key.publisher == ring.publisher && key.subscriber == ring.subscriber);
+        let routes = self.routes_between(ring.publisher, ring.subscriber);
+        self.drop_routes(&routes);
+    }
+
+    /// Takes a ring out of the books, and what it was charged with.
+    fn take_ring(&mut self, id: RingId) -> Option<Ring<F>> {
+        let ring = self.rings.remove(&id)?;
+        self.pairs.remove(&(ring.publisher, ring.subscriber));
+        self.inbound.remove(&(ring.subscriber, ring.publisher));
+        if let Stage::NeedsSegments { due, .. } = ring.stage {
+            self.forming.remove(&(due, id));
+        }
+        if !matches!(ring.stage, Stage::Poisoned) {
+            self.charges.release(ring.payer, Resource::RingBytes, bytes_of_ring(ring.bytes));
+        }
+        Some(ring)
     }
 
     /// Forgets routes, their orders, and that anybody waits for them.
-    pub(super) fn drop_routes(&mut self, which: impl Fn(&RouteKey) -> bool) {
-        self.routes.retain(|key, _| !which(key));
-        self.orders.retain(|_, order| !which(&order.key));
-        self.settle_waits(which);
+    pub(super) fn drop_routes(&mut self, keys: &[RouteKey]) {
+        for key in keys {
+            if let Some(Route { order, waits, .. }) = self.routes.remove(key) {
+                order.map(|order| self.orders.remove(&order));
+                self.settle(*key, waits);
+            }
+        }
+    }
+
+    pub(super) fn routes_between(&self, publisher: PublisherId, subscriber: SessionId) -> Vec<RouteKey> {
+        let key = |topic_number| RouteKey { publisher, subscriber, topic_number };
+        self.routes.range(key(0)..=key(u32::MAX)).map(|(key, _)| *key).collect()
+    }
+
+    pub(super) fn routes_from(&self, publisher: PublisherId) -> Vec<RouteKey> {
+        let key = |session, topic_number| {
+            let subscriber = SessionId(session);
+            RouteKey { publisher, subscriber, topic_number }
+        };
+        self.routes.range(key(0, 0)..=key(u64::MAX, u32::MAX)).map(|(key, _)| *key).collect()
+    }
+
+    /// Of others over rings, and of its own.
+    pub(super) fn routes_to(&self, session: SessionId) -> Vec<RouteKey> {
+        let own = self.sessions[&session].publishers.values().copied();
+        let publishers: Vec<PublisherId> = self.publishers_heard_by(session).chain(own).collect();
+        publishers.into_iter().flat_map(|publisher| self.routes_between(publisher, session)).collect()
+    }
+
+    /// Those that have a ring to it.
+    pub(super) fn publishers_heard_by(&self, session: SessionId) -> impl Iterator<Item = PublisherId> {
+        let all = (session, PublisherId(0))..=(session, PublisherId(u64::MAX));
+        self.inbound.range(all).map(|(_, publisher)| *publisher)
     }
 
     /// When the first of the steps that sessions have to carry out is due.
     pub(super) fn first_due(&self) -> Option<Instant> {
         // Orders are numbered as they are given, and each has the same time.
         let order = self.orders.values().next().map(|order| order.due);
-        let rings = self.rings.values().filter_map(|ring| match ring.stage {
-            Stage::NeedsSegments { due, .. } => Some(due),
-            _ => None,
-        });
-        rings.chain(order).min()
+        let ring = self.forming.first().map(|(due, _)| *due);
+        ring.into_iter().chain(order).min()
     }
 
     /// A session that has not carried out a step that is due.
     pub(super) fn late(&self) -> Option<SessionId> {
         let order = self.orders.values().next().filter(|order| order.due <= self.now);
-        order.map(|order| order.session).or_else(|| self.rings.values().find_map(|ring| self.missing(ring)))
+        let ring = || self.forming.first().and_then(|(_, ring)| self.missing(&self.rings[ring]));
+        order.map(|order| order.session).or_else(ring)
     }
 
     /// Whose segment of a ring is due and not there.
@@ -403,8 +449,12 @@ impl<F> Machine<F> {
         &self.publishers[&key.publisher].topics[key.topic_number as usize]
     }
 
-    fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId, bytes: u64, payer: Payer) {
+    fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId, bytes: u64) {
         let id = RingId(self.fresh());
+        let payer = self.payer(subscriber);
+        self.charges.charge(payer, Resource::RingBytes, bytes_of_ring(bytes));
+        self.pairs.insert((publisher, subscriber), id);
+        self.inbound.insert((subscriber, publisher));
         let stage = Stage::NeedsDoorbell;
         let ring = Ring { id, publisher, subscriber, bytes, payer, stage, slots: Vec::new() };
         self.rings.insert(id, ring);
@@ -413,11 +463,8 @@ impl<F> Machine<F> {
 
     fn start_granting(&mut self, key: RouteKey) {
         let topic = self.topic_of(key).clone();
-        let ring = self
-            .rings
-            .values_mut()
-            .find(|ring| ring.publisher == key.publisher && ring.subscriber == key.subscriber)
-            .expect("a route is granted only on a ring that is ready");
+        let ring = self.pairs.get(&(key.publisher, key.subscriber)).and_then(|ring| self.rings.get_mut(ring));
+        let ring = ring.expect("a route is granted only on a ring that is ready");
         let Some(target) = ring.take_slot(key.topic_number) else {
             return self.spent.push(key.subscriber);
         };
@@ -458,7 +505,7 @@ impl<F> Machine<F> {
         if let Some(SlotTarget { ring, slot, .. }) = self.routes[&key].target {
             self.send(key.subscriber, Notice::Revoke { ring, slot });
         }
-        self.drop_routes(|other| *other == key);
+        self.drop_routes(&[key]);
     }
 
     /// The publisher has let go of a route that is wanted once more.
@@ -476,11 +523,12 @@ impl<F> Machine<F> {
         let order = OrderId(self.fresh());
         let due = self.now + self.settings.route_deadline;
         self.orders.insert(order, Order { session, key, due });
+        self.routes.get_mut(&key).expect("an order is for a route").order = Some(order);
         order
     }
 
-    fn ring_of(&self, key: RouteKey) -> Option<&Ring<F>> {
-        self.rings.values().find(|ring| ring.publisher == key.publisher && ring.subscriber == key.subscriber)
+    pub(super) fn ring_of(&self, key: RouteKey) -> Option<&Ring<F>> {
+        self.rings.get(self.pairs.get(&(key.publisher, key.subscriber))?)
     }
 
     /// The sessions at both ends of a ring: the producer's, the consumer's.

@@ -1,13 +1,18 @@
 //! Sessions: hello, names, and what goes with a session when it ends.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Instant;
 
-use super::{Action, Machine, Origin, Report, SessionId};
+use super::pace::{Asked, Pace};
+use super::{Action, Machine, Origin, Payer, Report, Right, SessionId};
 use crate::access::Component;
-use crate::config::{NAME_BYTES_MAX, SESSIONS_MAX};
+use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
-use crate::wire::{GoodbyeReason, Hello, Notice, PublisherId, Refusal, RingId, Versions, Welcome};
+use crate::wire::{
+    Credential, GoodbyeReason, Hello, Needed, Nonce, Notice, Proof, PublisherId, Refusal, Request, Resource,
+    RingId, TokenId, Versions, Welcome,
+};
 
 /// The component that only the process with the broker in it can be.
 pub(crate) const AGENT: &str = "agent";
@@ -15,18 +20,185 @@ pub(crate) const AGENT: &str = "agent";
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) origin: Origin,
-    /// The name it is known by; `None` until it has said hello.
+    /// The name it is known by; `None` until it is let in.
     pub(super) component: Option<Component>,
+    entry: Entry,
     hello_deadline: Instant,
+    asked: Asked,
     pub(super) subscriptions: BTreeMap<u32, Subscribed>,
     /// By the numbers that the client gives them.
     pub(super) publishers: BTreeMap<u32, PublisherId>,
 }
 
+/// How far a session is in being let in.
+#[derive(Debug)]
+enum Entry {
+    New,
+    /// It has said hello.
+    Greeted(Greeted),
+    /// It is to prove that it is who it says.
+    Challenged {
+        greeted: Greeted,
+        expected: Proof,
+        known_by: Known,
+    },
+    In {
+        known_by: Known,
+    },
+}
+
+/// A hello that is in order.
+#[derive(Debug)]
+struct Greeted {
+    /// The client's own word for itself, cut.
+    client_id: String,
+    version: u16,
+    component: Component,
+    credential: Credential,
+}
+
+/// How it is known who a session is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    User,
+    /// Of this process: it may take over from a session of its own.
+    Token {
+        token: TokenId,
+        pid: Option<u32>,
+    },
+    Invitation,
+    Process,
+}
+
+/// What a client is asked to prove, and how.
+#[derive(Debug)]
+pub(crate) struct Challenge {
+    pub(crate) nonce: Nonce,
+    /// The broker's own proof.
+    pub(crate) proof: Proof,
+    /// What the client has to answer.
+    pub(crate) expected: Proof,
+    /// What that shows.
+    pub(crate) known_by: Known,
+}
+
+/// How it is known who a component is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Identity {
+    /// By its user alone: any process of that user which can read the broker's key could have taken the name.
+    Weak,
+    /// By a launch token that was made for it.
+    Token,
+    /// By a connection that was made for it.
+    Invitation,
+    /// It is the process with the broker in it.
+    Embedded,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Weak => "weak identity",
+            Self::Token => "by token",
+            Self::Invitation => "by invitation",
+            Self::Embedded => "the broker's own process",
+        })
+    }
+}
+
+/// A component that is connected.
+///
+/// ```
+/// use daemoneye_eventbus::{ConnectOptions, DaemoneyeBroker, EventBusClient, Identity};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// let broker = DaemoneyeBroker::new(path.to_str().expect("a path of UTF-8")).await?;
+/// broker.start().await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// let [member] = &broker.members().await[..] else { panic!("it is alone") };
+/// assert_eq!((member.component.as_str(), member.pid), ("procmond", Some(std::process::id())));
+/// assert_eq!(member.identity, Identity::Weak, "no token was issued for it");
+/// # drop(procmond);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Member {
+    /// The name.
+    pub component: Component,
+    /// The user of its process.
+    pub uid: u32,
+    /// The number of its process; `None` where it has none here, being in another namespace.
+    pub pid: Option<u32>,
+    /// How it is known who it is.
+    pub identity: Identity,
+}
+
 impl Session {
-    /// When it has to have said hello.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.component.is_none().then_some(self.hello_deadline)
+    /// Whether it has not said hello.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self.entry, Entry::New)
+    }
+
+    pub(super) fn is_challenged(&self) -> bool {
+        matches!(self.entry, Entry::Challenged { .. })
+    }
+
+    fn known_by(&self) -> Option<Known> {
+        if let Entry::In { known_by } = self.entry { Some(known_by) } else { None }
+    }
+
+    pub(super) fn identity(&self) -> Identity {
+        match self.known_by() {
+            Some(Known::Token { .. }) => Identity::Token,
+            Some(Known::Invitation) => Identity::Invitation,
+            Some(Known::Process) => Identity::Embedded,
+            Some(Known::User) | None => Identity::Weak,
+        }
+    }
+
+    /// Takes what a request costs. Until when nothing more is to be read, if the session asks too fast.
+    pub(super) fn ask(&mut self, now: Instant, pace: Pace, request: &Request) -> Option<Instant> {
+        let requests = match request {
+            Request::Subscribe { patterns, .. } => u32::try_from(patterns.len()).unwrap_or(u32::MAX).max(1),
+            Request::Proof { .. }
+            | Request::Done { .. }
+            | Request::ProducerSegment { .. }
+            | Request::ConsumerSegment { .. }
+            | Request::NoRing { .. }
+                if self.asked.answer() =>
+            {
+                return None;
+            }
+            _ => 1,
+        };
+        // The process with the broker in it has no socket to wait in.
+        if self.origin == Origin::Embedded { None } else { self.asked.ask(now, pace, requests) }
+    }
+
+    /// Notes whether a notice asks for an answer.
+    pub(super) fn told(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Challenge { .. }
+            | Notice::Grant { .. }
+            | Notice::Route { .. }
+            | Notice::Unroute { .. }
+            | Notice::MakeProducerSegment { .. }
+            | Notice::MakeConsumerSegment { .. } => self.asked.owe(),
+            _ => {}
+        }
+    }
+
+    pub(super) fn payer(&self) -> Payer {
+        match self.origin {
+            Origin::Remote { uid } | Origin::Invited { uid } => Payer::Uid(uid),
+            Origin::Embedded => Payer::Agent,
+        }
     }
 }
 
@@ -62,77 +234,159 @@ impl Publisher {
 }
 
 impl<F> Machine<F> {
+    /// Lets a connection in: what is too much for its user, or for all, is made up for by those who have not said hello, the oldest
+    /// first, or else it is turned away.
     pub(super) fn connected(&mut self, session: SessionId, origin: Origin) {
-        if self.is_full()
-            && let Some(oldest) = self.oldest_without_hello()
-        {
-            self.dismiss(oldest, GoodbyeReason::HelloDeadline);
-        }
-        // The limit is there for other processes: our own is never kept out by them.
-        let full = self.is_full() && origin != Origin::Embedded;
+        let hello_deadline = self.now + self.settings.hello_deadline;
         let state = Session {
             origin,
             component: None,
-            hello_deadline: self.now + self.settings.hello_deadline,
+            entry: Entry::New,
+            hello_deadline,
+            asked: Asked::new(self.now),
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
         };
+        let payer = state.payer();
+        let too_much = [Resource::Handshakes, Resource::Connections].into_iter().find_map(|resource| {
+            loop {
+                // The agent's process is never kept out by others.
+                let exceeded = self.charges.afford(payer, resource, 1).err()?;
+                if payer == Payer::Agent {
+                    return None;
+                }
+                match self.oldest_without_hello(exceeded.uid) {
+                    Some(oldest) => self.dismiss(oldest, GoodbyeReason::HelloDeadline),
+                    None => return Some(exceeded),
+                }
+            }
+        });
         self.sessions.insert(session, state);
-        if full {
-            let limit = u32::try_from(SESSIONS_MAX).expect("a small constant");
-            let refusal = Refusal::TooMany { what: "sessions".into(), limit };
+        self.half_open.insert((hello_deadline, session));
+        for resource in [Resource::Handshakes, Resource::Connections] {
+            self.charges.charge(payer, resource, 1);
+        }
+        if let Some(exceeded) = too_much {
+            let refusal = exceeded.into();
             self.send(session, Notice::Refused { request: 0, refusal });
             self.actions.push(Action::Disconnect { session });
-            self.sessions.remove(&session);
+            self.end_session(session, None);
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.sessions.len() >= SESSIONS_MAX
+    /// There are no descriptors for newcomers: those who have not said hello hold some, the oldest for the longest.
+    pub(super) fn make_room(&mut self) {
+        let Some(oldest) = self.oldest_without_hello(None) else {
+            return;
+        };
+        let left = self.sessions[&oldest].hello_deadline.saturating_duration_since(self.now);
+        if left + HELLO_GRACE <= self.settings.hello_deadline {
+            self.dismiss(oldest, GoodbyeReason::HelloDeadline);
+        }
     }
 
-    /// Who connects and stays mute must not keep others out.
-    fn oldest_without_hello(&self) -> Option<SessionId> {
-        self.sessions.iter().find(|(_, session)| session.component.is_none()).map(|(id, _)| *id)
+    /// Who connects and stays mute must not keep others out: of this user, or of any.
+    fn oldest_without_hello(&self, uid: Option<u32>) -> Option<SessionId> {
+        let of_it = |session: &SessionId| match self.sessions[session].origin {
+            Origin::Remote { uid: own } | Origin::Invited { uid: own } => uid.is_none_or(|uid| uid == own),
+            Origin::Embedded => false,
+        };
+        self.half_open.iter().map(|(_, session)| *session).find(of_it)
     }
 
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {
-        match self.admit(session, &hello) {
-            Ok((version, component)) => {
-                let welcome = Welcome {
-                    version,
-                    epoch: self.settings.epoch,
-                    component: component.to_string(),
-                    ring_bytes: self.settings.ring_bytes,
-                    backing: self.settings.backing,
-                };
-                self.send(session, Notice::Welcome(welcome));
-                self.report(Report::Joined { component });
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        let known_by = match state.origin {
+            Origin::Remote { .. } => None,
+            Origin::Invited { .. } => Some(Known::Invitation),
+            Origin::Embedded => Some(Known::Process),
+        };
+        match (greeted(&hello), known_by) {
+            (Ok(greeted), Some(known_by)) => self.enter(session, greeted, known_by),
+            (Ok(greeted), None) => {
+                state.entry = Entry::Greeted(greeted);
+                self.actions.push(Action::Challenge { session, hello });
             }
-            Err(refusal) => {
-                let who = cut(&hello.client_id, NAME_BYTES_MAX);
-                self.report(Report::Refused { who, what: refusal.to_string() });
-                self.send(session, Notice::Refused { request: 0, refusal });
-                self.actions.push(Action::Disconnect { session });
-                self.end_session(session, None);
-            }
+            (Err(refusal), _) => self.turn_away(session, cut(&hello.client_id, NAME_BYTES_MAX), refusal),
         }
     }
 
-    fn admit(&mut self, session: SessionId, hello: &Hello) -> Result<(u16, Component), Refusal> {
-        let version = Versions::OURS
-            .common(hello.versions)
-            .ok_or(Refusal::Version { broker: Versions::OURS, client: hello.versions })?;
-        let component = Component::from_client_id(&hello.client_id)
-            .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
-        let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        let reserved = component.as_str() == AGENT && state.origin != Origin::Embedded;
-        if reserved || self.names.contains_key(&component) {
-            return Err(Refusal::NameTaken { component: component.to_string() });
+    pub(super) fn challenged(&mut self, session: SessionId, challenge: Result<Box<Challenge>, Needed>) {
+        // It may have gone meanwhile.
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Entry::Greeted(greeted) = std::mem::replace(&mut state.entry, Entry::New) else {
+            unreachable!("what was challenged has said hello")
+        };
+        match challenge {
+            Ok(challenge) => {
+                let Challenge { nonce, proof, expected, known_by } = *challenge;
+                state.entry = Entry::Challenged { greeted, expected, known_by };
+                self.send(session, Notice::Challenge { nonce, proof });
+            }
+            Err(needed) => self.unproven(session, greeted, needed),
         }
+    }
+
+    pub(super) fn proof(&mut self, session: SessionId, proof: Proof) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        let Entry::Challenged { greeted, expected, known_by } =
+            std::mem::replace(&mut state.entry, Entry::New)
+        else {
+            unreachable!("the caller has looked")
+        };
+        if proof == expected {
+            return self.enter(session, greeted, known_by);
+        }
+        let needed = if greeted.credential == Credential::Key { Needed::Key } else { Needed::Token };
+        self.unproven(session, greeted, needed);
+    }
+
+    fn unproven(&mut self, session: SessionId, greeted: Greeted, needed: Needed) {
+        let refusal = Refusal::Unproven { component: greeted.component.to_string(), needed };
+        self.turn_away(session, greeted.client_id, refusal);
+    }
+
+    fn turn_away(&mut self, session: SessionId, who: String, refusal: Refusal) {
+        let (right, refused) = (Right::Connect, refusal.clone());
+        self.report(Report::Refused { session, component: None, right, what: who, refusal: refused });
+        self.send(session, Notice::Refused { request: 0, refusal });
+        self.actions.push(Action::Disconnect { session });
+        self.end_session(session, None);
+    }
+
+    /// Lets a session in that is who it says, if the name is free.
+    fn enter(&mut self, session: SessionId, greeted: Greeted, known_by: Known) {
+        let Greeted { client_id, version, component, .. } = greeted;
+        if let Some(&holder) = self.names.get(&component)
+            && matches!(known_by, Known::Token { pid: Some(_), .. })
+            && self.sessions[&holder].known_by() == Some(known_by)
+        {
+            // The same process, which has lost that session, or is about to notice that it has.
+            self.dismiss(holder, GoodbyeReason::Replaced);
+        }
+        let reserved = component.as_str() == AGENT && known_by == Known::User;
+        if reserved || self.names.contains_key(&component) {
+            let refusal = Refusal::NameTaken { component: component.to_string() };
+            return self.turn_away(session, client_id, refusal);
+        }
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
         state.component = Some(component.clone());
+        state.entry = Entry::In { known_by };
+        let (payer, due, identity) = (state.payer(), state.hello_deadline, state.identity());
+        self.half_open.remove(&(due, session));
+        self.charges.release(payer, Resource::Handshakes, 1);
         self.names.insert(component.clone(), session);
-        Ok((version, component))
+        let welcome = Welcome {
+            version,
+            epoch: self.settings.epoch,
+            component: component.to_string(),
+            ring_bytes: self.settings.ring_bytes,
+            backing: self.settings.backing,
+        };
+        self.send(session, Notice::Welcome(welcome));
+        let (right, what) = (Right::Connect, identity.to_string());
+        self.report(Report::Granted { session, component: component.clone(), right, what, withheld: 0 });
+        self.report(Report::Joined { component });
     }
 
     /// The name of a session that has said hello.
@@ -167,41 +421,67 @@ impl<F> Machine<F> {
         let Some(state) = self.sessions.remove(&session) else {
             return;
         };
+        let payer = state.payer();
+        self.charges.release(payer, Resource::Connections, 1);
         if let Some(component) = state.component {
             self.names.remove(&component);
             self.report(Report::Left { component, reason });
+        } else {
+            self.half_open.remove(&(state.hello_deadline, session));
+            self.charges.release(payer, Resource::Handshakes, 1);
         }
-        for (subscription, subscribed) in &state.subscriptions {
-            for pattern in &subscribed.patterns {
-                self.interests.remove(pattern, &Interest { session, subscription: *subscription });
-            }
+        for (subscription, subscribed) in state.subscriptions {
+            self.forget(session, payer, subscription, &subscribed.patterns);
         }
-        let rings: Vec<RingId> =
-            self.rings.values().filter(|ring| ring.subscriber == session).map(|ring| ring.id).collect();
-        for ring in rings {
+        let rings = self.publishers_heard_by(session).map(|publisher| self.pairs[&(publisher, session)]);
+        for ring in rings.collect::<Vec<RingId>>() {
             self.close_ring(ring);
         }
         for publisher in state.publishers.into_values() {
-            self.close_publisher(publisher);
+            self.close_publisher(publisher, payer);
         }
     }
 
     pub(super) fn close_publisher_of(&mut self, session: SessionId, number: u32) {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        let payer = state.payer();
         if let Some(publisher) = state.publishers.remove(&number) {
-            self.close_publisher(publisher);
+            self.close_publisher(publisher, payer);
         }
     }
 
-    fn close_publisher(&mut self, publisher: PublisherId) {
-        let rings: Vec<RingId> =
-            self.rings.values().filter(|ring| ring.publisher == publisher).map(|ring| ring.id).collect();
+    fn close_publisher(&mut self, publisher: PublisherId, payer: Payer) {
+        let all = (publisher, SessionId(0))..=(publisher, SessionId(u64::MAX));
+        let rings: Vec<RingId> = self.pairs.range(all).map(|(_, ring)| *ring).collect();
         for ring in rings {
             self.close_ring(ring);
         }
-        self.drop_routes(|key| key.publisher == publisher);
-        self.publishers.remove(&publisher);
+        let routes = self.routes_from(publisher);
+        self.drop_routes(&routes);
+        let Some(Publisher { topics, .. }) = self.publishers.remove(&publisher) else {
+            return;
+        };
+        self.charges.release(payer, Resource::Topics, topics.len() as u64);
+        for (number, topic) in (0..).zip(&topics) {
+            if let Some(declared) = self.topics.get_mut(topic.as_str()) {
+                declared.remove(&(publisher, number));
+                if declared.is_empty() {
+                    self.topics.remove(topic.as_str());
+                }
+            }
+        }
     }
+}
+
+/// What a hello comes to, whoever says it.
+fn greeted(hello: &Hello) -> Result<Greeted, Refusal> {
+    let version = Versions::OURS
+        .common(hello.versions)
+        .ok_or(Refusal::Version { broker: Versions::OURS, client: hello.versions })?;
+    let component = Component::from_client_id(&hello.client_id)
+        .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
+    let client_id = cut(&hello.client_id, NAME_BYTES_MAX);
+    Ok(Greeted { client_id, version, component, credential: hello.credential })
 }
 
 /// The start of a peer's text, as much of it as a log line or an answer takes, and on one line.

@@ -2,10 +2,13 @@
 
 mod budget;
 mod chaos;
+mod dice;
 mod endings;
 mod hello;
-mod invariants;
 mod limits;
 mod refusals;
+mod reload;
 mod routes;
+mod shares;
+mod simulation;
 mod world;

@@ -41,6 +41,12 @@ impl<K> Default for Node<K> {
 }
 
 impl<K: Copy + Ord> Trie<K> {
+    /// Whether it holds no pattern.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.root.is_empty()
+    }
+
     /// Lets `key` stand for `pattern`. To do so twice changes nothing.
     pub(crate) fn insert(&mut self, pattern: &TopicPattern, key: K) {
         let mut node = &mut self.root;

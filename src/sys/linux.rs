@@ -1,17 +1,18 @@
-//! Linux: streams with descriptors, credentials from the kernel, `poll`.
+//! Linux: streams with descriptors, `poll`, the clock.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use interprocess::local_socket::{ConnectOptions, GenericFilePath, ToFsName as _};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use rustix::process::PidfdFlags;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, sockopt,
+};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use shm::{Descriptor, Doorbell, Received};
 use tokio::io::Interest;
@@ -33,6 +34,11 @@ impl Stream {
     pub(crate) fn new(socket: Socket) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
         UnixStream::from_std(socket.into()).map(Self)
+    }
+
+    /// For those who ask the kernel about it.
+    pub(super) fn socket(&self) -> &UnixStream {
+        &self.0
     }
 
     /// A buffer of the size that [`receive`](Self::receive) likes best.
@@ -85,75 +91,26 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>
     Ok(retry_on_intr(|| rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))?)
 }
 
-/// Connects to the broker's socket at `path`.
-pub(crate) fn connect(path: &Path) -> io::Result<Socket> {
+/// Connects to the broker's socket at `path`. Waits while as many clients as the broker's socket takes are waiting, and
+/// until the deadline at most; then the error is `TimedOut`.
+pub(crate) fn connect(path: &Path, deadline: Instant) -> io::Result<Socket> {
+    let address = SocketAddrUnix::new(path)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     loop {
-        let name = path.to_fs_name::<GenericFilePath>()?;
-        match ConnectOptions::new().name(name).connect_sync() {
-            Ok(interprocess::local_socket::Stream::UdSocket(stream)) => return Ok(stream.into()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // The kernel wakes who waits for room in the queue, and takes this as the time to wait.
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(left))?;
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(socket),
+            // A signal, or the time is over.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => return Err(errno.into()),
         }
     }
-}
-
-/// The user at the other end of a socket, as the kernel recorded it when the connection was made.
-pub(crate) fn uid_of_peer(stream: &Stream) -> io::Result<u32> {
-    Ok(rustix::net::sockopt::socket_peercred(&stream.0)?.uid.as_raw())
-}
-
-/// The user that this process acts as.
-pub(crate) fn own_uid() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
-/// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
-#[derive(Debug)]
-pub(crate) struct Credentials {
-    pub(crate) pid: u32,
-    pub(crate) uid: u32,
-    process: Option<OwnedFd>,
-}
-
-impl Credentials {
-    /// Asks the kernel.
-    pub(crate) fn of(stream: &Stream) -> io::Result<Self> {
-        let peer = rustix::net::sockopt::socket_peercred(&stream.0)?;
-        let pid = peer.pid.as_raw_nonzero().get().unsigned_abs();
-        let process = rustix::process::pidfd_open(peer.pid, PidfdFlags::empty());
-        let process = process.map_err(|errno| unwatched(pid, &errno.into())).ok();
-        Ok(Self { pid, uid: peer.uid.as_raw(), process })
-    }
-
-    /// Whether the process has ended, though its socket may live on in a child of it.
-    pub(crate) fn is_dead(&self) -> bool {
-        let Some(process) = &self.process else {
-            return false;
-        };
-        let mut ended = [PollFd::new(process, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut ended, Some(&now)).is_ok_and(|count| count > 0)
-    }
-
-    /// Resolves when the process has ended. Never, where the kernel can't tell.
-    pub(crate) fn death(&self) -> impl Future<Output = ()> + use<> {
-        let watch = |process: &OwnedFd| AsyncFd::with_interest(process.try_clone()?, Interest::READABLE);
-        let watched = self.process.as_ref().and_then(|process| {
-            let watched = watch(process);
-            watched.map_err(|error| unwatched(self.pid, &error)).ok()
-        });
-        async {
-            match watched {
-                Some(process) => drop(process.readable().await),
-                None => std::future::pending().await,
-            }
-        }
-    }
-}
-
-/// Says that the end of a process will be seen by its socket alone.
-fn unwatched(pid: u32, error: &io::Error) {
-    tracing::warn!(pid, %error, "the end of a client's process can't be watched, only that of its socket");
 }
 
 /// Doorbells that are slept on without an allocation.

@@ -1,6 +1,7 @@
 //! A platform without a transport: whoever listens or connects is told so, and comes no further.
 
 use std::convert::Infallible;
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -8,14 +9,97 @@ use std::time::{Duration, Instant};
 
 use shm::{Descriptor, Doorbell};
 
-use super::ListenError;
+use super::{Access, FileError, ListenError};
 
 /// A connection: there is none.
 pub(crate) type Socket = Infallible;
 
+/// Reads a text that others can't have written: that can't be told here.
+pub(crate) fn read_trusted(path: &Path, _: usize) -> Result<String, FileError> {
+    let source = io::Error::new(io::ErrorKind::Unsupported, "this platform is not supported yet");
+    Err(FileError::Host { path: path.to_owned(), source })
+}
+
+/// Longest name of a pipe on Windows.
+pub(crate) const PATH_BYTES_MAX: usize = 256;
+
+/// One end of a connection with a broker, for a process that is started with it: there is none on this platform.
+#[derive(Debug)]
+pub struct SocketEnd(Infallible);
+
+impl SocketEnd {
+    /// Takes the standard input of this process.
+    ///
+    /// # Errors
+    /// This platform is not supported yet.
+    pub fn take_stdin() -> io::Result<Self> {
+        Err(unsupported())
+    }
+}
+
+/// What the standard input is.
+pub(crate) fn take_stdin() -> io::Result<File> {
+    Err(unsupported())
+}
+
+/// Bytes of a secret.
+pub(crate) const SECRET_BYTES: usize = 32;
+
+/// 32 bytes that are nobody's business: they are not kept.
+#[derive(Debug)]
+pub(crate) struct Secret;
+
+impl Secret {
+    pub(crate) fn new() -> io::Result<Self> {
+        Err(unsupported())
+    }
+
+    pub(crate) fn of(_: &[u8; SECRET_BYTES]) -> Self {
+        Self
+    }
+
+    pub(crate) fn with<T>(&self, _: impl FnOnce(&[u8; SECRET_BYTES]) -> T) -> io::Result<T> {
+        Err(unsupported())
+    }
+}
+
+/// Lends memory for what is secret, of which there is nothing.
+pub(crate) fn expose<const N: usize, T>(work: impl FnOnce(&mut [u8; N]) -> T) -> T {
+    work(&mut [0; N])
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn randomize(_: &mut [u8]) -> io::Result<()> {
+    Err(unsupported())
+}
+
+/// The secret in a file.
+pub(crate) fn read_file(_: &Path, _: u32) -> io::Result<Secret> {
+    Err(unsupported())
+}
+
+/// Writes a new file that nobody but its owner can read.
+pub(crate) fn write_token(_: &Path, _: &[u8], _: Option<u32>) -> io::Result<()> {
+    Err(unsupported())
+}
+
+/// Whether nobody else can read a file.
+pub(crate) fn check_private(_: &File) -> io::Result<()> {
+    Err(unsupported())
+}
+
+/// A new connection: there is none.
+pub(crate) fn pair() -> io::Result<(Stream, SocketEnd)> {
+    Err(unsupported())
+}
+
+fn unsupported() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this platform is not supported yet")
+}
+
 /// Connects to the broker's socket at `path`.
-pub(crate) fn connect(_: &Path) -> io::Result<Socket> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "this platform is not supported yet"))
+pub(crate) fn connect(_: &Path, _: Instant) -> io::Result<Socket> {
+    Err(unsupported())
 }
 
 /// A connected control socket: there is none.
@@ -27,6 +111,12 @@ pub(crate) struct Stream(Infallible);
 pub(crate) struct Received {
     pub(crate) bytes: usize,
     pub(crate) descriptors: Vec<Descriptor>,
+}
+
+impl From<SocketEnd> for Socket {
+    fn from(end: SocketEnd) -> Self {
+        end.0
+    }
 }
 
 impl Stream {
@@ -52,7 +142,7 @@ impl Stream {
 pub(crate) struct Listener(Infallible);
 
 impl Listener {
-    pub(crate) fn bind(path: &Path, _: u32) -> Result<Self, ListenError> {
+    pub(crate) fn bind(path: &Path, _: &Access, _: &Secret) -> Result<Self, ListenError> {
         Err(ListenError::Unsupported { path: path.to_owned() })
     }
 
@@ -64,8 +154,9 @@ impl Listener {
 /// Who is at the other end of a socket: nobody.
 #[derive(Debug)]
 pub(crate) struct Credentials {
-    pub(crate) pid: u32,
+    pub(crate) pid: Option<u32>,
     pub(crate) uid: u32,
+    pub(crate) gid: u32,
     nobody: Infallible,
 }
 
@@ -76,6 +167,10 @@ pub(crate) fn uid_of_peer(stream: &Stream) -> io::Result<u32> {
 
 impl Credentials {
     pub(crate) fn of(stream: &Stream) -> io::Result<Self> {
+        match stream.0 {}
+    }
+
+    pub(crate) async fn of_first_speaker(stream: &Stream) -> io::Result<Option<Self>> {
         match stream.0 {}
     }
 

@@ -114,9 +114,7 @@ fn a_topic_is_the_pattern_of_itself() {
     let batch = topic("events.process.batch");
     let literal = TopicPattern::from(batch.clone());
     assert!(literal.is_literal() && literal.matches(&batch));
-    assert_eq!(literal.literal(), Some(batch));
-    assert_eq!(pattern("events.+").literal(), None);
-    assert_eq!(pattern("events.#").literal(), None);
+    assert!(!pattern("events.+").is_literal() && !pattern("events.#").is_literal());
 }
 
 #[test]

@@ -40,11 +40,17 @@ mod tests {
     use super::*;
     use crate::config::FRAME_BYTES_MAX;
     use crate::wire::frames::Deframer;
-    use crate::wire::{Hello, Notice, Request, Versions};
+    use crate::wire::{Credential, Hello, Nonce, Notice, Request, Versions};
     use proptest::prelude::*;
 
     fn hello() -> Request {
-        Request::Hello(Hello { versions: Versions::OURS, features: 0, client_id: "procmond".into() })
+        Request::Hello(Hello {
+            versions: Versions::OURS,
+            features: 0,
+            client_id: "procmond".into(),
+            nonce: Nonce([7; 32]),
+            credential: Credential::Key,
+        })
     }
 
     #[test]

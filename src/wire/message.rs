@@ -11,6 +11,8 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use shm::{Descriptor, SegmentName};
 
+use super::Resource;
+use super::proof::{Credential, Needed, Nonce, Proof};
 use crate::access::{Denial, Withheld};
 use crate::config::FRAME_MEMORY_MAX;
 use crate::topic::{Topic, TopicPattern};
@@ -119,6 +121,8 @@ pub(crate) struct Hello {
     /// Optional abilities, a bit each. None exists in version 1.
     pub(crate) features: u64,
     pub(crate) client_id: String,
+    pub(crate) nonce: Nonce,
+    pub(crate) credential: Credential,
 }
 
 /// Client to broker.
@@ -171,6 +175,10 @@ pub(crate) enum Request {
     Poisoned {
         ring: RingId,
         violation: String,
+    },
+    /// The answer to a challenge.
+    Proof {
+        proof: Proof,
     },
 }
 
@@ -307,6 +315,11 @@ pub(crate) enum Notice {
     Goodbye {
         reason: GoodbyeReason,
     },
+    /// The answer to a hello that offers a proof: the broker's own, to be answered by the client's.
+    Challenge {
+        nonce: Nonce,
+        proof: Proof,
+    },
 }
 
 /// Why the broker does not do what was asked. Nothing has changed.
@@ -369,6 +382,29 @@ pub enum Refusal {
         /// The limit.
         limit: u64,
     },
+    /// The user of this process has its share of something, or everybody together has all of it: see
+    /// [`BrokerOptions::per_uid`](crate::BrokerOptions::per_uid).
+    #[error("{needed} more {resource} are too many: {} has {in_use} of {limit}", share(*uid))]
+    Share {
+        /// Of what there is no more.
+        resource: Resource,
+        /// Whose share is used up; `None`: all of the broker's.
+        uid: Option<u32>,
+        /// How much was asked for.
+        needed: u64,
+        /// How much is in use.
+        in_use: u64,
+        /// The limit. That of a stranger grows when others let go of something.
+        limit: u64,
+    },
+    /// The client has not proven who it is.
+    #[error("{component} has to prove that it knows {needed}")]
+    Unproven {
+        /// The name asked for.
+        component: String,
+        /// What it has to know.
+        needed: Needed,
+    },
 }
 
 fn share(uid: Option<u32>) -> String {
@@ -405,5 +441,27 @@ pub enum GoodbyeReason {
     TooSlow {
         /// The limit.
         limit: u32,
+    },
+    /// This side reads too slowly what the broker sends.
+    #[error("more than {limit} bytes of control frames wait for this client")]
+    TooMuchUnread {
+        /// The limit.
+        limit: u64,
+    },
+    /// A publisher has come to topics that this side subscribes to, and its user's share does not hold the ring to it. To hear the
+    /// others without a word about this one would be worse.
+    #[error("what a subscription needs can't be had any more: {refusal}")]
+    Refused {
+        /// What was refused.
+        refusal: Refusal,
+    },
+    /// The same process has a newer session.
+    #[error("a newer session of the same process has the name")]
+    Replaced,
+    /// The broker's host lacks something that the session needs.
+    #[error("the broker's host: {cause}")]
+    Host {
+        /// What it said.
+        cause: String,
     },
 }

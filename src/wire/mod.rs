@@ -7,8 +7,13 @@
 pub(crate) mod codec;
 pub(crate) mod frames;
 mod message;
+mod proof;
+mod quota;
 
 pub(crate) use message::{
     Epoch, Handle, Hello, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome,
 };
 pub use message::{GoodbyeReason, Refusal, Versions};
+pub use proof::Needed;
+pub(crate) use proof::{Credential, Nonce, Proof, TokenId};
+pub use quota::Resource;

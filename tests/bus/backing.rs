@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use super::bad_input::{frame, hello, provoke};
+use super::bad_input::{frame, provoke_as};
 use crate::support::{Folder, Role, STRANGER, look, name_of_segment, wait_until};
 
 const TOPIC: &str = "events.process.batch";
@@ -156,12 +156,12 @@ fn a_named_segment_that_is_not_as_agreed_ends_its_own_session_only() {
         (memory, "nor the name of such a segment"),
     ] {
         let declare = [&[1, 1, 0, 0, 20], TOPIC.as_bytes()].concat();
-        let mut bytes = [hello(1, 1, "procmond"), frame(&declare)].concat();
+        let mut bytes = frame(&declare);
         // Whichever ring it is asked for; of others it is not heard.
         for ring in 1..60 {
             bytes.extend(frame(&[&[5, ring, 1, 30], name.as_bytes()].concat()));
         }
-        let answer = provoke(&folder, &bytes);
+        let answer = provoke_as(&folder, "procmond", &bytes);
         let text = String::from_utf8_lossy(&answer);
         assert!(text.contains(what), "{name}: {text:?}");
         wait_until("the broker has let go of it", || {

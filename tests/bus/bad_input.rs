@@ -5,13 +5,38 @@ use std::os::unix::net::UnixStream;
 
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Folder, Role};
+use crate::support::{DEADLINE, Folder, Role, proof};
 
 /// Sends bytes as a client of its own making, and yields what comes back before the broker hangs up.
 pub(crate) fn provoke(folder: &Folder, bytes: &[u8]) -> Vec<u8> {
     let mut socket = UnixStream::connect(folder.socket()).expect("the broker listens");
     socket.set_read_timeout(Some(DEADLINE)).expect("a deadline is set");
     socket.write_all(bytes).expect("the broker reads");
+    until_hung_up(socket)
+}
+
+/// The same from a client that has proven who it is, to the bytes behind its proof.
+pub(crate) fn provoke_as(folder: &Folder, id: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut socket = UnixStream::connect(folder.socket()).expect("the broker listens");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline is set");
+    let hello = hello(1, 1, id);
+    socket.write_all(&hello).expect("the broker reads");
+    // Its length, its place in the protocol's enum, the nonce, the broker's proof.
+    let mut challenge = [0; 4 + 1 + 32 + 32];
+    socket.read_exact(&mut challenge).expect("it is challenged");
+    assert_eq!(challenge[..5], [65, 0, 0, 0, 14]);
+    let key = proof::key_beside(&folder.socket());
+    let proof = proof::of_client(&key, &challenge[5..37], &hello[5..]);
+    socket
+        .write_all(&[frame(&[&[10], &proof[..]].concat()), bytes.to_vec()].concat())
+        .expect("the broker reads");
+    let answer = until_hung_up(socket);
+    let welcome = u32::from_le_bytes(answer[..4].try_into().expect("it is welcome")) as usize;
+    assert_eq!(answer[4], 0, "it is welcome");
+    answer[4 + welcome..].to_vec()
+}
+
+fn until_hung_up(mut socket: UnixStream) -> Vec<u8> {
     let mut answer = Vec::new();
     // A broker that hangs up with bytes of ours unread resets the connection.
     let ended = socket.read_to_end(&mut answer);
@@ -24,10 +49,10 @@ pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
     [&length.to_le_bytes(), message].concat()
 }
 
-/// A hello as version 1 has it: variant 0, oldest and newest version, features, client id.
+/// A hello as version 1 has it: variant 0, oldest and newest version, features, client id, nonce, and that it knows the key.
 pub(crate) fn hello(oldest: u8, newest: u8, id: &str) -> Vec<u8> {
     let length = u8::try_from(id.len()).expect("a short id");
-    frame(&[&[0, oldest, newest, 0, length], id.as_bytes()].concat())
+    frame(&[&[0, oldest, newest, 0, length], id.as_bytes(), &[7; 32], &[1]].concat())
 }
 
 /// The bus works: one collector's events arrive.
@@ -45,9 +70,8 @@ fn malformed_frames_end_their_own_session_only() {
     agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
     let mut procmond = Role::client(&folder, "procmond").up();
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
-    let welcomed = |rest: &[u8]| [hello(1, 1, "detector"), rest.to_vec()].concat();
-    let named = |name: &str| welcomed(&frame(&[&[5, 1, 1, 30], name.as_bytes()].concat()));
-    let cases: [(&str, Vec<u8>); 13] = [
+    let named = |name: &str| frame(&[&[5, 1, 1, 30], name.as_bytes()].concat());
+    let strangers: [(&str, Vec<u8>); 11] = [
         ("zero length", vec![0, 0, 0, 0]),
         ("the largest length", vec![0xFF; 4]),
         ("one above the limit", (65_537_u32).to_le_bytes().to_vec()),
@@ -60,14 +84,21 @@ fn malformed_frames_end_their_own_session_only() {
         ("a string longer than the frame", frame(&[0, 1, 1, 0, 250, b'x'])),
         ("a name that is not UTF-8", frame(&[0, 1, 1, 0, 2, 0xFF, 0xFE])),
         ("a request before the hello", frame(&[4, 0])),
-        ("a second hello", welcomed(&hello(1, 1, "detector"))),
-        ("a segment without a descriptor", welcomed(&frame(&[5, 1, 0]))),
+        ("a proof before the hello", frame(&[&[10], &[0; 32][..]].concat())),
+        ("a second hello in place of a proof", hello(1, 1, "detector").repeat(2)),
+        ("a request in place of a proof", [hello(1, 1, "detector"), frame(&[4, 0])].concat()),
+    ];
+    let welcomed = [
+        ("a second hello", hello(1, 1, "detector")),
+        ("a second proof", frame(&[&[10], &[0; 32][..]].concat())),
+        ("a segment without a descriptor", frame(&[5, 1, 0])),
         ("a segment's name that leads elsewhere", named("/deebp/../../../etc/passwd0000")),
         ("a segment's name of another alphabet", named("/deebp0001000000000000000000AB")),
-        ("a topic number out of turn", welcomed(&frame(&[1, 1, 0, 7, 1, b'a']))),
+        ("a topic number out of turn", frame(&[1, 1, 0, 7, 1, b'a'])),
     ];
-    for (what, bytes) in cases {
-        let answer = provoke(&folder, &bytes);
+    let strangers = strangers.map(|(what, bytes)| (what, provoke(&folder, &bytes)));
+    let welcomed = welcomed.map(|(what, bytes)| (what, provoke_as(&folder, "detector", &bytes)));
+    for (what, answer) in strangers.into_iter().chain(welcomed) {
         let text = String::from_utf8_lossy(&answer).into_owned();
         assert!(!answer.is_empty(), "{what}: the broker says why it hangs up");
         assert!(!text.contains("panicked"), "{what}");

@@ -73,7 +73,7 @@ impl Bystanders {
         for (role, held) in [&self.agent, &self.netmond, &self.exporter].into_iter().zip(self.held) {
             held.again_by(role);
         }
-        assert_eq!(folder.entries(), ["bus.sock", "bus.sock.lock"]);
+        assert_eq!(folder.entries(), ["bus.sock", "bus.sock.key", "bus.sock.lock"]);
         let pids = [&self.agent, &self.netmond, &self.exporter].map(Role::pid);
         assert_eq!(look::named_segments(&pids), Vec::<String>::new());
     }
@@ -164,7 +164,7 @@ fn agent_is_killed(all: Bystanders, folder: &Folder, chance: &mut Chance) {
     let report = exporter.must(&json!({"do": "await_end", "name": "network"}));
     assert_eq!((&report["received"], &report["ended"]), (&json!(sent + 50), &json!(true)), "{report}");
     wait_until("no segment is left", || look::segments(exporter.pid()) + look::segments(netmond.pid()) == 0);
-    assert_eq!(folder.entries(), ["bus.sock", "bus.sock.lock"]);
+    assert_eq!(folder.entries(), ["bus.sock", "bus.sock.key", "bus.sock.lock"]);
     let pids = [&agent, &netmond, &exporter].map(Role::pid);
     assert_eq!(look::named_segments(&pids), Vec::<String>::new());
     for client in [netmond, exporter] {

@@ -58,7 +58,7 @@ fn a_killed_publisher_leaves_its_events_and_nothing_else() {
         }
     }
     assert_eq!(look::named_segments(&pids), Vec::<String>::new());
-    assert_eq!(folder.entries(), ["bus.sock", "bus.sock.lock"]);
+    assert_eq!(folder.entries(), ["bus.sock", "bus.sock.key", "bus.sock.lock"]);
 }
 
 #[test]
@@ -132,7 +132,11 @@ fn when_the_agent_is_killed_data_between_others_flows_on_and_each_is_told() {
     let report = detector.must(&json!({"do": "await_end"}));
     assert_eq!((&report["ended"], &report["received"]), (&json!(true), &json!(2000)), "{report}");
 
-    assert_eq!(folder.entries(), ["bus.sock", "bus.sock.lock"], "what a killed broker leaves");
+    assert_eq!(
+        folder.entries(),
+        ["bus.sock", "bus.sock.key", "bus.sock.lock"],
+        "what a killed broker leaves"
+    );
     let mut agent = Role::agent(&folder, json!({})).up();
     subscribe(&mut agent);
     drop(procmond);

@@ -8,6 +8,7 @@
 
 mod descriptors;
 mod document;
+mod floods;
 mod named;
 mod publisher;
 mod sizes;

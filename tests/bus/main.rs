@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod backing;
 mod bad_input;
 mod blocking;
@@ -11,11 +12,14 @@ mod death;
 mod delivery;
 mod flow;
 mod hostile;
+mod identity;
 mod memory;
 mod overload;
+mod policy;
 mod rights;
 mod rings;
 mod schedules;
+mod sockets;
 
 /// Where a role process begins; nothing in a test run.
 #[test]

@@ -21,7 +21,7 @@ const fn on_segments(name: &'static str, errnos: &'static [&'static str]) -> Cal
 /// Left out, since the kernel does not do it:
 /// - EAGAIN for `recvmsg`, `recvfrom`, `sendmsg`, `sendto`, `accept4`: it says that there is nothing, or no room. Said where there is
 ///   something, it would be a lie that nobody who waits for edges can see through.
-/// - EAGAIN for `connect`, which waits where too many others do, and for `flock`, where it says that a live broker has the lock.
+/// - EAGAIN for `flock`, where it says that a live broker has the lock.
 /// - EINTR for what never waits (`memfd_create`, `socketpair`, `fcntl`, …).
 ///
 /// Left out, since the failure that is made here differs from the kernel's: `close` and `munmap` close and unmap even if they fail, while
@@ -32,7 +32,8 @@ pub(crate) const CALLS: &[Call] = &[
     any("bind", &["ENOMEM", "ENOSPC"]),
     // A thread: too many, or no memory.
     any("clone3", &["EAGAIN", "ENOMEM"]),
-    any("connect", &["ENOMEM", "EINTR"]),
+    // EAGAIN: the time to wait for room is over.
+    any("connect", &["ENOMEM", "EINTR", "EAGAIN"]),
     any("epoll_create1", &["EMFILE", "ENOMEM"]),
     // ENOSPC: more than the user may watch.
     any("epoll_ctl", &["ENOMEM", "ENOSPC"]),
@@ -48,7 +49,8 @@ pub(crate) const CALLS: &[Call] = &[
     any("fstatfs", &["ENOMEM", "EINTR"]),
     any("ftruncate", &["ENOMEM", "EINTR"]),
     any("getrandom", &["EINTR"]),
-    any("getsockopt", &["ENOMEM"]),
+    // EMFILE is that of the process at the other end.
+    any("getsockopt", &["EMFILE", "ENOMEM"]),
     any("listen", &["ENOMEM"]),
     // What a forked child does not inherit; the C library's own calls are hints.
     any("madvise", &["EAGAIN", "ENOMEM"]),
@@ -66,6 +68,7 @@ pub(crate) const CALLS: &[Call] = &[
     any("recvmsg", &["ENOMEM", "EINTR"]),
     any("sendmsg", &["ENOMEM", "EINTR"]),
     any("sendto", &["ENOMEM", "EINTR"]),
+    any("setsockopt", &["ENOMEM"]),
     any("socket", &["EMFILE", "ENOMEM"]),
     any("socketpair", &["EMFILE", "ENOMEM"]),
     any("statx", &["ENOMEM"]),

@@ -1,12 +1,13 @@
 //! Hosts that lack a facility altogether, or have little of it.
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::exchange::{Stage, Told, exchange, with_data_thread};
 use crate::strace::Strace;
-use crate::support::look::Held;
-use crate::support::{Role, WITH_LITTLE_MEMORY, wait_until};
+use crate::support::look::{Held, descriptors, is_alive, limit_descriptors};
+use crate::support::{Role, WITH_LITTLE_MEMORY, wait_until, wait_within};
 
 /// Descriptors that a process may have where they are short.
 const DESCRIPTORS_MAX: u64 = 64;
@@ -89,10 +90,10 @@ fn without_so_peercred_a_client_is_told_that_there_is_no_session() {
 }
 
 #[test]
-fn without_pidfd_open_the_end_of_a_client_is_seen_by_its_socket_and_the_log_says_so() {
+fn without_pidfds_the_end_of_a_client_is_seen_by_its_socket_and_the_log_says_so() {
     let stage = Stage::new();
     let mut agent = stage.agent(false);
-    let strace = Strace::failing(&stage.folder, agent.pid(), "pidfd_open", false, "ENOSYS", None);
+    let strace = Strace::without_pidfds(&stage.folder, agent.pid());
     let mut detector = stage.client("detector", false);
     let mut procmond = stage.client("procmond", false);
     assert_eq!(exchange(&mut agent, &mut procmond, &mut detector), Told::default());
@@ -110,15 +111,25 @@ fn without_pidfd_open_the_end_of_a_client_is_seen_by_its_socket_and_the_log_says
     });
     let mut procmond = stage.client("procmond", false);
     assert_eq!(exchange(&mut agent, &mut procmond, &mut detector), Told::default());
-    assert!(strace.detach().injected() >= 3);
+    assert!(strace.detach().injected() >= 6);
     stage.nobody_panicked();
 }
 
-/// From now on, whatever it has open.
-fn limit_descriptors(role: &Role, count: u64) {
-    let pid = Pid::from_raw(role.pid().cast_signed()).expect("a pid is positive");
-    let limit = Rlimit { current: Some(count), maximum: Some(count) };
-    prlimit(Some(pid), Resource::Nofile, limit).expect("it is ours");
+#[test]
+fn without_peer_pidfds_the_process_that_has_the_number_is_watched() {
+    let stage = Stage::new();
+    let agent = stage.agent(false);
+    let strace = Strace::without_peer_pidfds(&stage.folder, agent.pid());
+    let before = descriptors(agent.pid());
+    let mut orphaner = Role::orphaner(&stage.folder);
+    let heir = orphaner.leave_connection();
+    wait_until("it is accepted", || descriptors(agent.pid()) > before);
+    assert!(is_alive(heir));
+    assert!(orphaner.end().success());
+    // Less than a process has that lives and says nothing.
+    wait_within(Duration::from_secs(4), "the heir is hung up on", || !is_alive(heir));
+    assert_eq!(strace.detach().injected(), 1);
+    stage.nobody_panicked();
 }
 
 #[test]
@@ -126,7 +137,7 @@ fn an_agent_with_few_descriptors_keeps_newcomers_out_and_serves_the_rest() {
     let stage = Stage::new();
     let mut agent = stage.agent(false);
     let held = with_data_thread(Held::by(&agent));
-    limit_descriptors(&agent, DESCRIPTORS_MAX);
+    limit_descriptors(agent.pid(), DESCRIPTORS_MAX);
     let options = || json!({"held": true});
     let mut crowd: Vec<Role> =
         (0..40).map(|number| stage.client_with(&format!("tool{number}"), options())).collect();
@@ -160,7 +171,7 @@ fn a_publisher_with_few_descriptors_is_told_and_its_subscribers_go_on() {
         let mut procmond = stage.client("procmond", false);
         let held = Held::by(&procmond);
         // Or can't have all of what it is asked to make: below 3 all are taken, whatever was closed meanwhile.
-        limit_descriptors(&procmond, if can_be_handed_any { held.descriptors as u64 + 2 } else { 3 });
+        limit_descriptors(procmond.pid(), if can_be_handed_any { held.descriptors as u64 + 2 } else { 3 });
         let subscribe = json!({"do": "subscribe", "patterns": ["events.process.#"]});
         for subscriber in [&mut agent, &mut detector, &mut exporter] {
             subscriber.must(&subscribe);

@@ -39,6 +39,21 @@ impl Strace {
         Self::attach(folder, pid, &[call], segments_only, &["-e", &inject])
     }
 
+    /// Has the kernel know no way to open the process at the other end of a socket by the socket, the second of two options that
+    /// are asked for.
+    pub(crate) fn without_peer_pidfds(folder: &Folder, pid: u32) -> Self {
+        Self::attach(folder, pid, &["getsockopt"], false, &["-e", Self::NO_PEER_PIDFD])
+    }
+
+    /// The same, and none by its number either.
+    pub(crate) fn without_pidfds(folder: &Folder, pid: u32) -> Self {
+        let by_number = "inject=pidfd_open:error=ENOSYS";
+        let more = ["-e", Self::NO_PEER_PIDFD, "-e", by_number];
+        Self::attach(folder, pid, &["getsockopt", "pidfd_open"], false, &more)
+    }
+
+    const NO_PEER_PIDFD: &str = "inject=getsockopt:error=ENOPROTOOPT:when=2+2";
+
     fn attach(folder: &Folder, pid: u32, calls: &[&str], segments_only: bool, more: &[&str]) -> Self {
         let log = folder.path().join(format!("strace-{pid}"));
         let mut command = Command::new("strace");

@@ -1,13 +1,21 @@
 //! Processes, looked at from outside.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::{DEADLINE, Role};
 
 /// Whether the process is stopped by a signal.
 pub(crate) fn is_stopped(pid: u32) -> bool {
     state(pid) == Some('T')
+}
+
+/// Whether there is such a process, and it has not ended.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    state(pid).is_some_and(|state| !['Z', 'X'].contains(&state))
 }
 
 /// The state letter of `/proc/PID/stat`.
@@ -51,6 +59,22 @@ pub(crate) fn rings(pid: u32) -> Vec<u64> {
     let mut rings: Vec<u64> = bytes.collect();
     rings.sort_unstable();
     rings
+}
+
+/// From now on the process may have so many descriptors, whatever it has open.
+pub(crate) fn limit_descriptors(pid: u32, count: u64) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a pid is positive");
+    let limit = Rlimit { current: Some(count), maximum: Some(count) };
+    prlimit(Some(pid), Resource::Nofile, limit).expect("it is ours");
+}
+
+/// Processor time that it took so far, all threads together.
+pub(crate) fn processor_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
+    let (_, rest) = stat.rsplit_once(')').expect("the name is in brackets");
+    let ticks = rest.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks"));
+    // A hundred in a second, on every Linux that we run on.
+    Duration::from_millis(ticks.sum::<u64>() * 10)
 }
 
 /// Threads.
@@ -124,4 +148,22 @@ impl Held {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Whether these bytes are somewhere in the memory that the process can write to, segments apart.
+pub(crate) fn holds(pid: u32, bytes: &[u8]) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process lives");
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("the process lives");
+    let regions = maps.lines().filter_map(|line| {
+        let (range, rest) = line.split_once(' ')?;
+        let (start, end) = range.split_once('-')?;
+        let number = |text| u64::from_str_radix(text, 16).expect("it is hexadecimal");
+        (rest.starts_with("rw") && !rest.contains("memfd:")).then(|| (number(start), number(end)))
+    });
+    regions.into_iter().any(|(start, end)| {
+        let mut region = vec![0; usize::try_from(end - start).expect("it fits into memory")];
+        // What goes meanwhile is not there.
+        memory.read_exact_at(&mut region, start).is_ok()
+            && region.windows(bytes.len()).any(|window| window == bytes)
+    })
 }

@@ -6,6 +6,7 @@
 
 pub(crate) mod chance;
 pub(crate) mod look;
+pub(crate) mod proof;
 pub(crate) mod roles;
 
 use std::cell::Cell;
@@ -71,6 +72,14 @@ impl Folder {
         Self(folder)
     }
 
+    /// One that belongs to a user, or to nobody in particular, as `/tmp` does.
+    pub(crate) fn of(owner: u32, mode: u32) -> Self {
+        let folder = Self::new();
+        std::os::unix::fs::chown(folder.path(), Some(owner), None).expect("as root");
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(mode)).expect("as root");
+        folder
+    }
+
     pub(crate) fn socket(&self) -> PathBuf {
         self.0.path().join("bus.sock")
     }
@@ -124,6 +133,22 @@ impl Role {
         Self::bus(folder, "client", id, options, Some(STRANGER))
     }
 
+    /// A process of a user, with a role, and with what `setpriv` is told in addition (`rights`).
+    pub(crate) fn of_user(folder: &Folder, role: &str, id: &str, uid: u32, options: Value) -> Self {
+        Self::bus(folder, role, id, options, Some(uid))
+    }
+
+    /// A process that leaves a connection to a child of its own.
+    pub(crate) fn orphaner(folder: &Folder) -> Self {
+        Self::bus(folder, "orphaner", "orphaner", json!({}), None).up()
+    }
+
+    /// Has an orphaner connect, without waiting for the broker, and yields the child that has the connection as well.
+    pub(crate) fn leave_connection(&mut self) -> u32 {
+        let heir = self.must(&json!({}))["heir"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        heir.expect("a pid")
+    }
+
     /// A process that speaks the protocol by hand.
     pub(crate) fn intruder(folder: &Folder, uid: Option<u32>) -> Self {
         Self::bus(folder, "intruder", "intruder", json!({}), uid).up()
@@ -135,7 +160,9 @@ impl Role {
         }
         options["role"] = role.into();
         options["id"] = id.into();
-        options["path"] = folder.socket().to_str().expect("a path of UTF-8").into();
+        if options["path"].is_null() {
+            options["path"] = folder.socket().to_str().expect("a path of UTF-8").into();
+        }
         Self::spawn(folder, &options, uid)
     }
 
@@ -143,18 +170,9 @@ impl Role {
         let binary = std::env::current_exe().expect("this binary has a path");
         let mut command = match uid {
             None => within(role, &binary),
-            Some(uid) => {
-                let mut command = Command::new("setpriv");
-                command.args([format!("--reuid={uid}"), format!("--regid={uid}"), "--clear-groups".into()]);
-                command.arg(reachable(&binary, folder));
-                command
-            }
+            Some(uid) => as_user(uid, role, &reachable(&binary, folder)),
         };
-        command
-            .args(["--exact", "role_entry", "--nocapture", "--test-threads=1"])
-            .env(ROLE, role.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
+        in_role(&mut command, role).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the role starts");
         let stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let (send, answers) = channel();
@@ -265,6 +283,23 @@ impl Drop for Role {
     }
 }
 
+/// Has a command of this binary play a role.
+fn in_role<'a>(command: &'a mut Command, role: &Value) -> &'a mut Command {
+    command.args(["--exact", "role_entry", "--nocapture", "--test-threads=1"]).env(ROLE, role.to_string())
+}
+
+/// This binary, as another user: of the groups that the role names as `groups`, and with its `rights`.
+fn as_user(uid: u32, role: &Value, binary: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args([format!("--reuid={uid}"), format!("--regid={uid}")]);
+    match role["groups"].as_str() {
+        Some(groups) => command.arg(format!("--groups={groups}")),
+        None => command.arg("--clear-groups"),
+    };
+    command.args(role["rights"].as_array().into_iter().flatten().filter_map(Value::as_str)).arg(binary);
+    command
+}
+
 /// This binary, started by the command that the role names as `within`, or by nothing in between.
 fn within(role: &Value, binary: &Path) -> Command {
     let words: Vec<&str> =
@@ -278,7 +313,7 @@ fn within(role: &Value, binary: &Path) -> Command {
 }
 
 /// A copy of this binary that every user can start: the original may lie in a folder that they can't enter.
-fn reachable(binary: &Path, folder: &Folder) -> PathBuf {
+pub(crate) fn reachable(binary: &Path, folder: &Folder) -> PathBuf {
     let copy = folder.path().join("role");
     if !copy.exists() {
         // By a process of its own: a descriptor of ours that is open for writing could be inherited by a role that another

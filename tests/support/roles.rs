@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemoneye_eventbus::{
     Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
-    ProcessEvent, Publisher, RecvError, SubscribeError, SubscribeOptions, Subscription,
+    Instance, ProcessEvent, Publisher, RecvError, SocketEnd, SubscribeError, SubscribeOptions, Subscription,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
@@ -18,9 +18,13 @@ use super::{ANSWER, DEADLINE, ROLE};
 mod flow;
 mod frugal;
 mod hostile;
+mod identity;
+mod launch;
 mod log;
+mod policy;
 mod reader;
 mod signals;
+mod squatter;
 mod witness;
 
 use reader::Reader;
@@ -37,6 +41,8 @@ pub(crate) fn run_if_asked() {
     match role["role"].as_str() {
         Some("intruder") => return hostile::live(&role),
         Some("third") => return hostile::third(),
+        Some("squatter") => return squatter::live(&role),
+        Some("orphaner") => return launch::orphan(&role),
         _ => {}
     }
     let runtime = match role["runtime"].as_str() {
@@ -50,6 +56,12 @@ pub(crate) fn run_if_asked() {
 async fn live(role: Value) {
     if let Some(path) = role["log"].as_str() {
         log::write_to(std::path::Path::new(path));
+    }
+    if let Some(path) = role["audit"].as_str() {
+        log::write_audit_to(std::path::Path::new(path));
+    }
+    if role["stdin"] == true {
+        return launch::live(&role).await;
     }
     // Reading blocks a thread of its own, so that the runtime goes on.
     let (send, mut lines) = tokio::sync::mpsc::unbounded_channel();
@@ -93,6 +105,46 @@ fn error(error: &(impl std::error::Error + ?Sized), kind: &str) -> Value {
     json!({ "error": error.to_string(), "kind": kind })
 }
 
+/// The instance that a role belongs to, where that says which socket is its broker's: the empty name is the default.
+fn instance(role: &Value) -> Option<Option<Instance>> {
+    let name = role["instance"].as_str()?;
+    Some((!name.is_empty()).then(|| Instance::new(name).expect("a legal name")))
+}
+
+fn broker_options(role: &Value, path: PathBuf, queue: Option<usize>) -> BrokerOptions {
+    let backing = if role["backing"] == "named" { Backing::Named } else { Backing::Memfd };
+    let mut options = match instance(role) {
+        Some(None) => BrokerOptions::default(),
+        Some(Some(instance)) => BrokerOptions::default().instance(&instance),
+        None => BrokerOptions::new(path),
+    };
+    options = options.backing(backing);
+    if let Some(bytes) = role["ring_bytes"].as_u64() {
+        options = options.ring_bytes(size(bytes));
+    }
+    if let Some(bytes) = role["ring_budget_bytes"].as_u64() {
+        options = options.ring_budget_bytes(bytes);
+    }
+    if let Some(bytes) = role["ring_budget_per_uid"].as_u64() {
+        options = options.ring_budget_per_uid(bytes);
+    }
+    if let Some(bytes) = queue {
+        options = options.queue_bytes(bytes);
+    }
+    if let Some(mode) = role["socket_mode"].as_u64() {
+        options = options.socket_mode(u32::try_from(mode).expect("a mode"));
+    }
+    if let Some(group) = role["socket_group"].as_u64() {
+        options = options.socket_group(u32::try_from(group).expect("a gid"));
+    }
+    if role["strict"] == true {
+        options = options.strict();
+    }
+    // The default is meant for machines that are not at their limit; a test that wants it says so.
+    let deadline = role["route_deadline_ms"].as_u64().unwrap_or(10_000);
+    options.route_deadline(Duration::from_millis(deadline))
+}
+
 /// What the harness asks for has failed before.
 fn not_made() -> Value {
     json!({ "error": "it was not made", "kind": "NotMade" })
@@ -111,12 +163,15 @@ pub(crate) struct BusRole {
     /// Subscriptions that nobody reads so far.
     unread: HashMap<String, Subscription>,
     witnesses: HashMap<String, witness::Witness>,
+    /// Processes that this one has started, with one end of a connection each.
+    launched: Vec<launch::Launched>,
 }
 
 impl BusRole {
-    /// Options: `role`, `path`, `id`, `log` (a file), `held` (begins at the first line of input), `within` (a command); agent:
-    /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `route_deadline_ms`; client: `queue_bytes`, `broker_uid`; both:
-    /// `sigpipe`.
+    /// Options: `role`, `path`, `instance` (in its place), `id`, `log` (a file), `audit` (another), `held` (begins at the first
+    /// line of input), `within` (a command); agent:
+    /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `socket_group`,
+    /// `route_deadline_ms`, `strict`; client: `queue_bytes`, `broker_uid`, `stdin` (is its connection), `token` and `key` (files); both: `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
         if role["sigpipe"] == true {
             signals::sigpipe_kills();
@@ -124,31 +179,23 @@ impl BusRole {
         let path = PathBuf::from(role["path"].as_str().expect("the harness names the path"));
         let queue = role["queue_bytes"].as_u64().map(size);
         let bus = if role["role"] == "agent" {
-            let backing = if role["backing"] == "named" { Backing::Named } else { Backing::Memfd };
-            let mut options = BrokerOptions::new(path).backing(backing);
-            if let Some(bytes) = role["ring_bytes"].as_u64() {
-                options = options.ring_bytes(size(bytes));
-            }
-            if let Some(bytes) = role["ring_budget_bytes"].as_u64() {
-                options = options.ring_budget_bytes(bytes);
-            }
-            if let Some(bytes) = role["ring_budget_per_uid"].as_u64() {
-                options = options.ring_budget_per_uid(bytes);
-            }
-            if let Some(bytes) = queue {
-                options = options.queue_bytes(bytes);
-            }
-            if let Some(mode) = role["socket_mode"].as_u64() {
-                options = options.socket_mode(u32::try_from(mode).expect("a mode"));
-            }
-            // The default is meant for machines that are not at their limit; a test that wants it says so.
-            let deadline = role["route_deadline_ms"].as_u64().unwrap_or(10_000);
-            options = options.route_deadline(Duration::from_millis(deadline));
+            let options = broker_options(role, path, queue);
             let broker = DaemoneyeBroker::with_options(options).map_err(|e| error(&e, "start"))?;
-            Bus::Embedded(DaemoneyeEventBus::from_broker(broker).await.map_err(|e| error(&e, "start"))?)
+            Bus::Embedded(
+                DaemoneyeEventBus::from_broker(broker).await.map_err(|e| error(&e, &format!("{e:?}")))?,
+            )
         } else {
             let id = role["id"].as_str().expect("the harness names the client");
-            let mut options = ConnectOptions::new(id).path(path).deadline(DEADLINE);
+            let mut options = match instance(role) {
+                Some(None) => ConnectOptions::new(id),
+                Some(Some(instance)) => ConnectOptions::new(id).instance(&instance),
+                None => ConnectOptions::new(id).path(path),
+            };
+            options = options.deadline(DEADLINE);
+            if role["stdin"] == true {
+                let end = SocketEnd::take_stdin().expect("descriptors");
+                options = ConnectOptions::from_descriptor(id, end).deadline(DEADLINE);
+            }
             if let Some(deadline) = role["deadline_ms"].as_u64() {
                 options = options.deadline(Duration::from_millis(deadline));
             }
@@ -156,8 +203,9 @@ impl BusRole {
                 options = options.queue_bytes(bytes);
             }
             if let Some(uid) = role["broker_uid"].as_u64() {
-                options = options.broker_uid(u32::try_from(uid).expect("a uid"));
+                options = options.expected_broker_uid(u32::try_from(uid).expect("a uid"));
             }
+            options = identity::proving(options, role)?;
             let client = EventBusClient::connect(options).await.map_err(|e| {
                 let kind = format!("{e:?}");
                 error(&e, kind.split([' ', '(', '{']).next().unwrap_or_default())
@@ -165,7 +213,7 @@ impl BusRole {
             Bus::Client(Arc::new(client))
         };
         let (publishers, subscriptions, unread) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { bus, publishers, subscriptions, unread, witnesses: HashMap::new() })
+        Ok(Self { bus, publishers, subscriptions, unread, witnesses: HashMap::new(), launched: Vec::new() })
     }
 
     async fn carry_out(&mut self, command: &Value) -> Result<Value, Value> {
@@ -201,6 +249,7 @@ impl BusRole {
             | "losses" => self.flow(command).await,
             "publish" => self.publish(&text("topic"), &text("tag"), number("from"), number("count")).await,
             "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
+            "issue" | "members" | "connect_again" => self.identity(command).await,
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
             "disconnected" => Ok(json!({ "why": self.client().disconnected().await.to_string() })),
             "over" => {
@@ -234,11 +283,15 @@ impl BusRole {
             "order" => Ok(self.subscriptions[&text("name")].order()),
             "poisonings" => Ok(self.poisonings().await),
             "ring_charges" => Ok(self.ring_charges().await),
+            "refusals" => Ok(self.refusals().await),
+            "decline" => self.decline(command).await,
+            "reload" | "load_policy" => self.policy(command).await,
             "no_more_threads" => {
                 let none = Rlimit { current: Some(1), maximum: Some(1) };
                 setrlimit(Resource::Nproc, none).expect("who has more may have less");
                 Ok(json!({}))
             }
+            "launch" => self.launch(command).await,
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
             "components" => {

@@ -62,7 +62,7 @@ fn a_ring_has_the_size_that_its_subscription_asks_for_and_both_sides_are_told() 
     world.declare(netmond, 0, 0, "events.network.batch");
     world.settle();
     assert_eq!(sizes(&world.heard(netmond)), [1 << 16, RING_BYTES], "also of who comes later");
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn of_several_subscriptions_the_largest_size_counts_and_a_ring_keeps_what_it_has
     world.subscribe_with(detector, 4, &["events.#"], Some(1 << 26));
     world.declare(procmond, 0, 1, "events.process.start");
     world.settle();
-    assert_eq!(sizes(&world.heard(procmond)), []);
+    assert!(sizes(&world.heard(procmond)).is_empty());
     world.unsubscribe(detector, 1);
     world.unsubscribe(detector, 4);
     world.declare(procmond, 1, 0, BATCH);
@@ -112,7 +112,7 @@ fn a_size_that_can_not_be_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_ring_is_charged_to_who_asked_for_what_it_came_to_be_for() {
+fn a_ring_is_charged_to_its_subscriber_whoever_came_first() {
     let mut world = World::new();
     let procmond = world.join_from(USER, "procmond");
     let (detector, agent) = (world.join_from(STRANGER, "detector"), world.join("agent"));
@@ -125,7 +125,7 @@ fn a_ring_is_charged_to_who_asked_for_what_it_came_to_be_for() {
     world.settle();
     world.declare(procmond, 1, 0, BATCH);
     world.settle();
-    let later = [(Payer::Agent, 1, ONE), (Payer::Uid(1000), 2, ONE + (1 << 16) + 8192), first[1]];
+    let later = [(Payer::Agent, 2, 2 * ONE), (Payer::Uid(65534), 2, 2 * ((1 << 16) + 8192))];
     assert_eq!(charges(&world), later);
     world.subscribe(detector, 1, &[BATCH]);
     world.declare(procmond, 0, 1, "events.process.start");
@@ -180,7 +180,7 @@ fn a_user_that_has_used_up_its_share_is_refused_and_nobody_else_is() {
     world.settle();
     let grants = names(&world.heard(agent)).iter().filter(|name| **name == "grant").count();
     assert_eq!((grants, names(&world.heard(procmond)).contains(&"declared")), (5, true));
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -243,35 +243,80 @@ fn runs_over_rings_that_are_there(world: &mut World, detector: SessionId) {
 }
 
 #[test]
-fn a_topic_whose_subscribers_would_need_too_much_is_refused_and_its_publisher_is_not_there() {
+fn a_subscriber_whose_share_does_not_hold_another_ring_goes_and_who_publishes_is_not_affected() {
     let mut world = World::with_budget(u64::MAX, 2 * ONE);
-    let procmond = world.join_from(STRANGER, "procmond");
-    let subscribers = ["detector", "exporter", "agent"].map(|name| world.join(name));
-    for subscriber in subscribers {
-        world.subscribe(subscriber, 0, &["events.process.start"]);
+    let procmond = world.join("procmond");
+    let (agent, exporter) = (world.join("agent"), world.join("exporter"));
+    let (greedy, modest) = (world.join_from(STRANGER, "detector"), world.join_from(STRANGER, "tool"));
+    for subscriber in [agent, exporter, greedy] {
+        world.subscribe(subscriber, 0, &["events.#"]);
     }
-    world.declare(procmond, 0, 0, "events.process.start");
-    assert_eq!(over_budget(&world.heard(procmond)), (Some(65534), 3 * ONE, 0, 2 * ONE));
-    assert_eq!((world.machine.publishers.len(), charges(&world)), (0, vec![]));
-    world.subscribe(subscribers[2], 1, &[BATCH]);
-    let request = world.declare(procmond, 0, 0, BATCH);
+    world.subscribe_with(modest, 0, &["events.network.#"], Some(1 << 16));
+    for number in 0..2 {
+        world.declare(procmond, number, 0, BATCH);
+        world.settle();
+    }
+    assert_eq!(charges(&world)[2], (Payer::Uid(65534), 2, 2 * ONE));
+    world.unsubscribe(exporter, 0);
     world.settle();
-    assert_eq!(answers(&world.heard(procmond), request), 1, "its numbers were not used up");
-    world.declare(procmond, 0, 1, "events.process.start");
-    assert_eq!(over_budget(&world.heard(procmond)), (Some(65534), 2 * ONE, ONE, 2 * ONE));
-    assert_eq!((world.machine.topic_count(), charges(&world)), (1, vec![(Payer::Uid(65534), 1, ONE)]));
-    assert!(subscribers.iter().all(|session| world.is_connected(*session)));
-    world.unsubscribe(subscribers[0], 0);
-    world.declare(procmond, 0, 1, "events.process.start");
+    let request = world.declare(procmond, 2, 0, BATCH);
+    world.settle();
+    assert_eq!(answers(&world.heard(procmond), request), 1);
+    let needed = (Some(65534), ONE, 2 * ONE, 2 * ONE);
+    match goodbye(&world.heard(greedy)) {
+        GoodbyeReason::Refused { refusal: Refusal::RingBudget { uid, needed: bytes, in_use, limit } } => {
+            assert_eq!((*uid, *bytes, *in_use, *limit), needed);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!([agent, exporter, modest, procmond].iter().all(|session| world.is_connected(*session)));
+    assert_eq!(charges(&world)[0], (Payer::Agent, 3, 3 * ONE));
+    super::super::invariants::check_at_rest(&world.machine);
+}
+
+#[test]
+fn a_topic_that_the_agent_could_not_hear_is_refused_and_its_publisher_is_not_there() {
+    let mut world = World::with_budget(2 * ONE, u64::MAX);
+    let (procmond, agent) = (world.join("procmond"), world.join("agent"));
+    world.subscribe(agent, 0, &["events.#"]);
+    for number in 0..2 {
+        world.declare(procmond, number, 0, BATCH);
+        world.settle();
+    }
+    world.heard(procmond);
+    world.declare(procmond, 2, 0, BATCH);
+    assert_eq!(over_budget(&world.heard(procmond)), (None, ONE, 2 * ONE, 2 * ONE));
+    assert_eq!((world.machine.publishers.len(), charges(&world)), (2, vec![(Payer::Agent, 2, 2 * ONE)]));
+    world.declare(procmond, 1, 1, "events.process.start");
+    world.settle();
+    assert!(names(&world.heard(procmond)).contains(&"declared"), "it needs no other ring");
+    assert_eq!(world.machine.topic_count(), 3);
+}
+
+#[test]
+fn a_publisher_does_not_pay_for_those_who_hear_it() {
+    let mut world = World::with_budget(u64::MAX, 3 * ONE);
+    let hearers: Vec<_> = (0..9)
+        .map(|number| {
+            let hearer = world.join_from(Origin::Remote { uid: 2000 + number }, &format!("tool-{number}"));
+            world.subscribe(hearer, 0, &["events.#"]);
+            hearer
+        })
+        .collect();
+    let procmond = world.join("procmond");
+    world.declare(procmond, 0, 0, BATCH);
     world.settle();
     assert!(names(&world.heard(procmond)).contains(&"declared"));
-    super::invariants::check_at_rest(&world.machine);
+    for hearer in hearers {
+        world.end(hearer);
+    }
+    assert_eq!(charges(&world), [], "and what they had is charged to nobody when they have gone");
 }
 
 #[test]
 fn what_subscribers_ask_for_beyond_the_usual_size_keeps_nobody_from_publishing() {
     let large = RING_BYTES << 2;
-    let mut world = World::with_budget(8 * ONE, 5 * ONE);
+    let mut world = World::with_budget(10 * ONE, 5 * ONE);
     let (procmond, agent) = (world.join("procmond"), world.join("agent"));
     let strangers = ["detector", "exporter"].map(|name| world.join_from(STRANGER, name));
     for stranger in strangers {
@@ -284,15 +329,13 @@ fn what_subscribers_ask_for_beyond_the_usual_size_keeps_nobody_from_publishing()
     assert_eq!(sizes(&heard), [large, RING_BYTES], "one is within the share of who asked for it");
     let smaller = |report: &&Report| matches!(report, Report::SmallerRing { .. });
     assert_eq!(world.reports.iter().filter(smaller).count(), 1);
-    let all = [(Payer::Uid(1000), 1, ONE), (Payer::Uid(65534), 1, large + 8192)];
-    assert_eq!(charges(&world), all);
+    assert_eq!(charges(&world), [(Payer::Uid(65534), 2, large + 8192 + ONE)]);
     world.declare(agent, 0, 0, BATCH);
     world.settle();
     let heard = world.heard(agent);
     assert!(names(&heard).contains(&"declared"), "{heard:?}");
-    assert_eq!(sizes(&heard), [RING_BYTES; 2]);
-    assert!(strangers.iter().all(|session| world.is_connected(*session)));
-    super::invariants::check_at_rest(&world.machine);
+    assert!(!strangers.iter().all(|session| world.is_connected(*session)));
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -335,7 +378,7 @@ fn is_of_the_usual_size(mut world: World, procmond: SessionId, detector: Session
                 && *asked_bytes == RING_BYTES << 4)
     });
     assert_eq!(smaller.count(), 1, "{:?}", world.reports);
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::super::{Input, Origin, Report, SessionId};
+use super::dice::Dice;
 use super::world::{HELLO_DEADLINE, ROUTE_DEADLINE, USER, World, consumer_segment, producer_segment};
-use crate::wire::{GoodbyeReason, OrderId, Request, RingId};
+use crate::access::AccessPolicy;
+use crate::wire::{GoodbyeReason, OrderId, Refusal, Request, RingId};
 
 const TOPICS: [&str; 6] = [
     "events.process.batch",
@@ -19,27 +21,29 @@ const PATTERNS: [&str; 7] =
 /// Rings of the usual size, of others, and of some that can't be.
 const SIZES: [Option<u64>; 7] =
     [None, None, Some(1 << 16), Some(1 << 20), Some(1 << 24), Some(1 << 30), Some((1 << 20) + 1)];
+/// Tables that differ in who may publish, and in who may subscribe.
+const POLICIES: [&str; 4] = [
+    "defaults = true",
+    "defaults = false",
+    "defaults = true
+    [[row]]
+    topics = 'events.process.#'
+    level = 'public'
+    publishers = ['netmond', 'procmond']
+    subscribers = ['anyone']",
+    "defaults = true
+    [[row]]
+    topics = 'events.process.batch'
+    level = 'restricted'
+    publishers = ['agent']
+    subscribers = ['agent', 'detector']
+    [[row]]
+    topics = 'control.#'
+    level = 'restricted'
+    publishers = ['agent', 'tool']
+    subscribers = []",
+];
 const NAMES: [&str; 6] = ["procmond", "netmond", "agent", "detector", "tool", "No Name"];
-
-/// Numbers that look random and are the same each time (xorshift64).
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 33).expect("31 bits") % sides
-    }
-
-    fn number(&mut self, sides: usize) -> u32 {
-        u32::try_from(self.roll(sides)).expect("a small number")
-    }
-
-    fn of<T: Copy>(&mut self, items: &[T]) -> T {
-        items[self.roll(items.len())]
-    }
-}
 
 /// A number that is mostly one of those in use, and sometimes not.
 fn some_id(dice: &mut Dice, known: impl Iterator<Item = u64>) -> u64 {
@@ -110,6 +114,9 @@ fn step(world: &mut World, dice: &mut Dice, slot: &mut SessionId) {
             world.feed(Input::Faulty { session, reason: GoodbyeReason::TooSlow { limit: 1 } });
         }
         3 => world.hello(session, dice.of(&NAMES)),
+        4 if dice.roll(4) == 1 => {
+            world.reload(&AccessPolicy::from_toml(dice.of(&POLICIES)).expect("a legal table"));
+        }
         4 if dice.roll(4) == 0 => world.wait(dice.of(&[ROUTE_DEADLINE / 3, ROUTE_DEADLINE, HELLO_DEADLINE])),
         5 => world.settle(),
         6..28 => drop(world.obey_one(session)),
@@ -140,12 +147,13 @@ fn run(seed: u64) -> (usize, usize) {
         let slot = dice.roll(slots.len());
         step(&mut world, &mut dice, &mut slots[slot]);
         let over_budget =
-            |report: &Report| matches!(report, Report::Refused { what, .. } if what.contains("new rings"));
+            |report: &Report| matches!(report, Report::Refused { refusal: Refusal::RingBudget { .. }, .. });
         refused += world.reports.drain(..).filter(over_budget).count();
     }
     world.wait(HELLO_DEADLINE);
     world.settle();
-    super::invariants::check_at_rest(&world.machine);
+    assert_eq!(world.reloads, world.reloaded.len() as u64, "each reload comes to its end, once");
+    super::super::invariants::check_at_rest(&world.machine);
     let routes = world.machine.routes.len();
     for session in slots {
         world.end(session);

@@ -93,7 +93,7 @@ fn an_end_at_any_step_leaves_nothing_behind_and_answers_who_waits() {
             match what {
                 Cut::SubscriberLetsGo => {
                     assert!(world.machine.routes.is_empty(), "{step}");
-                    super::invariants::check_at_rest(&world.machine);
+                    super::super::invariants::check_at_rest(&world.machine);
                 }
                 Cut::PublisherHasNoRing | Cut::SubscriberHasNoRing
                     if world.is_connected(publisher) && world.is_connected(subscriber) => {}
@@ -207,7 +207,7 @@ fn a_subscriber_that_takes_its_time_does_not_use_up_the_publishers() {
     world.wait(JUST_LESS - Duration::from_millis(1));
     world.settle();
     assert!(world.is_connected(procmond) && world.is_connected(detector));
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn a_poisoned_pair_is_parted_for_good_and_others_feel_nothing() {
         assert_eq!(answers(&world.heard(procmond), declare), 1);
         assert_eq!(world.machine.rings.len(), 4, "no other ring for the pair");
         assert!([procmond, agent, detector].iter().all(|session| world.is_connected(*session)));
-        super::invariants::check_at_rest(&world.machine);
+        super::super::invariants::check_at_rest(&world.machine);
     }
 }
 
@@ -294,7 +294,7 @@ fn a_new_session_of_a_poisoned_pair_starts_afresh() {
     world.declare(procmond, 0, 0, BATCH);
     world.settle();
     assert_ne!(world.only_ring(), ring);
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn an_accusation_about_a_ring_of_others_is_a_fault() {
     world.say(tool, poisoned(ring));
     assert_eq!(fault(&world.heard(tool)), "an accusation about a ring of others");
     assert_eq!((world.heard(procmond), world.heard(agent)), (vec![], vec![]));
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::super::{Input, Origin, Report};
+use super::super::{Input, Origin, Report, Right};
 use super::world::{
-    HELLO_DEADLINE, USER, World, consumer_segment, fault, goodbye, names, producer_segment, refusal,
+    HELLO_DEADLINE, USER, World, consumer_segment, fault, goodbye, hello_of, names, producer_segment, refusal,
 };
 use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions};
 
@@ -13,7 +13,7 @@ fn a_client_of_another_version_is_told_both_versions_and_sent_away() {
     let mut world = World::new();
     let session = world.connect(USER);
     let client = Versions { oldest: 2, newest: 9 };
-    let hello = Hello { versions: client, features: 0, client_id: "procmond".into() };
+    let hello = Hello { versions: client, ..hello_of("procmond") };
     world.say(session, Request::Hello(hello));
     let heard = world.heard(session);
     assert_eq!(*refusal(&heard), Refusal::Version { broker: Versions::OURS, client });
@@ -26,7 +26,7 @@ fn a_version_range_that_is_upside_down_is_refused() {
     let mut world = World::new();
     let session = world.connect(USER);
     let client = Versions { oldest: 9, newest: 1 };
-    let hello = Hello { versions: client, features: 0, client_id: "procmond".into() };
+    let hello = Hello { versions: client, ..hello_of("procmond") };
     world.say(session, Request::Hello(hello));
     assert_eq!(*refusal(&world.heard(session)), Refusal::Version { broker: Versions::OURS, client });
 }
@@ -41,8 +41,8 @@ fn what_is_no_name_is_refused_and_cut_and_reported_on_one_line() {
     let Refusal::BadName { client_id } = refusal(&heard) else { panic!("{heard:?}") };
     assert!(client_id.len() <= 64 && !client_id.contains(char::is_control), "{client_id:?}");
     assert!(!world.is_connected(session));
-    let [Report::Refused { who, .. }] = &world.reports[..] else { panic!("{:?}", world.reports) };
-    assert!(!who.contains(char::is_control), "{who:?}");
+    let [Report::Refused { what, .. }] = &world.reports[..] else { panic!("{:?}", world.reports) };
+    assert!(!what.contains(char::is_control), "{what:?}");
 }
 
 #[test]
@@ -159,7 +159,9 @@ fn comings_and_goings_are_reported() {
     world.end(session);
     let component = crate::access::Component::from_client_id("procmond").expect("a legal id");
     let left = Report::Left { component: component.clone(), reason: None };
-    assert_eq!(world.reports, [Report::Joined { component }, left]);
+    let (right, what) = (Right::Connect, "weak identity".into());
+    let granted = Report::Granted { session, component: component.clone(), right, what, withheld: 0 };
+    assert_eq!(world.reports, [granted, Report::Joined { component }, left]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::world::{ROUTE_DEADLINE, USER, World, fault, goodbye, missed, names, r
 use crate::config::{
     ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SESSIONS_MAX, SLOTS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX,
 };
-use crate::wire::{GoodbyeReason, Notice, Refusal};
+use crate::wire::{GoodbyeReason, Notice, Refusal, Resource};
 
 fn too_many(notices: &[Notice]) -> (String, usize) {
     match refusal(notices) {
@@ -29,7 +29,10 @@ fn full() -> World {
 fn one_session_too_many_is_told_so_and_the_others_stay() {
     let mut world = full();
     let surplus = world.connect(USER);
-    assert_eq!(too_many(&world.heard(surplus)), ("sessions".into(), SESSIONS_MAX));
+    let (needed, in_use) = (1, SESSIONS_MAX as u64);
+    let (resource, uid) = (Resource::Connections, Some(1000));
+    let expected = Refusal::Share { resource, uid, needed, in_use, limit: in_use };
+    assert_eq!(*refusal(&world.heard(surplus)), expected);
     assert!(!world.is_connected(surplus));
     assert_eq!(world.machine.components().count(), SESSIONS_MAX);
     let first = world.machine.holder_of("tool-0").expect("it is there");
@@ -211,5 +214,5 @@ fn the_longest_topics_and_names_are_granted_and_routed_in_frames() {
     world.subscribe(agent, 0, &["#"]);
     world.settle();
     assert_eq!(world.machine.routes.len(), 2);
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }

@@ -24,7 +24,7 @@ fn a_topic_that_a_component_may_not_publish_is_refused_and_nothing_changes() {
     let request = world.declare(netmond, 0, 0, "events.network.batch");
     world.settle();
     assert_eq!(answers(&world.heard(netmond), request), 1, "its numbers were not used up");
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn no_route_leads_to_who_may_not_receive_though_its_pattern_matches() {
     );
     let routes: Vec<u32> = world.machine.routes.keys().map(|key| key.topic_number).collect();
     assert_eq!(routes, [1]);
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn routed() -> (World, SessionId, SessionId) {
     world.declare(procmond, 0, 0, BATCH);
     world.subscribe(agent, 0, &["events.process.#"]);
     world.settle();
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
     world.heard(procmond);
     world.heard(agent);
     (world, procmond, agent)
@@ -57,7 +57,7 @@ fn a_ring_is_made_and_granted_to_the_receiver_first_whoever_came_first() {
         let request = if declared_first { subscribe } else { declare };
         assert_eq!(answers(&heard, request), 1, "the publisher was the last");
         world.settle();
-        super::invariants::check_at_rest(&world.machine);
+        super::super::invariants::check_at_rest(&world.machine);
     }
 }
 
@@ -133,7 +133,7 @@ fn each_publisher_of_a_session_has_a_ring_of_its_own() {
     world.declare(procmond, 1, 0, BATCH);
     world.settle();
     assert_eq!((world.machine.rings.len(), world.machine.routes.len()), (2, 2));
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn let_go_in(phase: Phase, again: bool) -> (World, SessionId, SessionId) {
     if let Some(second) = second {
         assert_eq!(answers(&heard, second), 1, "{phase:?}");
     }
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
     (world, procmond, agent)
 }
 
@@ -299,7 +299,7 @@ fn a_publisher_that_is_closed_takes_its_rings_and_routes_along() {
     assert!(world.is_connected(procmond), "there is nothing to close, and no harm in it");
     world.declare(procmond, 0, 0, BATCH);
     world.settle();
-    super::invariants::check_at_rest(&world.machine);
+    super::super::invariants::check_at_rest(&world.machine);
     assert_eq!(world.machine.rings.len(), 2, "its number can be used again");
 }
 

@@ -1,16 +1,23 @@
 //! A broker's surroundings in a test: a clock that moves when told to, and clients that obey when told to.
 //!
-//! After each input the [invariants](super::invariants) are checked, and of each notice that it is a frame which its client
+//! After each input the [invariants](super::super::invariants) are checked, and of each notice that it is a frame which its client
 //! can read, for a session that is still there.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::super::{Action, Input, Machine, Origin, Report, SessionId, Settings};
+use super::super::{
+    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, PolicyChange, Report, SessionId,
+    Settings, Share,
+};
 use crate::access::AccessPolicy;
-use crate::config::FRAME_BYTES_MAX;
+use crate::config::{FRAME_BYTES_MAX, SESSIONS_MAX};
 use crate::wire::codec::{decode, encode};
-use crate::wire::{Epoch, GoodbyeReason, Handle, Hello, Notice, Refusal, Request, RingId, Versions};
+use crate::wire::{
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Needed, Nonce, Notice, Proof, Refusal, Request,
+    Resource, RingId, Versions,
+};
 
 pub(super) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
 pub(super) const RING_BYTES: u64 = 1 << 20;
@@ -18,11 +25,33 @@ pub(super) const RING_BYTES: u64 = 1 << 20;
 pub(super) const USER: Origin = Origin::Remote { uid: 1000 };
 pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 
+/// What clients prove here, and what would be no proof.
+pub(super) const PROOF: Proof = Proof([1; 32]);
+pub(super) const NO_PROOF: Proof = Proof([2; 32]);
+
+/// A challenge that [`PROOF`] answers.
+pub(super) fn challenge(known_by: Known) -> Box<Challenge> {
+    Box::new(Challenge { nonce: Nonce([3; 32]), proof: Proof([4; 32]), expected: PROOF, known_by })
+}
+
+pub(super) fn hello_of(client_id: &str) -> Hello {
+    Hello {
+        versions: Versions::OURS,
+        features: 0,
+        client_id: client_id.into(),
+        nonce: Nonce([5; 32]),
+        credential: Credential::Key,
+    }
+}
+
 /// A machine, what it knows as a descriptor being a number, and its clients.
 pub(super) struct World {
     pub(super) machine: Machine<u32>,
     pub(super) now: Instant,
     pub(super) reports: Vec<Report>,
+    /// How many policies there were after the first, and what came of each.
+    pub(super) reloads: u64,
+    pub(super) reloaded: BTreeMap<u64, PolicyChange>,
     /// What each client was sent and has not looked at.
     unread: BTreeMap<SessionId, VecDeque<(Notice, Option<u32>)>>,
     /// What it has looked at.
@@ -30,6 +59,8 @@ pub(super) struct World {
     connected: Vec<SessionId>,
     /// Whether the invariants are checked after each input: not where there are thousands of everything.
     pub(super) checks: bool,
+    /// What clients are challenged with.
+    pub(super) door: Rc<dyn Fn(SessionId) -> Result<Box<Challenge>, Needed>>,
     last: u32,
 }
 
@@ -45,17 +76,17 @@ impl World {
     /// With so many bytes for all rings, and for those of one user.
     pub(super) fn with_budget(total: u64, per_uid: u64) -> Self {
         Self::with_settings(|settings| {
-            (settings.ring_budget_bytes, settings.ring_budget_per_uid) = (total, per_uid);
+            settings.limits.shares[Resource::RingBytes as usize] = Share { total, per_uid, strangers: total };
         })
     }
 
-    fn with_settings(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(super) fn with_settings(change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
             epoch: Epoch(7),
             policy: AccessPolicy::default(),
             ring_bytes: RING_BYTES,
-            ring_budget_bytes: u64::MAX,
-            ring_budget_per_uid: u64::MAX,
+            limits: no_limits(),
+            pace: Pace { each: Duration::ZERO, ahead: Duration::ZERO, pause: Duration::ZERO },
             backing: shm::Backing::Memfd,
             route_deadline: ROUTE_DEADLINE,
             hello_deadline: HELLO_DEADLINE,
@@ -66,10 +97,13 @@ impl World {
             machine: Machine::new(settings, now),
             now,
             reports: Vec::new(),
+            reloads: 0,
+            reloaded: BTreeMap::new(),
             unread: BTreeMap::new(),
             read: BTreeMap::new(),
             connected: Vec::new(),
             checks: true,
+            door: Rc::new(|_| Ok(challenge(Known::User))),
             last: 0,
         }
     }
@@ -83,7 +117,7 @@ impl World {
             }
         }
         if self.checks {
-            super::invariants::check(&self.machine);
+            super::super::invariants::check(&self.machine);
         }
     }
 
@@ -104,6 +138,14 @@ impl World {
                 let ends = Some((self.fresh(), self.fresh()));
                 return Some(Input::Doorbell { ring, ends });
             }
+            Action::Challenge { session, .. } => {
+                let challenge = self.door.clone()(session);
+                return Some(Input::Challenged { session, challenge });
+            }
+            Action::Reloaded { number, change } => {
+                assert_eq!(self.reloaded.insert(number, change), None, "it is over once");
+            }
+            Action::Pause { .. } => {}
             Action::Report(report) => self.reports.push(report),
         }
         None
@@ -126,8 +168,25 @@ impl World {
     }
 
     pub(super) fn hello(&mut self, session: SessionId, client_id: &str) {
-        let hello = Hello { versions: Versions::OURS, features: 0, client_id: client_id.into() };
+        self.greet(session, hello_of(client_id));
+    }
+
+    /// Says hello, and proves what it is challenged to.
+    pub(super) fn greet(&mut self, session: SessionId, hello: Hello) {
         self.say(session, Request::Hello(hello));
+        if let Some(unread) = self.unread.get_mut(&session)
+            && let Some((Notice::Challenge { .. }, _)) = unread.front()
+        {
+            unread.pop_front();
+            self.say(session, Request::Proof { proof: PROOF });
+        }
+    }
+
+    /// Another policy; the number of the reload.
+    pub(super) fn reload(&mut self, policy: &AccessPolicy) -> u64 {
+        self.reloads += 1;
+        self.feed(Input::Reload { number: self.reloads, policy: policy.clone() });
+        self.reloads
     }
 
     /// A client that is welcome.
@@ -266,6 +325,15 @@ impl World {
     }
 }
 
+/// As much of everything as there is; all of it for whoever asks first. The clients' usual user is one of components.
+pub(super) fn no_limits() -> Limits {
+    let all = |total| Share { total, per_uid: total, strangers: total };
+    let mut shares = [all(u64::MAX); Resource::COUNT];
+    shares[Resource::Connections as usize] = all(SESSIONS_MAX as u64);
+    shares[Resource::Handshakes as usize] = all(SESSIONS_MAX as u64);
+    Limits { shares, component_uids: [1000].into() }
+}
+
 pub(super) fn producer_segment(ring: RingId) -> Request {
     Request::ProducerSegment { ring, handle: Handle::Descriptor }
 }
@@ -289,6 +357,7 @@ pub(super) fn answer_of(notice: &Notice) -> Option<Request> {
 /// The names of notices, for tests of order.
 pub(super) fn names(notices: &[Notice]) -> Vec<&'static str> {
     let name = |notice: &Notice| match notice {
+        Notice::Challenge { .. } => "challenge",
         Notice::Welcome(_) => "welcome",
         Notice::Refused { .. } => "refused",
         Notice::Declared { .. } => "declared",

@@ -4,14 +4,23 @@ use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::process::Command;
 
 use super::*;
+use crate::sys::SocketGroup;
 
 fn folder() -> tempfile::TempDir {
     let ours_alone = PermissionsExt::from_mode(0o700);
     tempfile::Builder::new().permissions(ours_alone).tempdir().expect("a temporary folder")
 }
 
+fn only(mode: u32) -> Access {
+    Access { mode, group: None }
+}
+
 fn bind(path: &Path) -> Result<Listener, ListenError> {
-    Listener::bind(path, 0o600)
+    bind_as(path, &only(0o600))
+}
+
+fn bind_as(path: &Path, access: &Access) -> Result<Listener, ListenError> {
+    Listener::bind(path, access, &Secret::new().expect("memory"))
 }
 
 fn lock_of(path: &Path) -> PathBuf {
@@ -182,7 +191,7 @@ async fn a_lock_that_was_waited_for_while_its_holder_went_is_taken_anew() {
             scope.spawn(|| {
                 for _ in 0..2000 {
                     match Lock::take(&path) {
-                        Ok(lock) => assert!(lock._placed.is_there(), "a lock on a file that is gone"),
+                        Ok(lock) => assert!(lock.is_there(), "a lock on a file that is gone"),
                         Err(error) => assert!(matches!(error, ListenError::Live { .. }), "{error}"),
                     }
                 }
@@ -197,7 +206,7 @@ async fn the_file_has_the_mode_that_was_asked_for() {
     let folder = folder();
     let path = folder.path().join("bus.sock");
     for mode in [0o600, 0o660, 0o666] {
-        let _listener = Listener::bind(&path, mode).expect("a free path");
+        let _listener = bind_as(&path, &only(mode)).expect("a free path");
         assert_eq!(std::fs::metadata(&path).expect("a socket").mode() & 0o7777, mode);
         assert_eq!(std::fs::metadata(lock_of(&path)).expect("a lock").mode() & 0o7777, 0o600);
     }
@@ -217,4 +226,106 @@ fn the_mode_does_not_depend_on_the_umask() {
         let output = String::from_utf8_lossy(&run.stdout);
         assert!(run.status.success() && output.contains("1 passed"), "umask {umask}: {output}");
     }
+}
+
+#[tokio::test]
+async fn a_link_is_followed_only_where_nobody_else_can_have_put_it() {
+    let folder = folder();
+    let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+    std::fs::create_dir(&real).expect("a folder");
+    std::os::unix::fs::symlink("real", &link).expect("a link");
+    drop(bind(&link.join("bus.sock")).expect("a link of ours, in a folder of ours"));
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o1777)).expect("ours");
+    let refused = bind(&link.join("bus.sock"));
+    assert!(matches!(&refused, Err(ListenError::Folder { folder, .. }) if *folder == link), "{refused:?}");
+    assert_eq!(std::fs::read_dir(&real).expect("a folder").count(), 0, "nothing was made where it leads");
+    bind(&real.join("bus.sock")).expect("the folder itself is ours");
+    bind(&real.join("../real/bus.sock")).expect("and so it is by any other path without a link");
+}
+
+#[tokio::test]
+async fn a_folder_that_can_be_exchanged_is_refused_though_nobody_else_can_write_to_it() {
+    let folder = folder();
+    let (open, own) = (folder.path().join("open"), folder.path().join("open/own"));
+    for path in [&open, &own] {
+        std::fs::create_dir(path).expect("a folder");
+    }
+    let mode = |mode| std::fs::set_permissions(&open, PermissionsExt::from_mode(mode)).expect("ours");
+    mode(0o777);
+    let refused = bind(&own.join("bus.sock"));
+    assert!(matches!(&refused, Err(ListenError::Folder { folder, .. }) if *folder == open), "{refused:?}");
+    assert_eq!(std::fs::read_dir(&own).expect("a folder").count(), 0);
+    mode(0o1777);
+    bind(&own.join("bus.sock")).expect("nobody else can take away what is ours");
+}
+
+/// Root alone can give files to others; so do all tests with two users need root.
+#[tokio::test]
+async fn a_folder_of_another_user_or_open_to_another_group_is_refused() {
+    if rustix::process::geteuid().as_raw() != 0 {
+        return;
+    }
+    let folder = folder();
+    let path = folder.path().join("bus.sock");
+    let give =
+        |user, group| std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).expect("as root");
+    let mode = |mode| std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(mode)).expect("ours");
+    give(0, 4711);
+    for open in [0o770, 0o775] {
+        mode(open);
+        let refused = bind(&path);
+        assert!(matches!(refused, Err(ListenError::Folder { .. })), "{refused:?}");
+    }
+    mode(0o750);
+    drop(bind(&path).expect("the group can't write"));
+    mode(0o1770);
+    drop(bind(&path).expect("the group can't take away what is ours"));
+    give(65534, 0);
+    mode(0o700);
+    let refused = bind(&path);
+    assert!(matches!(refused, Err(ListenError::Folder { .. })), "{refused:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+}
+
+#[tokio::test]
+async fn the_socket_goes_to_its_group_and_the_lock_to_nobody() {
+    let folder = folder();
+    let path = folder.path().join("bus.sock");
+    let own = rustix::process::getegid().as_raw();
+    let as_root = rustix::process::geteuid().as_raw() == 0;
+    let group = if as_root { 4711 } else { own };
+    let access = |group: SocketGroup| Access { mode: 0o660, group: Some(group) };
+    let listener = bind_as(&path, &access(group.into())).expect("a group that it may give it to");
+    let found = std::fs::metadata(&path).expect("a socket");
+    assert_eq!((found.gid(), found.mode() & 0o7777), (group, 0o660));
+    let lock = std::fs::metadata(lock_of(&path)).expect("a lock");
+    assert_eq!((lock.gid(), lock.mode() & 0o7777), (own, 0o600));
+    drop(listener);
+    if as_root {
+        bind_as(&path, &access("root".into())).expect("a group that each host has");
+    }
+    let refused = bind_as(&path, &access("no such group".into()));
+    assert!(matches!(refused, Err(ListenError::NoGroup { source: None, .. })), "{refused:?}");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left");
+}
+
+#[tokio::test]
+async fn a_dead_brokers_key_is_replaced_and_what_is_none_is_left_alone() {
+    let folder = folder();
+    let path = folder.path().join("bus.sock");
+    let key = path.with_added_extension("key");
+    let secret = Secret::new().expect("memory");
+    for left in [&[1; SECRET_BYTES][..], &[]] {
+        std::fs::write(&key, left).expect("our folder");
+        let listener = Listener::bind(&path, &only(0o600), &secret).expect("a free path");
+        let found = std::fs::read(&key).expect("it is there");
+        assert_eq!(found, secret.with(|bytes| bytes.to_vec()).expect("it can be read"));
+        drop(listener);
+        assert!(!key.exists());
+    }
+    std::fs::write(&key, [1; SECRET_BYTES + 1]).expect("our folder");
+    let error = bind(&path).expect_err("it is somebody's");
+    assert!(error.to_string().contains("what is there is no broker's key"), "{error}");
+    assert_eq!(std::fs::read(&key).expect("it is there").len(), SECRET_BYTES + 1);
+    assert!(!path.exists() && !lock_of(&path).exists());
 }

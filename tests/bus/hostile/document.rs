@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::table;
+use super::{floods, table};
 
 fn document() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/threats.md");
@@ -18,7 +18,8 @@ fn attacks_on_sealed_memory() -> BTreeSet<&'static str> {
     let sizes = table::SIZES.iter().map(|(name, ..)| *name);
     let flips = [table::FLIPS_AS_PUBLISHER, table::FLIPS_AS_SUBSCRIBER].concat();
     let listed = listed.concat().into_iter().map(|attack| attack.name);
-    listed.chain(told).chain(flips).chain(sizes).chain([table::SPOILED]).collect()
+    let floods = floods::FLOODS.iter().map(|(name, _)| *name);
+    listed.chain(told).chain(flips).chain(sizes).chain(floods).chain([table::SPOILED]).collect()
 }
 
 /// Those on memory with names.

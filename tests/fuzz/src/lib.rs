@@ -1,7 +1,8 @@
 //! What the fuzz targets have in common: arbitrary bytes as steps, and a ring whose words change between any two looks at
 //! them, as memory in hostile hands does.
 //!
-//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz TARGET`, with TARGET one of `consumer`, `producer`, `batch`, `frames`.
+//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz TARGET`, with TARGET one of `consumer`, `producer`, `batch`, `frames`,
+//! `control`, `policy`, `topics`.
 //! The `seed-*` files of the corpus are made from valid input; what a run adds to them is not kept. `frames` is run with
 //! `-malloc_limit_mb=1` behind a `--`: a frame of a few bytes must not ask for more.
 

@@ -18,6 +18,7 @@ use shm::layout::{
 
 use crate::support::DEADLINE;
 use descriptors::Offer;
+use floods::Flood;
 use ring::Ring;
 use segment::Segment;
 use wire::{Frame, Notice, Reader, handle, refusal, request};
@@ -25,6 +26,7 @@ use wire::{Frame, Notice, Reader, handle, refusal, request};
 mod attacks;
 mod bells;
 mod descriptors;
+mod floods;
 mod names;
 mod record;
 mod ring;
@@ -131,6 +133,7 @@ pub(crate) fn live(role: &Value) {
 struct Intruder {
     stream: UnixStream,
     shared: Arc<Shared>,
+    flood: Option<Flood>,
 }
 
 #[derive(Default)]
@@ -156,8 +159,12 @@ struct State {
     accused: Vec<String>,
     goodbye: Option<String>,
     over: bool,
+    /// Nothing is read any more.
+    reads_nothing: bool,
     /// Events published as an honest publisher would.
     events: u32,
+    /// Who it says it is, and what it proves that with.
+    says: Option<(String, [u8; 32])>,
 }
 
 impl Intruder {
@@ -167,7 +174,7 @@ impl Intruder {
         let reader = Reader::new(stream.try_clone().expect("a descriptor"));
         let (writer, theirs) = (stream.try_clone().expect("a descriptor"), Arc::clone(&shared));
         std::thread::spawn(move || follow(reader, &writer, &theirs));
-        Self { stream, shared }
+        Self { stream, shared, flood: None }
     }
 
     fn carry_out(&mut self, path: &str, command: &Value) -> Value {
@@ -234,6 +241,7 @@ impl Intruder {
                 self.send(Frame::new(request::SUBSCRIBE).number(2).number(2).number(1).text("#").number(0));
                 json!({})
             }
+            "flood" => self.flood(path, text("name")),
             "await_granted" => self.wait(|state| state.granted || state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
             "leave_child" => self.leave_child(),
@@ -268,7 +276,8 @@ impl Intruder {
             // What the old session left behind goes with it.
             let _ = self.stream.shutdown(std::net::Shutdown::Both);
             *self = Self::new(path);
-            self.send(Frame::new(request::HELLO).number(1).number(1).number(0).text(id));
+            self.state().says = Some((id.to_owned(), crate::support::proof::key_beside(path.as_ref())));
+            self.send(wire::hello(id));
             let answer = self.wait(|state| state.welcome || state.refused.is_some() || state.over);
             if answer["welcome"] == true || start.elapsed() > DEADLINE {
                 return answer;
@@ -329,6 +338,21 @@ impl Intruder {
         json!({ "count": state.events - before })
     }
 
+    /// Begins a flood, or ends it.
+    fn flood(&mut self, path: &str, name: &str) -> Value {
+        if let Some(flood) = self.flood.take_if(|_| name == "end") {
+            // So that nothing waits for what is not read.
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+            return json!({ "count": flood.end() });
+        }
+        if name == "never-reads" {
+            self.state().reads_nothing = true;
+        }
+        let stream = self.stream.try_clone().expect("a descriptor");
+        self.flood = Some(Flood::begin(name, path, stream));
+        json!({})
+    }
+
     /// Leaves a child behind that holds everything open that this process has.
     fn leave_child(&self) -> Value {
         for entry in std::fs::read_dir("/proc/self/fd").expect("it is readable").flatten() {
@@ -361,7 +385,9 @@ fn name(errno: Errno) -> String {
 /// Follows the protocol, but for what is offered as a segment.
 fn follow(mut reader: Reader, writer: &UnixStream, shared: &Shared) {
     while let Some((notice, descriptor)) = reader.next() {
-        let mut state = shared.state.lock().expect("nobody panics with it");
+        let state = shared.state.lock().expect("nobody panics with it");
+        let waited = shared.changed.wait_while(state, |state| state.reads_nothing);
+        let mut state = waited.expect("nobody panics with it");
         state.heed(notice, descriptor, writer);
         drop(state);
         shared.changed.notify_all();
@@ -382,6 +408,10 @@ impl State {
             Notice::Welcome { named } => {
                 self.named = named;
                 self.welcome = true;
+            }
+            Notice::Challenge { nonce } => {
+                let (id, key) = self.says.as_ref().expect("it has said hello");
+                drop(wire::proof(key, id, &nonce).send(writer, &[]));
             }
             Notice::Refused { why } => self.refused = Some(why),
             Notice::Granted => self.granted = true,

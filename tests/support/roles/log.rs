@@ -9,6 +9,12 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
+/// Has the audit stream written there from now on, and nothing else: the name of each event, and its fields.
+pub(super) fn write_audit_to(path: &Path) {
+    let file = File::options().append(true).create(true).open(path).expect("the harness made the folder");
+    tracing::subscriber::set_global_default(Log { file, audit: true }).expect("it is the first");
+}
+
 /// Has everything from warnings upwards written there from now on.
 pub(super) fn write_to(path: &Path) {
     let file = File::options().append(true).create(true).open(path).expect("the harness made the folder");
@@ -18,7 +24,7 @@ pub(super) fn write_to(path: &Path) {
         write_line(&panics, &format!("panicked: {info}").replace('\n', " "));
         printed(info);
     }));
-    tracing::subscriber::set_global_default(Log(file)).expect("it is the first");
+    tracing::subscriber::set_global_default(Log { file, audit: false }).expect("it is the first");
 }
 
 /// In one call, so that lines of several threads stay whole.
@@ -26,17 +32,27 @@ fn write_line(mut file: &File, line: &str) {
     file.write_all(format!("{line}\n").as_bytes()).expect("there is room");
 }
 
-struct Log(File);
+struct Log {
+    file: File,
+    audit: bool,
+}
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= tracing::Level::WARN
+        match self.audit {
+            true => metadata.target() == "daemoneye_eventbus::audit",
+            false => *metadata.level() <= tracing::Level::WARN,
+        }
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(event.metadata().level().to_string());
+        let metadata = event.metadata();
+        let mut line = Line(metadata.level().to_string());
+        if self.audit {
+            line.0 = metadata.name().to_owned();
+        }
         event.record(&mut line);
-        write_line(&self.0, &line.0);
+        write_line(&self.file, &line.0);
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -52,6 +68,11 @@ impl Subscriber for Log {
 struct Line(String);
 
 impl Visit for Line {
+    /// As it is: what the bus has not escaped is to be seen.
+    fn record_str(&mut self, field: &Field, value: &str) {
+        write!(self.0, " {field}=\"{value}\"").expect("a string grows");
+    }
+
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         write!(self.0, " {field}={value:?}").expect("a string grows");
     }

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use crate::support::proof;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -17,9 +18,11 @@ pub(super) mod request {
     pub(crate) const DECLARE: u64 = 1;
     pub(crate) const CLOSE_PUBLISHER: u64 = 2;
     pub(crate) const SUBSCRIBE: u64 = 3;
+    pub(crate) const UNSUBSCRIBE: u64 = 4;
     pub(crate) const PRODUCER_SEGMENT: u64 = 5;
     pub(crate) const CONSUMER_SEGMENT: u64 = 6;
     pub(crate) const DONE: u64 = 7;
+    pub(crate) const PROOF: u64 = 10;
 }
 
 /// Refusals by their places in the protocol's enum.
@@ -77,6 +80,9 @@ pub(super) enum Notice {
     Goodbye {
         reason: String,
     },
+    Challenge {
+        nonce: [u8; 32],
+    },
     Other,
 }
 
@@ -107,6 +113,11 @@ impl Frame {
         self
     }
 
+    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
+        self.0.extend(bytes);
+        self
+    }
+
     pub(super) fn text(self, text: &str) -> Self {
         let mut frame = self.number(text.len() as u64);
         frame.0.extend(text.as_bytes());
@@ -125,6 +136,17 @@ impl Frame {
         let sent = sendmsg(stream, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
         stream.write_all(&bytes[sent..])
     }
+}
+
+/// A hello that offers to prove the broker's key.
+pub(super) fn hello(id: &str) -> Frame {
+    let said = Frame::new(request::HELLO).number(1).number(1).number(0).text(id);
+    said.raw(&[0; 32]).number(1)
+}
+
+/// The answer to what such a hello is challenged with.
+pub(super) fn proof(key: &[u8; 32], id: &str, nonce: &[u8; 32]) -> Frame {
+    Frame::new(request::PROOF).raw(&proof::of_client(key, nonce, &hello(id).0[1..]))
 }
 
 /// Reads notices from the broker.
@@ -239,6 +261,7 @@ impl Cursor<'_> {
             10 => Notice::Unroute { order: self.number() },
             12 => Notice::CloseRing { ring: self.number(), accused: self.option(Self::text) },
             13 => Notice::Goodbye { reason: self.reason() },
+            14 => Notice::Challenge { nonce: self.bytes() },
             _ => Notice::Other,
         }
     }

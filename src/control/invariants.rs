@@ -3,8 +3,8 @@
 //! 1. A name belongs to one live session, and a session that has said hello has its name.
 //! 2. Publishers and sessions know each other.
 //! 3. A ring joins a publisher and a session of another process, both live; each pair has one at most.
-//! 4. A route joins a declared topic of a live publisher and a live session, which may receive it; it is wanted exactly if
-//!    a subscription of that session matches it.
+//! 4. A route joins a declared topic of a live publisher and a live session; it is wanted exactly if a subscription of that
+//!    session matches it, the session may receive it, and the publisher may publish it.
 //! 5. Who is permitted and subscribed has a route, unless the pair was poisoned.
 //! 6. A route has a target from its grant on, exactly if its session is not its publisher's; the target is the current
 //!    generation of a slot for its topic, on a ring that is ready. No two routes share a slot.
@@ -12,20 +12,23 @@
 //! 8. A wait is a live session's, for at least one route, and none of them active.
 //! 9. The trie finds exactly the subscriptions of the sessions.
 //! 10. What waits for a peer is due at some time.
-//! 11. A ring has a size that can be, and is charged to one of the two sessions at its ends. What is charged is what the rings
-//!     take that live, and within the budget.
+//! 11. A ring has a size that can be, and its subscriber is charged for it. What is charged is what is there, and within the limits.
+//! 12. What is kept so that something is found is what would be found by looking through all.
+//! 13. A reload waits for routes alone that are on their way, or on their way out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::routes::{Phase, RouteKey, Stage};
-use super::super::sessions::Interest;
-use super::super::{Machine, Payer, SessionId, Settings};
-use crate::config::is_ring_size;
+use super::routes::{Phase, RouteKey, Stage};
+use super::sessions::Interest;
+use super::{Machine, Origin, Payer, SessionId};
+use crate::config::{PATTERN_SEGMENT_BYTES, is_ring_size};
+use crate::wire::Resource;
 
-pub(super) fn check(machine: &Machine<u32>) {
+pub(crate) fn check(machine: &Machine<u32>) {
     names(machine);
     rings(machine);
     charges(machine);
+    indexes(machine);
     routes(machine);
     for (key, route) in &machine.routes {
         phase(machine, *key, route.phase);
@@ -36,12 +39,17 @@ pub(super) fn check(machine: &Machine<u32>) {
         let waits = |key| machine.routes.get(key).is_some_and(|route| route.phase != Phase::Active);
         assert!(wait.awaiting.iter().all(waits), "8: {wait:?}");
     }
+    for reload in machine.reloads.values() {
+        let moves = |key| machine.routes.get(key).is_some_and(|it| it.phase != Phase::Active || !it.wanted);
+        assert!(!reload.awaiting.is_empty() && reload.awaiting.iter().all(moves), "13: {reload:?}");
+    }
     let waits_for_peers = !machine.orders.is_empty() || !machine.waits.is_empty();
     assert!(!waits_for_peers || machine.next_deadline().is_some(), "10");
     assert!(machine.spent.is_empty(), "sessions that are to go have gone");
 }
 
 /// All that was asked for is there, if each client has done what it was told.
+#[cfg(test)]
 pub(super) fn check_at_rest(machine: &Machine<u32>) {
     assert!(machine.orders.is_empty() && machine.waits.is_empty(), "somebody has not answered");
     for (key, route) in &machine.routes {
@@ -84,27 +92,85 @@ fn rings(machine: &Machine<u32>) {
 }
 
 fn charges(machine: &Machine<u32>) {
-    let mut expected = BTreeMap::new();
+    let mut expected: BTreeMap<Payer, [u64; Resource::COUNT]> = BTreeMap::new();
+    let mut charge = |payer, resource: Resource, amount: u64| {
+        if amount > 0 {
+            expected.entry(payer).or_default()[resource as usize] += amount;
+        }
+    };
+    for session in machine.sessions.values() {
+        let payer = match session.origin {
+            Origin::Embedded => Payer::Agent,
+            Origin::Remote { uid } | Origin::Invited { uid } => Payer::Uid(uid),
+        };
+        charge(payer, Resource::Connections, 1);
+        charge(payer, Resource::Handshakes, u64::from(session.component.is_none()));
+        charge(payer, Resource::Subscriptions, session.subscriptions.len() as u64);
+        let patterns = session.subscriptions.values().flat_map(|subscription| &subscription.patterns);
+        let segments: usize = patterns.map(|pattern| pattern.segments().count()).sum();
+        charge(payer, Resource::PatternBytes, segments as u64 * PATTERN_SEGMENT_BYTES);
+        let topics = session.publishers.values().map(|publisher| machine.publishers[publisher].topics.len());
+        charge(payer, Resource::Topics, topics.sum::<usize>() as u64);
+    }
     for ring in machine.rings.values() {
         assert!(is_ring_size(ring.bytes), "11: {ring:?}");
-        let ends = [machine.publishers[&ring.publisher].session, ring.subscriber];
-        assert!(ends.iter().any(|end| machine.payer(*end) == ring.payer), "11: {ring:?}");
+        assert_eq!(machine.payer(ring.subscriber), ring.payer, "11: {ring:?}");
         if !matches!(ring.stage, Stage::Poisoned) {
-            let (rings, bytes) = expected.entry(ring.payer).or_insert((0, 0));
-            *rings += 1;
             // Its header, the consumer's segment, and its data.
-            *bytes += 4096 + 4096 + ring.bytes;
+            charge(ring.payer, Resource::RingBytes, 4096 + 4096 + ring.bytes);
         }
     }
-    let found = machine.ring_charges().into_iter();
-    let found: BTreeMap<_, _> = found.map(|charge| (charge.payer, (charge.rings, charge.bytes))).collect();
-    assert_eq!(found, expected, "11");
-    let Settings { ring_budget_bytes, ring_budget_per_uid, .. } = machine.settings;
-    let total: u64 = expected.values().map(|(_, bytes)| bytes).sum();
-    assert!(total <= ring_budget_bytes, "11: {total} of {ring_budget_bytes}");
-    let of_users = expected.iter().filter(|(payer, _)| **payer != Payer::Agent);
-    for (payer, (_, bytes)) in of_users {
-        assert!(*bytes <= ring_budget_per_uid, "11: {payer:?} has {bytes} of {ring_budget_per_uid}");
+    let charged: BTreeMap<_, _> =
+        machine.charges.payers().map(|(payer, amounts)| (*payer, *amounts)).collect();
+    assert_eq!(charged, expected, "11");
+    within_limits(machine, &expected);
+}
+
+/// Law 11, the limits.
+fn within_limits(machine: &Machine<u32>, charges: &BTreeMap<Payer, [u64; Resource::COUNT]>) {
+    let limits = &machine.settings.limits;
+    for (index, share) in limits.shares.iter().enumerate() {
+        let (mut sum, mut strangers) = (0, 0);
+        for (payer, amounts) in charges {
+            let amount = amounts[index];
+            // Its connections are not limited.
+            let unlimited = *payer == Payer::Agent && index <= Resource::Handshakes as usize;
+            sum += if unlimited { 0 } else { amount };
+            if let Payer::Uid(uid) = payer {
+                assert!(amount <= share.per_uid, "11: {payer:?} has {amount} of {share:?}, {index}");
+                strangers += if limits.component_uids.contains(uid) { 0 } else { amount };
+            }
+        }
+        assert!(sum <= share.total && strangers <= share.strangers, "11: {sum} {strangers} {share:?}");
+    }
+}
+
+/// Law 12.
+fn indexes(machine: &Machine<u32>) {
+    let pairs = machine.rings.values().map(|ring| ((ring.publisher, ring.subscriber), ring.id)).collect();
+    assert_eq!(machine.pairs, pairs, "12");
+    let inbound = machine.rings.values().map(|ring| (ring.subscriber, ring.publisher)).collect();
+    assert_eq!(machine.inbound, inbound, "12");
+    let mut topics: BTreeMap<Box<str>, BTreeSet<_>> = BTreeMap::new();
+    for (id, publisher) in &machine.publishers {
+        for (number, topic) in (0..).zip(&publisher.topics) {
+            topics.entry(topic.as_str().into()).or_default().insert((*id, number));
+        }
+    }
+    assert_eq!(machine.topics, topics, "12");
+    let due = machine.rings.values().filter_map(|ring| match ring.stage {
+        Stage::NeedsSegments { due, .. } => Some((due, ring.id)),
+        _ => None,
+    });
+    assert_eq!(machine.forming, due.collect(), "12");
+    let half_open = machine.half_open.iter().map(|(_, session)| *session).collect::<BTreeSet<_>>();
+    let mute = machine.sessions.iter().filter(|(_, session)| session.component.is_none());
+    assert_eq!(half_open, mute.map(|(id, _)| *id).collect(), "12");
+    for (key, route) in &machine.routes {
+        let order = machine.orders.iter().find(|(_, order)| order.key == *key).map(|(id, _)| *id);
+        assert_eq!(route.order, order, "12: {key:?}");
+        let waits = machine.waits.iter().filter(|(_, wait)| wait.awaiting.contains(key)).map(|(id, _)| *id);
+        assert_eq!(route.waits, waits.collect::<Vec<_>>(), "12: {key:?}");
     }
 }
 
@@ -118,8 +184,10 @@ fn routes(machine: &Machine<u32>) {
     };
     let mut expected = BTreeSet::new();
     for (id, publisher) in &machine.publishers {
+        let name = machine.sessions[&publisher.session].component.as_ref().expect("2: it has said hello");
         for (topic_number, topic) in (0..).zip(&publisher.topics) {
             let mut interests = BTreeSet::new();
+            let published = machine.settings.policy.may_publish(name, topic).is_ok();
             for (session, state) in &machine.sessions {
                 let matching = state.subscriptions.iter();
                 let matching = matching.filter(|(_, state)| state.patterns.iter().any(|p| p.matches(topic)));
@@ -130,7 +198,7 @@ fn routes(machine: &Machine<u32>) {
                     .component
                     .as_ref()
                     .is_some_and(|name| machine.settings.policy.may_subscribe(name, topic).is_ok());
-                if !matching.is_empty() && permitted && !poisoned(key) {
+                if !matching.is_empty() && permitted && published && !poisoned(key) {
                     expected.insert(key);
                 }
                 interests.extend(matching);
@@ -142,9 +210,8 @@ fn routes(machine: &Machine<u32>) {
     for (key, route) in &machine.routes {
         assert_eq!(route.wanted, expected.contains(key), "4: {key:?} {route:?}");
         assert!(machine.sessions.contains_key(&key.subscriber), "4: {key:?}");
-        let topic = &machine.publishers[&key.publisher].topics[key.topic_number as usize];
-        let name = machine.sessions[&key.subscriber].component.as_ref().expect("4: it has said hello");
-        assert!(machine.settings.policy.may_subscribe(name, topic).is_ok(), "4: {name} may not have {topic}");
+        let topics = &machine.publishers[&key.publisher].topics;
+        assert!(topics.len() > key.topic_number as usize, "4: {key:?}");
     }
     for key in expected {
         assert!(machine.routes.contains_key(&key), "5: {key:?} has no route");

@@ -1,0 +1,180 @@
+//! The control plane: connecting, 500 clients at once, and how long a subscribe and its end take beside those who flood the broker.
+//!
+//! The broker, each flood, and the echo that connecting is compared with, have processes of their own.
+
+#[expect(dead_code, reason = "it serves other benches, too")]
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use daemoneye_eventbus::{BrokerOptions, ConnectOptions, DaemoneyeBroker, EventBusClient};
+use support::{Part, Peer, is_trial, runtime};
+
+/// What a session may have open, and a flood.
+const CONNECTIONS: usize = 1000;
+/// Requests that a flood has out at once.
+const AT_ONCE: usize = 64;
+const FLOODS: [&str; 4] = ["mute", "requests", "subscriptions", "lengths"];
+
+fn main() {
+    if let Some(part) = Part::assigned() {
+        return match part.name.as_str() {
+            "broker" => broker(&part),
+            "echo" => echo(&part),
+            "mute" => mute(&part),
+            "lengths" => lengths(&part),
+            _ => asks(&part),
+        };
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let _broker = Peer::start("broker", folder.path());
+    connecting(folder.path());
+    many_at_once(folder.path());
+    beside_floods(folder.path());
+}
+
+fn socket(folder: &Path) -> PathBuf {
+    folder.join("bus.sock")
+}
+
+async fn connect(folder: &Path, id: &str) -> EventBusClient {
+    let options = ConnectOptions::new(id).path(socket(folder));
+    EventBusClient::connect(options).await.expect("the broker is there")
+}
+
+/// What these percents of the runs take at most.
+fn percentiles(mut times: Vec<Duration>, percents: [usize; 2]) -> [f64; 2] {
+    times.sort_unstable();
+    percents.map(|percent| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e6)
+}
+
+/// Beside a bare connection that is made, written to, and answered.
+fn connecting(folder: &Path) {
+    let _echo = Peer::start("echo", folder);
+    let (runtime, count) = (runtime(), if is_trial() { 5 } else { 1000 });
+    let (mut bare, mut ours) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let since = Instant::now();
+        let mut stream = UnixStream::connect(folder.join("echo.sock")).expect("it listens");
+        let mut bytes = [7; 64];
+        stream.write_all(&bytes).and_then(|()| stream.read_exact(&mut bytes)).expect("it answers");
+        bare.push(since.elapsed());
+        let since = Instant::now();
+        let client = runtime.block_on(connect(folder, &format!("tool-{number}")));
+        ours.push(since.elapsed());
+        drop(client);
+    }
+    let ([bare, bare_99], [ours, ours_99]) = (percentiles(bare, [50, 99]), percentiles(ours, [50, 99]));
+    println!(
+        "control: connect and hello {ours:.0} µs (p99 {ours_99:.0}), a bare connection and one echo {bare:.0} µs (p99 {bare_99:.0}): {:.1} times (must 5)",
+        ours / bare
+    );
+}
+
+fn many_at_once(folder: &Path) {
+    let count = if is_trial() { 50 } else { 500 };
+    let since = Instant::now();
+    let threads: Vec<_> = (0..count)
+        .map(|number| {
+            let folder = folder.to_owned();
+            std::thread::spawn(move || runtime().block_on(connect(&folder, &format!("crowd-{number}"))))
+        })
+        .collect();
+    let clients: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("it is served")).collect();
+    println!("control: {} clients at once are served after {:.0?}", clients.len(), since.elapsed());
+}
+
+fn beside_floods(folder: &Path) {
+    let runtime = runtime();
+    let client = runtime.block_on(connect(folder, "detector"));
+    let count = if is_trial() { 20 } else { 3000 };
+    let trips = || {
+        let times = (0..count).map(|_| {
+            let since = Instant::now();
+            let trip = async {
+                drop(client.subscription(&["alerts.#"]).await.expect("it may"));
+            };
+            runtime.block_on(trip);
+            since.elapsed()
+        });
+        percentiles(times.collect(), [50, 99])
+    };
+    for flood in FLOODS {
+        let [idle, idle_99] = trips();
+        let attacker = Peer::start(flood, folder);
+        let [beside, beside_99] = trips();
+        drop(attacker);
+        println!(
+            "control: a subscribe and its end {idle:.0} µs idle (p99 {idle_99:.0}), {beside:.0} µs (p99 {beside_99:.0}) beside {flood}: p99 {:.1} times (must 10)",
+            beside_99 / idle_99
+        );
+    }
+}
+
+fn broker(part: &Part) {
+    let broker = DaemoneyeBroker::with_options(BrokerOptions::new(socket(&part.folder))).expect("a thread");
+    runtime().block_on(broker.start()).expect("a free path");
+    part.is_ready();
+    part.hear();
+}
+
+fn echo(part: &Part) {
+    let listener = UnixListener::bind(part.folder.join("echo.sock")).expect("a free path");
+    part.is_ready();
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("a connection");
+        let mut bytes = [0; 64];
+        stream.read_exact(&mut bytes).and_then(|()| stream.write_all(&bytes)).expect("it is read");
+    }
+}
+
+fn mute(part: &Part) {
+    let connect = |_| UnixStream::connect(socket(&part.folder)).expect("the broker listens");
+    let streams: Vec<UnixStream> = (0..CONNECTIONS).map(connect).collect();
+    part.is_ready();
+    part.hear();
+    drop(streams);
+}
+
+/// Lengths that no frame has, one connection after the other.
+fn lengths(part: &Part) {
+    part.is_ready();
+    loop {
+        let mut stream = UnixStream::connect(socket(&part.folder)).expect("the broker listens");
+        // It hangs up.
+        let _ = stream.write_all(&[0xFF; 4]);
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+/// Asks for what is refused, or for ever more subscriptions, as fast as it is answered.
+fn asks(part: &Part) {
+    let runtime = runtime();
+    let client = runtime.block_on(connect(&part.folder, "exporter"));
+    part.is_ready();
+    let subscribes = part.name == "subscriptions";
+    let tasks = async {
+        let mut tasks = tokio::task::JoinSet::new();
+        let client = std::sync::Arc::new(client);
+        for task in 0..AT_ONCE {
+            let client = std::sync::Arc::clone(&client);
+            tasks.spawn(async move {
+                let mut kept = Vec::new();
+                for number in 0_u64.. {
+                    if subscribes {
+                        let pattern = format!("control.health.t{task}.n{number}");
+                        kept.extend(client.subscription(&[&pattern]).await);
+                    } else {
+                        let refused = client.publisher("control.shutdown").await;
+                        assert!(refused.is_err(), "only the agent may");
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+    };
+    runtime.block_on(tasks);
+}

@@ -1,0 +1,155 @@
+//! Who comes, and who that is.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Instant;
+
+use super::super::Invited;
+use super::super::StartError;
+use super::super::audit::Process;
+use super::super::doorkeeper::Caller;
+use super::super::outgoing::Outgoing;
+use super::super::pairs::{self, Spoke};
+use super::{Connection, Peer, Remote, Server, Source, read_all, write_all};
+use crate::access::Component;
+use crate::config::{HOST_RETRY, PAIRS_WAITING_MAX};
+use crate::control::{Input, Member, Origin, Payer, SessionId};
+use crate::sys::{self, Credentials, Socket, SocketEnd, Stream};
+use crate::wire::{GoodbyeReason, Hello};
+use shm::Descriptor;
+
+impl Server {
+    pub(super) fn accepted(&mut self, accepted: std::io::Result<Socket>) {
+        self.accept_from = accepted.is_err().then(|| Instant::now() + HOST_RETRY);
+        let connected = accepted.and_then(|socket| {
+            // First of all, so that nothing a client may have sent by now keeps us when it is turned away.
+            let stream = Stream::new(socket)?;
+            Ok((Credentials::of(&stream)?, stream))
+        });
+        match connected {
+            Ok((credentials, stream)) => drop(self.connect(credentials, stream, None)),
+            Err(error) => {
+                tracing::warn!(%error, "a client could not be accepted");
+                self.feed(Input::Crowded);
+            }
+        }
+    }
+
+    /// Makes a connection over which nobody has spoken yet.
+    pub(super) fn pair(&mut self, invited: Invited) -> Result<SocketEnd, StartError> {
+        if self.pairs_waiting == PAIRS_WAITING_MAX {
+            return Err(StartError::PairsWaiting { limit: PAIRS_WAITING_MAX });
+        }
+        let (stream, end) = sys::pair()?;
+        self.pairs_waiting += 1;
+        tokio::task::spawn_local(pairs::await_word(stream, invited, self.events.clone()));
+        Ok(end)
+    }
+
+    pub(super) fn spoke(&mut self, spoke: Spoke) {
+        self.pairs_waiting -= 1;
+        let Spoke { stream, invited, speaker } = spoke;
+        match speaker {
+            Ok(Some(speaker)) => {
+                let wrong = invited.wrong_uid(speaker.uid);
+                let session = self.connect(speaker, stream, Some(invited));
+                if let Some(reason) = wrong {
+                    self.feed(Input::Faulty { session, reason });
+                }
+            }
+            Ok(None) => tracing::debug!(component = %invited.component, "has not made use of its connection"),
+            Err(error) => {
+                tracing::warn!(component = %invited.component, %error, "who speaks over a connection is not known");
+            }
+        }
+    }
+
+    pub(super) fn connect(
+        &mut self,
+        credentials: Credentials,
+        stream: Stream,
+        invited: Option<Invited>,
+    ) -> SessionId {
+        let session = self.next_session();
+        let Credentials { pid, uid, gid, .. } = credentials;
+        tracing::debug!(session = session.0, pid, uid, gid, "a client connected");
+        let stream = Rc::new(stream);
+        let (outgoing, queued) = Outgoing::remote();
+        let (death, paused) = (credentials.death(), Rc::new(Cell::default()));
+        let from = Source { session, stream: Rc::clone(&stream), paused: Rc::clone(&paused) };
+        let reader = tokio::task::spawn_local(read_all(from, death, self.events.clone()));
+        let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
+        let origin = if invited.is_some() { Origin::Invited { uid } } else { Origin::Remote { uid } };
+        let peer = Peer::Remote(Remote { credentials, invited, paused, reader, writer });
+        self.connections.insert(session, Connection { outgoing, peer });
+        self.feed(Input::Connected { session, origin });
+        session
+    }
+
+    /// What is wrong with a hello over a connection that was made for a component.
+    pub(super) fn wrong_component(&self, session: SessionId, client_id: &str) -> Option<GoodbyeReason> {
+        match &self.connections.get(&session)?.peer {
+            Peer::Remote(remote) => remote.invited.as_ref()?.wrong_component(client_id),
+            Peer::Embedded(_) => None,
+        }
+    }
+
+    /// A process that was killed and started again may say hello before the end of its first session was noticed.
+    pub(super) fn bury_the_dead(&mut self, client_id: &str) {
+        let holder = self.machine.holder_of(client_id);
+        let dead = holder.filter(|session| {
+            let peer = self.connections.get(session).map(|connection| &connection.peer);
+            matches!(peer, Some(Peer::Remote(remote)) if remote.credentials.is_dead())
+        });
+        if let Some(session) = dead {
+            self.feed(Input::Ended { session });
+            self.disconnect(session);
+        }
+    }
+
+    pub(super) fn challenge(&mut self, session: SessionId, hello: &Hello) -> Input<Descriptor> {
+        let caller = Caller { uid: self.uid(session), pid: self.pid(session) };
+        match self.doorkeeper.challenge(hello, caller, Instant::now()) {
+            Ok(challenge) => Input::Challenged { session, challenge },
+            Err(error) => Input::Faulty { session, reason: GoodbyeReason::Host { cause: error.to_string() } },
+        }
+    }
+
+    pub(super) fn members(&self) -> Vec<Member> {
+        let member = |(session, component, identity): (_, &Component, _)| Member {
+            component: component.clone(),
+            uid: self.uid(session),
+            pid: self.pid(session),
+            identity,
+        };
+        self.machine.members().map(member).collect()
+    }
+
+    pub(super) fn pid(&self, session: SessionId) -> Option<u32> {
+        match &self.connections.get(&session)?.peer {
+            Peer::Remote(remote) => remote.credentials.pid,
+            Peer::Embedded(_) => Some(std::process::id()),
+        }
+    }
+
+    /// Who is at the other end of a session.
+    pub(super) fn process(&self, session: SessionId) -> Option<Process> {
+        let process = match &self.connections.get(&session)?.peer {
+            Peer::Remote(remote) => {
+                let Credentials { uid, pid, .. } = remote.credentials;
+                Process { payer: Payer::Uid(uid), uid, pid }
+            }
+            Peer::Embedded(_) => {
+                Process { payer: Payer::Agent, uid: sys::own_uid(), pid: Some(std::process::id()) }
+            }
+        };
+        Some(process)
+    }
+
+    pub(super) fn uid(&self, session: SessionId) -> u32 {
+        match self.connections.get(&session).map(|connection| &connection.peer) {
+            Some(Peer::Remote(remote)) => remote.credentials.uid,
+            Some(Peer::Embedded(_)) | None => sys::own_uid(),
+        }
+    }
+}

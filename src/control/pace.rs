@@ -1,0 +1,86 @@
+//! How fast a session may ask for things.
+//!
+//! Each request takes a moment of the broker's one loop. Who asks faster than its pace is not sent away, it is not read for a while: its
+//! requests wait in its own socket, and then it waits itself. An honest client in a hurry so only takes longer, where a dismissal would
+//! cost it its events; and a hostile one gains nothing by it that its pace would not give it anyway.
+//!
+//! What the broker has asked for costs nothing: who has many routes must be able to answer them all within their deadline.
+
+use std::time::{Duration, Instant};
+
+/// How fast a session may ask.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// What one request takes, in the long run.
+    pub(crate) each: Duration,
+    /// How far a session may be ahead of that.
+    pub(crate) ahead: Duration,
+    /// For how long it is not read at a time: what it answers waits behind what it asks.
+    pub(crate) pause: Duration,
+}
+
+/// What a session has asked for.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// When all of it would be done at the pace.
+    done_by: Instant,
+    /// Answers that are due to the broker.
+    owed: u32,
+}
+
+impl Asked {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { done_by: now, owed: 0 }
+    }
+
+    /// The broker asks for an answer.
+    pub(super) fn owe(&mut self) {
+        self.owed = self.owed.saturating_add(1);
+    }
+
+    /// Whether this may be an answer that is due; it is not, then.
+    pub(super) fn answer(&mut self) -> bool {
+        let is_due = self.owed > 0;
+        self.owed = self.owed.saturating_sub(1);
+        is_due
+    }
+
+    /// Takes what so many requests cost. Until when nothing more is to be read, if that was too much.
+    pub(super) fn ask(&mut self, now: Instant, pace: Pace, requests: u32) -> Option<Instant> {
+        self.done_by = self.done_by.max(now) + pace.each.saturating_mul(requests);
+        let early = (self.done_by - now).saturating_sub(pace.ahead);
+        (early > Duration::ZERO).then(|| now + early.min(pace.pause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACE: Pace = Pace {
+        each: Duration::from_millis(1),
+        ahead: Duration::from_millis(10),
+        pause: Duration::from_millis(50),
+    };
+
+    #[test]
+    fn who_asks_too_fast_waits_as_long_as_it_was_too_fast_and_no_longer() {
+        let now = Instant::now();
+        let mut asked = Asked::new(now);
+        let early: Vec<_> = (0..12).map(|_| asked.ask(now, PACE, 1).map(|until| until - now)).collect();
+        assert_eq!(early[..10], [None; 10]);
+        assert_eq!(early[10..], [Some(PACE.each), Some(2 * PACE.each)]);
+        let later = now + Duration::from_millis(3);
+        assert_eq!(asked.ask(later, PACE, 1), None, "it has waited");
+        assert_eq!(asked.ask(later, PACE, 1000), Some(later + PACE.pause), "a while at a time");
+        assert_eq!(asked.ask(now + Duration::from_secs(9), PACE, 10), None, "it is forgiven");
+    }
+
+    #[test]
+    fn only_so_many_answers_are_free_as_were_asked_for() {
+        let mut asked = Asked::new(Instant::now());
+        assert!(!asked.answer());
+        asked.owe();
+        assert!(asked.answer() && !asked.answer());
+    }
+}

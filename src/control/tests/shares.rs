@@ -1,0 +1,168 @@
+//! What a user may have of what the broker keeps, and what is left to the others.
+
+use std::time::Duration;
+
+use super::super::{Action, Input, Origin, Pace, SessionId, Share};
+use super::world::{USER, World, goodbye, names, refusal};
+use crate::config::{HELLO_GRACE, PATTERN_SEGMENT_BYTES};
+use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Resource};
+
+fn limited(resource: Resource, share: Share) -> World {
+    World::with_settings(|settings| settings.limits.shares[resource as usize] = share)
+}
+
+fn stranger(number: u32) -> Origin {
+    Origin::Remote { uid: 3000 + number }
+}
+
+/// Of what, whose, how much was asked for, is in use, and may be.
+fn over(heard: &[Notice]) -> (Resource, Option<u32>, u64, u64, u64) {
+    match refusal(heard) {
+        Refusal::Share { resource, uid, needed, in_use, limit } => {
+            (*resource, *uid, *needed, *in_use, *limit)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// How many subscriptions the session gets before it is refused.
+fn subscribes(world: &mut World, session: SessionId) -> usize {
+    for number in 0..20 {
+        world.subscribe(session, number, &["control.health.#"]);
+        if names(&world.heard(session)) != ["subscribed"] {
+            return number as usize;
+        }
+    }
+    20
+}
+
+#[test]
+fn each_stranger_leaves_as_much_as_it_has_and_what_is_kept_for_components_is_left() {
+    let share = Share { total: 16, per_uid: 14, strangers: 12 };
+    let mut world = limited(Resource::Subscriptions, share);
+    let strangers = [0, 1, 2, 3].map(|number| world.join_from(stranger(number), &format!("tool-{number}")));
+    assert_eq!(strangers.map(|session| subscribes(&mut world, session)), [6, 3, 1, 1]);
+    world.subscribe(strangers[0], 99, &["control.health.#"]);
+    assert_eq!(over(&world.heard(strangers[0])), (Resource::Subscriptions, Some(3000), 1, 6, 3));
+    // Another session of the same user.
+    let again = world.join_from(stranger(0), "tool-again");
+    assert_eq!(subscribes(&mut world, again), 0);
+    let component = world.join("procmond");
+    assert_eq!(subscribes(&mut world, component), 5, "all that is left");
+    let agent = world.join("agent");
+    world.subscribe(agent, 0, &["control.health.#"]);
+    assert_eq!(over(&world.heard(agent)), (Resource::Subscriptions, None, 1, 16, 16));
+    world.end(strangers[0]);
+    assert_eq!(subscribes(&mut world, agent), 6);
+}
+
+#[test]
+fn a_component_has_no_more_than_its_user_may() {
+    let mut world = limited(Resource::Subscriptions, Share { total: 16, per_uid: 5, strangers: 16 });
+    let sessions = ["procmond", "netmond"].map(|name| world.join(name));
+    assert_eq!(subscribes(&mut world, sessions[0]), 5);
+    world.subscribe(sessions[1], 0, &["control.health.#"]);
+    assert_eq!(over(&world.heard(sessions[1])), (Resource::Subscriptions, Some(1000), 1, 5, 5));
+    world.unsubscribe(sessions[0], 0);
+    world.subscribe(sessions[1], 0, &["control.health.#"]);
+    assert_eq!(names(&world.heard(sessions[1])), ["subscribed"]);
+}
+
+#[test]
+fn patterns_are_charged_by_what_they_take_and_topics_one_by_one() {
+    let total = 7 * PATTERN_SEGMENT_BYTES;
+    let mut world = limited(Resource::PatternBytes, Share { total, per_uid: total, strangers: total });
+    let tool = world.join("tool");
+    world.subscribe(tool, 0, &["control.health.#", "control.health.+"]);
+    world.subscribe(tool, 1, &["control.#"]);
+    let heard = world.heard(tool);
+    assert_eq!(names(&heard), ["subscribed", "refused"]);
+    let per_segment = PATTERN_SEGMENT_BYTES;
+    assert_eq!(over(&heard), (Resource::PatternBytes, Some(1000), 2 * per_segment, 6 * per_segment, total));
+    world.subscribe(tool, 1, &["#"]);
+    assert_eq!(names(&world.heard(tool)), ["subscribed"]);
+
+    let mut world = limited(Resource::Topics, Share { total: 2, per_uid: 2, strangers: 2 });
+    let procmond = world.join("procmond");
+    for (number, topic) in ["events.process.a", "events.process.b", "events.process.c"].iter().enumerate() {
+        world.declare(procmond, u32::try_from(number).expect("three"), 0, topic);
+    }
+    let heard = world.heard(procmond);
+    assert_eq!(names(&heard), ["declared", "declared", "refused"]);
+    assert_eq!(over(&heard), (Resource::Topics, Some(1000), 1, 2, 2));
+    world.say(procmond, Request::ClosePublisher { publisher: 0 });
+    world.declare(procmond, 2, 0, "events.process.c");
+    assert_eq!(names(&world.heard(procmond)), ["declared"]);
+}
+
+#[test]
+fn of_a_user_with_too_many_connections_the_oldest_without_a_hello_goes_or_the_newcomer() {
+    let mut world = limited(Resource::Connections, Share { total: 9, per_uid: 3, strangers: 9 });
+    let (other, first) = (world.connect(stranger(0)), world.connect(USER));
+    let (second, joined) = (world.connect(USER), world.join("procmond"));
+    world.join("netmond");
+    assert_eq!(*goodbye(&world.heard(first)), GoodbyeReason::HelloDeadline);
+    world.join("fsmond");
+    assert!(!world.is_connected(second) && world.is_connected(joined) && world.is_connected(other));
+    let surplus = world.connect(USER);
+    assert_eq!(over(&world.heard(surplus)), (Resource::Connections, Some(1000), 1, 3, 3));
+    assert!(!world.is_connected(surplus) && world.is_connected(other));
+    world.join("agent");
+}
+
+#[test]
+fn of_handshakes_a_user_has_its_own_share_and_a_hello_gives_it_back() {
+    let mut world = limited(Resource::Handshakes, Share { total: 9, per_uid: 2, strangers: 9 });
+    let (other, mute) = (world.connect(stranger(0)), world.connect(USER));
+    world.join("procmond");
+    let slow = world.connect(USER);
+    assert!(world.is_connected(mute), "who has said hello does not count");
+    world.connect(USER);
+    assert!(!world.is_connected(mute) && world.is_connected(slow) && world.is_connected(other));
+}
+
+#[test]
+fn where_descriptors_are_short_those_who_have_not_said_hello_go_one_by_one_and_no_others() {
+    let mut world = World::new();
+    let joined = world.join("procmond");
+    let mute = [USER, stranger(0)].map(|origin| world.connect(origin));
+    world.feed(Input::Crowded);
+    assert!(world.is_connected(mute[0]), "it may be about to say it");
+    world.wait(HELLO_GRACE);
+    let newcomer = world.connect(USER);
+    world.feed(Input::Crowded);
+    assert_eq!(*goodbye(&world.heard(mute[0])), GoodbyeReason::HelloDeadline);
+    assert!(world.is_connected(mute[1]));
+    world.feed(Input::Crowded);
+    world.feed(Input::Crowded);
+    assert!(!world.is_connected(mute[1]) && world.is_connected(joined) && world.is_connected(newcomer));
+}
+
+#[test]
+fn who_asks_faster_than_its_pace_is_not_read_for_a_while_and_answers_cost_nothing() {
+    let ms = Duration::from_millis;
+    let mut world = World::with_settings(|settings| {
+        settings.pace = Pace { each: ms(10), ahead: ms(100), pause: ms(50) };
+    });
+    let (procmond, detector) = (world.join("procmond"), world.join("detector"));
+    for publisher in 0..9 {
+        world.declare(procmond, publisher, 0, "events.process.a");
+    }
+    world.subscribe(detector, 0, &["events.#"]);
+    world.settle();
+    let now = world.now;
+    let mut pauses = |session, patterns: usize| {
+        let patterns = vec!["..".to_owned(); patterns];
+        let request = Request::Subscribe { request: 1, subscription: 1, patterns, ring_bytes: None };
+        let actions = world.machine.handle(now, Input::Frame { session, request, descriptor: None });
+        actions.into_iter().find_map(|action| match action {
+            Action::Pause { session: paused, until } if paused == session => Some(until - now),
+            _ => None,
+        })
+    };
+    assert_eq!(pauses(procmond, 1), Some(ms(10)), "a hello, nine declarations, and this");
+    // It has answered nine rings and nine routes.
+    assert_eq!(pauses(detector, 8), None, "a hello, a subscribe, and a request for each pattern");
+    assert_eq!(pauses(detector, 1), Some(ms(10)));
+    assert_eq!(pauses(detector, 64), Some(ms(50)), "not longer at a time");
+}

@@ -1,0 +1,223 @@
+//! How both sides of a session prove who they are.
+//!
+//! The kernel says which user and which process is at the other end; that is checked first. What it can't say is whether that user is the
+//! broker, or the collector that it claims to be. For that there are secrets of 32 bytes:
+//!
+//! - The **key** of a broker is made at each start, and stands in a file beside the socket that those can read who may connect. It proves
+//!   that the broker is the one that made the file, and that the client may read it.
+//! - A **launch token** is made by the agent for one component that it starts. It proves which component that is.
+//!
+//! A secret never leaves its holder. Each side proves that it knows it by a keyed hash (BLAKE3) over its role, the other side's
+//! number that was made up for this handshake, and the whole hello; so a proof serves once, for one role, and for this hello alone:
+//!
+//! ```text
+//!   client                                        broker
+//!     │ ── Hello: versions, client id, nonce C, which secret ──►│
+//!     │◄─────────────── Challenge: nonce B, proof of the broker │   the client checks it, and goes if it is wrong
+//!     │ ── Proof of the client ────────────────────────────────►│   the broker checks it, and refuses if it is wrong
+//!     │◄────────────────────────────────────────────── Welcome  │
+//! ```
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::path::Path;
+
+use zeroize::Zeroize as _;
+
+use crate::sys::{self, SECRET_BYTES, Secret};
+use crate::wire::codec::encode;
+use crate::wire::{Hello, Nonce, Proof, TokenId};
+
+const OF_BROKER: &[u8] = b"daemoneye-eventbus 1: the broker knows the secret";
+const OF_CLIENT: &[u8] = b"daemoneye-eventbus 1: the client knows the secret";
+
+/// What each side says to show that it knows a secret.
+pub(crate) struct Proofs {
+    pub(crate) of_broker: Proof,
+    pub(crate) of_client: Proof,
+}
+
+impl Proofs {
+    /// For one handshake: a hello, with the client's nonce in it, and the broker's.
+    pub(crate) fn new(secret: &Secret, hello: &Hello, nonce: &Nonce) -> io::Result<Self> {
+        let hello = encode(hello);
+        secret.with(|key| {
+            let proof = |role: &[u8]| {
+                let mut hasher = blake3::Hasher::new_keyed(key);
+                // All but the last are of a fixed length: no two handshakes have the same bytes.
+                hasher.update(role).update(&nonce.0).update(&hello);
+                let proof = Proof(*hasher.finalize().as_bytes());
+                hasher.zeroize();
+                proof
+            };
+            Self { of_broker: proof(OF_BROKER), of_client: proof(OF_CLIENT) }
+        })
+    }
+}
+
+pub(crate) fn nonce() -> io::Result<Nonce> {
+    let mut nonce = Nonce([0; 32]);
+    sys::randomize(&mut nonce.0)?;
+    Ok(nonce)
+}
+
+const TOKEN_BYTES: usize = 16 + SECRET_BYTES;
+
+/// What proves that a process is the component that the agent has started it as. It is good for one process, and until it expires.
+///
+/// The agent [issues](crate::DaemoneyeBroker::issue_token) it, and hands it over by a descriptor that the process inherits, or a file that
+/// only the process can read; never as an argument or in the environment, which others can read. The secret in it is in no memory that a
+/// core dump would hold.
+///
+/// ```no_run
+/// use daemoneye_eventbus::{Component, ConnectOptions, DaemoneyeBroker, EventBusClient, LaunchToken, TokenTerms};
+/// use std::process::Command;
+///
+/// # async fn agent(broker: DaemoneyeBroker) -> Result<(), Box<dyn std::error::Error>> {
+/// // The agent, which starts the collector as another user:
+/// let terms = TokenTerms::new(Component::from_client_id("procmond")?).uid(65534);
+/// let token = broker.issue_token(terms).await?;
+/// let child = Command::new("procmond").stdin(token.pipe()?).spawn()?;
+/// # Ok(())
+/// # }
+/// # async fn collector() -> Result<(), Box<dyn std::error::Error>> {
+/// // The collector:
+/// let token = LaunchToken::take_stdin()?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").token(token)).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct LaunchToken {
+    pub(crate) id: TokenId,
+    pub(crate) secret: Secret,
+}
+
+impl LaunchToken {
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut id = TokenId([0; 16]);
+        sys::randomize(&mut id.0)?;
+        Ok(Self { id, secret: Secret::new()? })
+    }
+
+    /// A second handle of the same token.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { id: self.id, secret: self.secret.with(Secret::of)? })
+    }
+
+    /// Does some work with what stands for the token elsewhere.
+    fn with<T>(&self, work: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<T> {
+        sys::expose(|bytes: &mut [u8; TOKEN_BYTES]| {
+            bytes[..16].copy_from_slice(&self.id.0);
+            self.secret.with(|secret| bytes[16..].copy_from_slice(secret))?;
+            work(bytes)
+        })
+    }
+
+    /// A pipe from which the token can be read once, to be inherited by the process that it is for, as one of its standard streams say.
+    ///
+    /// # Errors
+    /// What the system says when descriptors are short.
+    pub fn pipe(&self) -> io::Result<io::PipeReader> {
+        let (reader, mut writer) = io::pipe()?;
+        self.with(|bytes| writer.write_all(bytes))?;
+        Ok(reader)
+    }
+
+    /// Writes the token to a new file that only this user can read, or `owner`, if one is given.
+    ///
+    /// # Errors
+    /// What the system says; [`AlreadyExists`](io::ErrorKind::AlreadyExists) if there is something at `path`, which stays as it is.
+    pub fn write_file(&self, path: &Path, owner: Option<u32>) -> io::Result<()> {
+        self.with(|bytes| sys::write_token(path, bytes, owner))
+    }
+
+    /// Takes a token from the standard input of this process, which has nothing for others then.
+    ///
+    /// # Errors
+    /// [`InvalidData`](io::ErrorKind::InvalidData) if there is no token, or what the system says.
+    pub fn take_stdin() -> io::Result<Self> {
+        Self::read_from(sys::take_stdin()?)
+    }
+
+    /// Reads a token from what this process inherited. To be given something that keeps no copy of what was read.
+    ///
+    /// # Errors
+    /// As [`take_stdin`](Self::take_stdin).
+    pub fn read_from(mut source: impl Read) -> io::Result<Self> {
+        sys::expose(|bytes: &mut [u8; TOKEN_BYTES]| {
+            let no_token = |_| io::Error::new(io::ErrorKind::InvalidData, "it holds no launch token");
+            source.read_exact(bytes).map_err(no_token)?;
+            let (id, secret) = bytes.split_first_chunk().expect("a token is longer than its name");
+            let secret = secret.try_into().expect("that is the rest of it");
+            Ok(Self { id: TokenId(*id), secret: Secret::of(secret) })
+        })
+    }
+
+    /// Reads a token from a file that is nobody else's to read.
+    ///
+    /// # Errors
+    /// [`InvalidData`](io::ErrorKind::InvalidData) if there is no token in it; [`PermissionDenied`](io::ErrorKind::PermissionDenied) if others
+    /// can read it, or it is another user's; or what the system says.
+    pub fn read_file(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        sys::check_private(&file)?;
+        Self::read_from(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Credential, Versions};
+
+    fn hello(client_id: &str, nonce: u8) -> Hello {
+        Hello {
+            versions: Versions::OURS,
+            features: 0,
+            client_id: client_id.into(),
+            nonce: Nonce([nonce; 32]),
+            credential: Credential::Key,
+        }
+    }
+
+    fn proofs(secret: u8, hello: &Hello, nonce: u8) -> [Proof; 2] {
+        let secret = Secret::of(&[secret; 32]);
+        let Proofs { of_broker, of_client } =
+            Proofs::new(&secret, hello, &Nonce([nonce; 32])).expect("it can be read");
+        [of_broker, of_client]
+    }
+
+    #[test]
+    fn a_proof_serves_for_one_role_one_secret_one_hello_and_one_handshake_alone() {
+        let ours = proofs(1, &hello("procmond", 2), 3);
+        assert_eq!(ours, proofs(1, &hello("procmond", 2), 3));
+        let others = [
+            proofs(9, &hello("procmond", 2), 3),
+            proofs(1, &hello("procmonc", 2), 3),
+            proofs(1, &hello("procmond", 9), 3),
+            proofs(1, &hello("procmond", 2), 9),
+        ];
+        assert_ne!(ours[0], ours[1]);
+        for other in others {
+            assert!(other.iter().all(|proof| !ours.contains(proof)));
+        }
+    }
+
+    #[test]
+    fn a_token_is_the_same_on_the_other_side_of_a_pipe_or_a_file() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("token");
+        let token = LaunchToken::new().expect("it can be made");
+        token.write_file(&path, None).expect("there is nothing");
+        let by_pipe = LaunchToken::read_from(token.pipe().expect("a pipe"));
+        for read in [by_pipe, LaunchToken::read_file(&path)] {
+            let read = read.expect("it is a token");
+            let bytes = |token: &LaunchToken| token.with(|bytes| Ok(bytes.to_vec())).expect("it can be read");
+            assert_eq!(bytes(&read), bytes(&token));
+        }
+        let again = token.write_file(&path, None).expect_err("there is one");
+        assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(format!("{:?}", token.secret), "Secret(..)");
+    }
+}

@@ -1,0 +1,255 @@
+//! Who is who: the broker's key, launch tokens, and those who have neither.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::bad_input::{frame, hello, provoke};
+use crate::support::{DEADLINE, Folder, Role, STRANGER, look, proof, wait_until};
+
+fn key_of(folder: &Folder) -> PathBuf {
+    folder.socket().with_added_extension("key")
+}
+
+fn open_agent(folder: &Folder, options: Value) -> Role {
+    let mut all = json!({"socket_mode": 0o666});
+    all.as_object_mut().expect("an object").extend(options.as_object().expect("an object").clone());
+    Role::agent(folder, all).up()
+}
+
+/// A token of the agent's in a file of its own, for this user to read.
+fn issue(agent: &mut Role, folder: &Folder, name: &str, owner: u32, terms: Value) -> String {
+    let file = folder.path().join(name).to_str().expect("UTF-8").to_owned();
+    let mut command = json!({"do": "issue", "component": "procmond", "file": file, "owner": owner});
+    command.as_object_mut().expect("an object").extend(terms.as_object().expect("an object").clone());
+    agent.must(&command);
+    file
+}
+
+fn assert_unproven(refusal: &Value, needed: &str) {
+    let text = refusal["error"].as_str().unwrap_or_default();
+    assert!(text.contains("has to prove that it knows") && text.contains(needed), "{refusal}");
+}
+
+const TOKEN: &str = "a launch token of this name";
+const KEY: &str = "the broker's key file";
+
+#[test]
+fn those_who_may_connect_can_read_the_key_and_nobody_else() {
+    for (mode, readers) in [(0o600, 0o400), (0o660, 0o440), (0o666, 0o444)] {
+        let folder = Folder::new();
+        let mut agent = Role::agent(&folder, json!({"socket_mode": mode})).up();
+        let found = fs::metadata(key_of(&folder)).expect("it is there");
+        assert_eq!((found.mode() & 0o777, found.len()), (readers, 32));
+        let first = fs::read(key_of(&folder)).expect("we are root");
+        agent.must(&json!({"do": "shutdown"}));
+        assert!(!key_of(&folder).exists());
+        drop(agent);
+        let _agent = Role::agent(&folder, json!({"socket_mode": mode})).up();
+        assert_ne!(fs::read(key_of(&folder)).expect("we are root"), first, "each broker has its own");
+    }
+}
+
+#[test]
+fn who_does_not_know_the_key_is_not_let_in_and_takes_no_name() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    // A hello that offers nothing, and one that proves nothing.
+    let mut nothing = hello(1, 1, "procmond");
+    *nothing.last_mut().expect("a hello") = 0;
+    let refused = provoke(&folder, &nothing);
+    assert_eq!(refused[4], 1, "it is refused: {refused:?}");
+    let wrong = [hello(1, 1, "procmond"), frame(&[&[10], &[0; 32][..]].concat())].concat();
+    let answer = provoke(&folder, &wrong);
+    assert_eq!((answer[4], answer[69 + 4]), (14, 1), "it is challenged, and refused: {answer:?}");
+    assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent"]}));
+    let _procmond = Role::client(&folder, "procmond").up();
+}
+
+/// A handshake, as far as the broker goes: what it was asked, and what it answered.
+fn shake(folder: &Folder, answer: impl FnOnce(&[u8]) -> [u8; 32]) -> (Vec<u8>, u8) {
+    let mut socket = UnixStream::connect(folder.socket()).expect("the broker listens");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline is set");
+    socket.write_all(&hello(1, 1, "procmond")).expect("the broker reads");
+    let mut challenge = vec![0; 69];
+    socket.read_exact(&mut challenge).expect("it is challenged");
+    socket.write_all(&frame(&[&[10], &answer(&challenge)[..]].concat())).expect("the broker reads");
+    let mut verdict = [0; 5];
+    socket.read_exact(&mut verdict).expect("it is answered");
+    (challenge, verdict[4])
+}
+
+#[test]
+fn a_proof_serves_once_and_the_brokers_own_serves_nobody_else() {
+    const WELCOME: u8 = 0;
+    const REFUSED: u8 = 1;
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let key = proof::key_beside(&folder.socket());
+    let prove = |challenge: &[u8]| proof::of_client(&key, &challenge[5..37], &hello(1, 1, "procmond")[5..]);
+    let mut said = [0; 32];
+    let (_, verdict) = shake(&folder, |challenge| {
+        said = prove(challenge);
+        said
+    });
+    assert_eq!(verdict, WELCOME);
+    wait_until("the name is free again", || {
+        agent.must(&json!({"do": "components"})) == json!({"components": ["agent"]})
+    });
+    assert_eq!(shake(&folder, |_| said).1, REFUSED, "the same proof again");
+    let own = |challenge: &[u8]| challenge[37..69].try_into().expect("32 bytes");
+    assert_eq!(shake(&folder, own).1, REFUSED, "the broker's own, sent back");
+}
+
+/// What listens in the broker's place, as the same user, and answers each hello with these bytes. Yields what it heard.
+fn pose(path: &Path, answer: Vec<u8>) -> std::thread::JoinHandle<Vec<u8>> {
+    let listener = UnixListener::bind(path).expect("a free path");
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let mut heard = vec![0; hello(1, 1, "procmond").len()];
+        client.read_exact(&mut heard).expect("it says hello");
+        client.write_all(&answer).expect("it listens");
+        client.read_to_end(&mut heard).expect("it goes");
+        heard
+    })
+}
+
+#[test]
+fn a_client_that_knows_the_key_hears_of_nobody_who_does_not() {
+    let welcome = frame(&[&[0, 1, 7, 8], b"procmond".as_slice(), &[252, 0, 0, 128, 0, 0]].concat());
+    let challenge = frame(&[&[14], &[9; 64][..]].concat());
+    for (answer, expected) in [(welcome, "Protocol"), (challenge, "UnprovenBroker")] {
+        let folder = Folder::new();
+        fs::write(key_of(&folder), [1; 32]).expect("our folder");
+        let posing = pose(&folder.socket(), answer);
+        let refusal = Role::client(&folder, "procmond").hello();
+        assert_eq!(refusal["kind"], expected, "{refusal}");
+        let heard = posing.join().expect("it does not panic");
+        assert_eq!(heard.len(), hello(1, 1, "procmond").len(), "it has heard no proof");
+    }
+}
+
+#[test]
+fn a_key_file_that_is_not_the_brokers_is_a_typed_error() {
+    let folder = Folder::new();
+    let _agent = open_agent(&folder, json!({}));
+    let other = folder.path().join("other");
+    fs::write(&other, [1; 32]).expect("our folder");
+    let with = |key: &Path| {
+        let path = key.to_str().expect("UTF-8");
+        Role::client_with(&folder, "procmond", json!({"key": path})).hello()
+    };
+    assert_eq!(with(&other)["kind"], "UnprovenBroker");
+    std::os::unix::fs::chown(&other, Some(STRANGER), None).expect("we are root");
+    let foreign = with(&other);
+    assert!(
+        foreign["error"].as_str().is_some_and(|text| text.contains("belongs to uid 65534, not 0")),
+        "{foreign}"
+    );
+    let missing = with(&folder.path().join("missing"));
+    assert_eq!(missing["kind"], "KeyFile", "{missing}");
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(key_of(&folder), &link).expect("our folder");
+    assert_eq!(with(&link)["kind"], "KeyFile", "it leads elsewhere");
+}
+
+#[test]
+fn a_token_makes_a_stranger_the_component_that_it_was_issued_for() {
+    let folder = Folder::new();
+    let mut agent = open_agent(&folder, json!({}));
+    let before = Role::strange_client(&folder, "procmond", json!({})).up();
+    assert_eq!(agent.must(&json!({"do": "members"}))["procmond"], json!([STRANGER, before.pid(), "Weak"]));
+    drop(before);
+    let token = issue(&mut agent, &folder, "token", STRANGER, json!({"uid": STRANGER}));
+    assert_eq!(fs::metadata(&token).expect("it is there").permissions().mode() & 0o777, 0o400);
+    let by_key = Role::strange_client(&folder, "procmond", json!({})).hello();
+    assert_unproven(&by_key, TOKEN);
+    let foreign = Role::client_with(&folder, "procmond", json!({"token": token})).hello();
+    assert_eq!(
+        foreign["kind"],
+        "Custom { kind: PermissionDenied, error: \"others can read it: it has mode 400, of uid 65534\" }"
+    );
+    let mut procmond = Role::strange_client(&folder, "procmond-7", json!({"token": token})).up();
+    assert_eq!(agent.must(&json!({"do": "members"}))["procmond"], json!([STRANGER, procmond.pid(), "Token"]));
+    let second = Role::strange_client(&folder, "procmond", json!({"token": token})).hello();
+    assert_unproven(&second, TOKEN);
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let netmond = Role::strange_client(&folder, "netmond", json!({"token": token})).hello();
+    assert_unproven(&netmond, KEY);
+}
+
+#[test]
+fn a_token_is_good_in_time_and_for_the_process_that_it_names() {
+    let folder = Folder::new();
+    let mut agent = open_agent(&folder, json!({}));
+    for (terms, what) in [
+        (json!({"valid_ms": 0}), "it has expired"),
+        (json!({"uid": 65533}), "it is for another user"),
+        (json!({"pid": std::process::id()}), "it is for another process"),
+    ] {
+        let token = issue(&mut agent, &folder, what, STRANGER, terms);
+        let refusal = Role::strange_client(&folder, "procmond", json!({"token": token})).hello();
+        assert_unproven(&refusal, TOKEN);
+    }
+    let stale = issue(&mut agent, &folder, "stale", STRANGER, json!({}));
+    let fresh = issue(&mut agent, &folder, "fresh", STRANGER, json!({}));
+    let refusal = Role::strange_client(&folder, "procmond", json!({"token": stale})).hello();
+    assert_unproven(&refusal, TOKEN);
+    let _procmond = Role::strange_client(&folder, "procmond", json!({"token": fresh})).up();
+}
+
+#[test]
+fn the_process_of_a_token_may_take_its_name_over_from_its_own_session_and_nobody_else() {
+    let folder = Folder::new();
+    let mut agent = open_agent(&folder, json!({}));
+    let token = issue(&mut agent, &folder, "token", 0, json!({}));
+    let mut procmond = Role::client_with(&folder, "procmond", json!({"token": token})).up();
+    let again = json!({"do": "connect_again", "id": "procmond", "path": folder.socket(), "token": token});
+    assert_eq!(
+        procmond.must(&again),
+        json!({"before": "the broker ended the session: a newer session of the same process has the name"})
+    );
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let mut detector = Role::client(&folder, "detector").up();
+    let taken = detector.call(&json!({"do": "connect_again", "id": "detector", "path": folder.socket()}));
+    assert!(taken["kind"].as_str().is_some_and(|kind| kind.starts_with("NameTaken")), "{taken}");
+}
+
+#[test]
+fn the_agents_name_is_had_by_token_alone() {
+    let folder = Folder::new();
+    let mut agent = open_agent(&folder, json!({}));
+    let by_key = Role::client(&folder, "agent").hello();
+    assert_eq!(by_key["error"], "the broker refused: the name agent is taken");
+    assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent"]}));
+}
+
+#[test]
+fn a_strict_broker_lets_nobody_in_by_its_key() {
+    let folder = Folder::new();
+    let mut agent = open_agent(&folder, json!({"strict": true}));
+    assert_unproven(&Role::client(&folder, "tool").hello(), TOKEN);
+    let token = issue(&mut agent, &folder, "token", 0, json!({}));
+    let _procmond = Role::client_with(&folder, "procmond", json!({"token": token})).up();
+}
+
+#[test]
+fn secrets_are_in_no_memory_that_a_core_dump_would_hold() {
+    let folder = Folder::new();
+    let mut agent = open_agent(&folder, json!({}));
+    let detector = Role::client(&folder, "detector").up();
+    let path = issue(&mut agent, &folder, "token", 0, json!({}));
+    let procmond = Role::client_with(&folder, "procmond", json!({"token": path})).up();
+    let key = fs::read(key_of(&folder)).expect("we are root");
+    let token = fs::read(&path).expect("we are root")[16..].to_vec();
+    for (process, role) in [("agent", &agent), ("detector", &detector), ("procmond", &procmond)] {
+        for (name, secret) in [("the key", &key), ("the token", &token)] {
+            assert!(!look::holds(role.pid(), secret), "{process} has {name} in its memory");
+        }
+    }
+    assert!(look::holds(procmond.pid(), b"eventbus-client"), "what is there is found");
+}

@@ -30,6 +30,7 @@ mod listener;
 mod pair;
 #[cfg(target_os = "linux")]
 mod secret;
+#[cfg(target_os = "linux")]
 mod trusted;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;
@@ -46,6 +47,7 @@ pub use pair::SocketEnd;
 pub(crate) use pair::{pair, take_stdin};
 #[cfg(target_os = "linux")]
 pub(crate) use secret::{SECRET_BYTES, Secret, check_private, expose, randomize, read_file, write_token};
+#[cfg(target_os = "linux")]
 pub(crate) use trusted::read_trusted;
 #[cfg(not(target_os = "linux"))]
 pub use unsupported::SocketEnd;

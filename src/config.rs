@@ -75,8 +75,6 @@ pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;
 /// newcomer is refused.
 pub(crate) const SESSIONS_MAX: usize = 1024;
 
-/// Connections that were made for processes which have not spoken yet. Above it: refused.
-pub(crate) const PAIRS_WAITING_MAX: usize = 64;
 /// Of these one user's. Above it: as above, among that user's.
 pub(crate) const SESSIONS_PER_UID: usize = 768;
 
@@ -84,12 +82,15 @@ pub(crate) const SESSIONS_PER_UID: usize = 768;
 /// it: the oldest goes.
 pub(crate) const HANDSHAKES_MAX: usize = 768;
 
+/// Of these one user's. Above it: the oldest of that user goes.
+pub(crate) const HANDSHAKES_PER_UID: usize = 576;
+
 /// How long a connection may stay without a hello where the process has no descriptors for newcomers. A client says it at once; this
 /// is what a busy host may keep it from that. Beyond it: the oldest goes, one for each newcomer that could not be accepted.
 pub(crate) const HELLO_GRACE: Duration = Duration::from_secs(1);
 
-/// Of these one user's. Above it: the oldest of that user goes.
-pub(crate) const HANDSHAKES_PER_UID: usize = 576;
+/// Connections that were made for processes which have not spoken yet. Above it: refused.
+pub(crate) const PAIRS_WAITING_MAX: usize = 64;
 
 /// Subscriptions of one session. Above it: refused.
 pub(crate) const SUBSCRIPTIONS_MAX: usize = 8192;

@@ -2,13 +2,15 @@
 //!
 //! A frame is a `u32` length (little-endian) and that many bytes of one encoded message. Some messages carry one file
 //! descriptor; it is attached to the first byte of their frame. Variants are numbered in the order in which they stand here:
-//! new ones are added at the end, and nothing is ever taken out or moved.
+//! new ones are added at the end, and nothing is ever taken out or moved. All of it, byte by byte: `docs/wire.md`.
 
 pub(crate) mod codec;
 pub(crate) mod frames;
 mod message;
 mod proof;
 mod quota;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use message::{
     Epoch, Handle, Hello, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome,

@@ -1,0 +1,259 @@
+//! A value of each variant that is sent, in the order of their numbers.
+
+use shm::SegmentName;
+
+use crate::access::{Denial, Withheld};
+use crate::hierarchy::TopicAccessLevel;
+use crate::topic::{Topic, TopicPattern};
+use crate::wire::{
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Needed, Nonce, Notice, OrderId, Proof, PublisherId,
+    Refusal, Request, Resource, RingId, SlotTarget, TokenId, Versions, Welcome,
+};
+
+/// An enum of the protocol, which the page has a table for.
+pub(super) trait Documented: Sized + 'static {
+    /// What stands above the table.
+    const HEADING: &str;
+    /// All there are.
+    const VARIANTS: &[&str];
+
+    fn variant(&self) -> &'static str;
+
+    fn examples() -> Vec<Self>;
+}
+
+/// A variant that is missing here does not compile.
+macro_rules! documented {
+    ($type:ident, [$($variant:ident),+ $(,)?], $examples:expr) => {
+        impl Documented for $type {
+            const HEADING: &str = stringify!($type);
+            const VARIANTS: &[&str] = &[$(stringify!($variant)),+];
+
+            fn variant(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => stringify!($variant),)+
+                }
+            }
+
+            fn examples() -> Vec<Self> {
+                $examples
+            }
+        }
+    };
+}
+
+documented!(
+    Request,
+    [
+        Hello,
+        Declare,
+        ClosePublisher,
+        Subscribe,
+        Unsubscribe,
+        ProducerSegment,
+        ConsumerSegment,
+        Done,
+        NoRing,
+        Poisoned,
+        Proof,
+    ],
+    requests()
+);
+documented!(
+    Notice,
+    [
+        Welcome,
+        Refused,
+        Declared,
+        Subscribed,
+        MakeProducerSegment,
+        MakeConsumerSegment,
+        AttachProducer,
+        AttachConsumer,
+        Grant,
+        Route,
+        Unroute,
+        Revoke,
+        CloseRing,
+        Goodbye,
+        Challenge,
+    ],
+    notices()
+);
+documented!(
+    Refusal,
+    [Version, BadName, NameTaken, Access, Malformed, TooMany, RingBytes, RingBudget, Share, Unproven],
+    refusals()
+);
+documented!(
+    GoodbyeReason,
+    [
+        Shutdown,
+        Protocol,
+        RouteDeadline,
+        HelloDeadline,
+        NoRing,
+        TooSlow,
+        TooMuchUnread,
+        Refused,
+        Replaced,
+        Host,
+    ],
+    goodbyes()
+);
+documented!(Denial, [NoRule, NotAPublisher, NotASubscriber], denials());
+documented!(
+    Resource,
+    [Connections, Handshakes, Subscriptions, PatternBytes, Topics, RingBytes],
+    vec![
+        Self::Connections,
+        Self::Handshakes,
+        Self::Subscriptions,
+        Self::PatternBytes,
+        Self::Topics,
+        Self::RingBytes,
+    ]
+);
+documented!(Needed, [Key, Token], vec![Self::Key, Self::Token]);
+documented!(
+    Credential,
+    [Nothing, Key, Token],
+    vec![Self::Nothing, Self::Key, Self::Token(TokenId([0xcc; 16]))]
+);
+documented!(Handle, [Descriptor, Name], vec![Self::Descriptor, Self::Name(name())]);
+documented!(
+    TopicAccessLevel,
+    [Public, Restricted, Privileged],
+    vec![Self::Public, Self::Restricted, Self::Privileged]
+);
+
+pub(super) fn nonce(byte: u8) -> Nonce {
+    Nonce([byte; 32])
+}
+
+pub(super) fn hello() -> Hello {
+    Hello {
+        versions: Versions { oldest: 1, newest: 2 },
+        features: 0,
+        client_id: "procmond-7".into(),
+        nonce: nonce(0xaa),
+        credential: Credential::Key,
+    }
+}
+
+fn name() -> SegmentName {
+    "/deebp000ya0123456789abcdefghi".parse().expect("it is well-formed")
+}
+
+fn requests() -> Vec<Request> {
+    let ring = RingId(300);
+    vec![
+        Request::Hello(hello()),
+        Request::Declare { request: 1, publisher: 2, topic_number: 3, topic: "a.b".into() },
+        Request::ClosePublisher { publisher: 2 },
+        Request::Subscribe {
+            request: 1,
+            subscription: 2,
+            patterns: vec!["a.#".into(), "+".into()],
+            ring_bytes: Some(1 << 20),
+        },
+        Request::Unsubscribe { subscription: 2 },
+        Request::ProducerSegment { ring, handle: Handle::Descriptor },
+        Request::ConsumerSegment { ring, handle: Handle::Descriptor },
+        Request::Done { order: OrderId(70_000) },
+        Request::NoRing { ring, cause: "why".into() },
+        Request::Poisoned { ring, violation: "how".into() },
+        Request::Proof { proof: Proof([0xee; 32]) },
+    ]
+}
+
+fn notices() -> Vec<Notice> {
+    let (ring, order, publisher) = (RingId(300), OrderId(70_000), PublisherId(5));
+    let pattern = |text| TopicPattern::new(text).expect("it is well-formed");
+    let welcome = Welcome {
+        version: 1,
+        epoch: Epoch(0x0102_0304_0506_0708),
+        component: "procmond".into(),
+        ring_bytes: 8 << 20,
+        backing: shm::Backing::Named,
+    };
+    vec![
+        Notice::Welcome(welcome),
+        Notice::Refused { request: 1, refusal: Refusal::RingBytes { bytes: 5 } },
+        Notice::Declared { request: 1, publisher },
+        Notice::Subscribed {
+            request: 1,
+            granted: vec![pattern("a.#")],
+            withheld: vec![withheld(pattern("b"))],
+            missed: vec!["netmond".into()],
+        },
+        Notice::MakeProducerSegment { ring, publisher: 2, ring_bytes: 1 << 20 },
+        Notice::MakeConsumerSegment { ring, publisher, component: "fsmond".into() },
+        Notice::AttachProducer { ring, handle: Handle::Descriptor },
+        Notice::AttachConsumer { ring, handle: Handle::Descriptor, ring_bytes: 1 << 20 },
+        Notice::Grant { order, ring, slot: 2, generation: 3, topic: Topic::new("a.b").expect("it is one") },
+        Notice::Route {
+            order,
+            publisher: 2,
+            topic_number: 3,
+            target: Some(SlotTarget { ring, slot: 4, generation: 5 }),
+        },
+        Notice::Unroute { order, publisher: 2, topic_number: 3, ring: Some(ring) },
+        Notice::Revoke { ring, slot: 4 },
+        Notice::CloseRing { ring, accused: Some("how".into()) },
+        Notice::Goodbye { reason: GoodbyeReason::TooSlow { limit: 4096 } },
+        Notice::Challenge { nonce: nonce(0xbb), proof: Proof([0xdd; 32]) },
+    ]
+}
+
+fn withheld(pattern: TopicPattern) -> Withheld {
+    Withheld { pattern, level: Some(TopicAccessLevel::Restricted), needed: "who".into() }
+}
+
+fn refusals() -> Vec<Refusal> {
+    vec![
+        Refusal::Version {
+            broker: Versions { oldest: 1, newest: 2 },
+            client: Versions { oldest: 3, newest: 4 },
+        },
+        Refusal::BadName { client_id: "A".into() },
+        Refusal::NameTaken { component: "agent".into() },
+        Refusal::Access(Denial::NoRule { topic: "a".into(), component: "b".into() }),
+        Refusal::Malformed { text: "..".into() },
+        Refusal::TooMany { what: "x".into(), limit: 64 },
+        Refusal::RingBytes { bytes: 5 },
+        Refusal::RingBudget { uid: None, needed: 1, in_use: 2, limit: 3 },
+        Refusal::Share { resource: Resource::Topics, uid: Some(1000), needed: 1, in_use: 2, limit: 3 },
+        Refusal::Unproven { component: "procmond".into(), needed: Needed::Token },
+    ]
+}
+
+fn goodbyes() -> Vec<GoodbyeReason> {
+    vec![
+        GoodbyeReason::Shutdown,
+        GoodbyeReason::Protocol { what: "x".into() },
+        GoodbyeReason::RouteDeadline,
+        GoodbyeReason::HelloDeadline,
+        GoodbyeReason::NoRing { cause: "x".into() },
+        GoodbyeReason::TooSlow { limit: 4096 },
+        GoodbyeReason::TooMuchUnread { limit: 1 << 20 },
+        GoodbyeReason::Refused { refusal: Refusal::RingBytes { bytes: 5 } },
+        GoodbyeReason::Replaced,
+        GoodbyeReason::Host { cause: "x".into() },
+    ]
+}
+
+fn denials() -> Vec<Denial> {
+    let (topic, component, needed) = ("a".to_owned(), "b".to_owned(), "c".to_owned());
+    let level = TopicAccessLevel::Privileged;
+    vec![
+        Denial::NoRule { topic: topic.clone(), component: component.clone() },
+        Denial::NotAPublisher {
+            topic: topic.clone(),
+            level,
+            component: component.clone(),
+            needed: needed.clone(),
+        },
+        Denial::NotASubscriber { topic, level, component, needed },
+    ]
+}

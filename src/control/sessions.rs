@@ -314,7 +314,9 @@ impl<F> Machine<F> {
     pub(super) fn challenged(&mut self, session: SessionId, challenge: Result<Box<Challenge>, Needed>) {
         // It may have gone meanwhile.
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        let Entry::Greeted(greeted) = std::mem::replace(&mut state.entry, Entry::New) else {
+        let (Entry::Greeted(greeted) | Entry::Challenged { greeted, .. }) =
+            std::mem::replace(&mut state.entry, Entry::New)
+        else {
             unreachable!("what was challenged has said hello")
         };
         match challenge {
@@ -324,6 +326,16 @@ impl<F> Machine<F> {
                 self.send(session, Notice::Challenge { nonce, proof });
             }
             Err(needed) => self.unproven(session, greeted, needed),
+        }
+    }
+
+    /// Who a session is, and how that is known, if this is the proof that it was asked for.
+    pub(crate) fn shown_by(&self, session: SessionId, proof: &Proof) -> Option<(&Component, Known)> {
+        match &self.sessions.get(&session)?.entry {
+            Entry::Challenged { greeted, expected, known_by } if proof == expected => {
+                Some((&greeted.component, *known_by))
+            }
+            _ => None,
         }
     }
 

@@ -105,6 +105,36 @@ fn a_proof_serves_once_and_the_brokers_own_serves_nobody_else() {
     assert_eq!(shake(&folder, own).1, REFUSED, "the broker's own, sent back");
 }
 
+#[test]
+fn a_token_is_not_used_up_by_who_knows_its_name_alone() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let path = issue(&mut agent, &folder, "token", 0, json!({}));
+    let token = fs::read(&path).expect("we are root");
+    let nothing = hello(1, 1, "procmond");
+    let named = [&nothing[4..nothing.len() - 1], &[2], &token[..16]].concat();
+    let wrong = [frame(&named), frame(&[&[10], &[0; 32][..]].concat())].concat();
+    let answer = provoke(&folder, &wrong);
+    assert_eq!((answer[4], answer[69 + 4]), (14, 1), "it is challenged, and refused: {answer:?}");
+    let _procmond = Role::client_with(&folder, "procmond", json!({"token": path})).up();
+}
+
+#[test]
+fn a_name_for_which_a_token_is_issued_goes_to_nobody_who_was_challenged_before() {
+    const REFUSED: u8 = 1;
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let key = proof::key_beside(&folder.socket());
+    let (_, verdict) = shake(&folder, |challenge| {
+        issue(&mut agent, &folder, "token", 0, json!({}));
+        proof::of_client(&key, &challenge[5..37], &hello(1, 1, "procmond")[5..])
+    });
+    assert_eq!(verdict, REFUSED);
+    let token = folder.path().join("token");
+    let token = token.to_str().expect("UTF-8");
+    let _procmond = Role::client_with(&folder, "procmond", json!({"token": token})).up();
+}
+
 /// What listens in the broker's place, as the same user, and answers each hello with these bytes. Yields what it heard.
 fn pose(path: &Path, answer: Vec<u8>) -> std::thread::JoinHandle<Vec<u8>> {
     let listener = UnixListener::bind(path).expect("a free path");

@@ -18,7 +18,6 @@
 //!     │◄────────────────────────────────────────────── Welcome  │
 //! ```
 
-use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 
@@ -160,9 +159,7 @@ impl LaunchToken {
     /// [`InvalidData`](io::ErrorKind::InvalidData) if there is no token in it; [`PermissionDenied`](io::ErrorKind::PermissionDenied) if others
     /// can read it, or it is another user's; or what the system says.
     pub fn read_file(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        sys::check_private(&file)?;
-        Self::read_from(file)
+        Self::read_from(sys::open_private(path)?)
     }
 }
 

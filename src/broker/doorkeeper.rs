@@ -80,7 +80,8 @@ pub(super) struct Doorkeeper {
 struct Issued {
     token: LaunchToken,
     terms: TokenTerms,
-    expires: Instant,
+    /// `None`: never, as far as clocks can tell.
+    expires: Option<Instant>,
     /// The process that came with it first.
     used_by: Option<Caller>,
 }
@@ -90,9 +91,11 @@ impl Issued {
         let Self { terms, expires, used_by, .. } = self;
         let fits = terms.uid.is_none_or(|uid| uid == caller.uid)
             && terms.pid.is_none_or(|pid| Some(pid) == caller.pid);
-        // Of one without a number it can't be said later that it is the same.
-        let in_time =
-            used_by.map_or_else(|| now < *expires, |used_by| used_by == caller && caller.pid.is_some());
+        let in_time = match *used_by {
+            None => expires.is_none_or(|expires| now < expires),
+            // Of one without a number it can't be said later that it is the same.
+            Some(used_by) => used_by == caller && caller.pid.is_some(),
+        };
         fits && in_time
     }
 }
@@ -110,7 +113,7 @@ impl Doorkeeper {
     pub(super) fn issue(&mut self, terms: TokenTerms, now: Instant) -> io::Result<LaunchToken> {
         let token = LaunchToken::new()?;
         let issued = token.try_clone()?;
-        let expires = now + terms.valid_for;
+        let expires = now.checked_add(terms.valid_for);
         let component = terms.component.clone();
         self.tokens.insert(component, Issued { token, terms, expires, used_by: None });
         Ok(issued)
@@ -118,28 +121,64 @@ impl Doorkeeper {
 
     /// What a client has to prove, or what it lacks.
     pub(super) fn challenge(
-        &mut self,
+        &self,
         hello: &Hello,
         caller: Caller,
         now: Instant,
     ) -> io::Result<Result<Box<Challenge>, Needed>> {
-        let issued =
-            Component::from_client_id(&hello.client_id).ok().and_then(|name| self.tokens.get_mut(&name));
-        let needed = if self.strict || issued.is_some() { Needed::Token } else { Needed::Key };
-        let (secret, known_by) = match (hello.credential, issued) {
-            (Credential::Key, None) if !self.strict => (&self.key, Known::User),
-            (Credential::Token(token), Some(issued))
-                if issued.token.id == token && issued.is_for(caller, now) =>
-            {
-                // Whoever knows its name has it.
-                issued.used_by = Some(caller);
-                (&issued.token.secret, Known::Token { token, pid: caller.pid })
-            }
-            _ => return Ok(Err(needed)),
+        let name = Component::from_client_id(&hello.client_id).ok();
+        let issued = name.and_then(|name| self.tokens.get(&name));
+        let known_by = match hello.credential {
+            Credential::Nothing => return Ok(Err(self.needed(issued))),
+            Credential::Key => Known::User,
+            Credential::Token(token) => Known::Token { token, pid: caller.pid },
+        };
+        let secret = match self.secret(issued, known_by, caller, now) {
+            Ok(secret) => secret,
+            Err(needed) => return Ok(Err(needed)),
         };
         let nonce = nonce()?;
         let Proofs { of_broker, of_client } = Proofs::new(secret, hello, &nonce)?;
         Ok(Ok(Box::new(Challenge { nonce, proof: of_broker, expected: of_client, known_by })))
+    }
+
+    /// Takes note that a client has proven what it was asked for, unless that is not good any more: between challenge and proof another
+    /// token may have been issued, or another process come with this one. Before that a token is nobody's, since its name is no secret.
+    pub(super) fn admit(
+        &mut self,
+        component: &Component,
+        known_by: Known,
+        caller: Caller,
+        now: Instant,
+    ) -> Result<(), Needed> {
+        self.secret(self.tokens.get(component), known_by, caller, now)?;
+        if let (Known::Token { .. }, Some(issued)) = (known_by, self.tokens.get_mut(component)) {
+            issued.used_by = Some(caller);
+        }
+        Ok(())
+    }
+
+    /// What a client knows that is let in this way, if it may be.
+    fn secret<'a>(
+        &'a self,
+        issued: Option<&'a Issued>,
+        known_by: Known,
+        caller: Caller,
+        now: Instant,
+    ) -> Result<&'a Secret, Needed> {
+        match (known_by, issued) {
+            (Known::User, None) if !self.strict => Ok(&self.key),
+            (Known::Token { token, .. }, Some(issued))
+                if issued.token.id == token && issued.is_for(caller, now) =>
+            {
+                Ok(&issued.token.secret)
+            }
+            _ => Err(self.needed(issued)),
+        }
+    }
+
+    const fn needed(&self, issued: Option<&Issued>) -> Needed {
+        if self.strict || issued.is_some() { Needed::Token } else { Needed::Key }
     }
 }
 
@@ -176,9 +215,15 @@ mod tests {
         }
 
         /// How it would be known who calls, or what is needed.
-        fn knock(&mut self, name: &str, credential: Credential, caller: Caller) -> Result<Known, Needed> {
+        fn ask(&self, name: &str, credential: Credential, caller: Caller) -> Result<Known, Needed> {
             let challenge = self.0.challenge(&hello(name, credential), caller, self.1).expect("descriptors");
             challenge.map(|challenge| challenge.known_by)
+        }
+
+        /// The same of one that can prove what it is asked for.
+        fn knock(&mut self, name: &str, credential: Credential, caller: Caller) -> Result<Known, Needed> {
+            let known_by = self.ask(name, credential, caller)?;
+            self.0.admit(&component(name), known_by, caller, self.1).map(|()| known_by)
         }
     }
 
@@ -244,5 +289,41 @@ mod tests {
         }
         let guess = Credential::Token(TokenId([0; 16]));
         assert_eq!(door.knock("procmond", guess, PROCMOND), Err(Needed::Token));
+    }
+
+    #[test]
+    fn a_token_is_used_by_who_has_proven_that_it_knows_it_and_not_by_who_names_it() {
+        let mut door = Door::new(false);
+        let token = door.issue(TokenTerms::new(component("procmond")));
+        let stranger = Caller { uid: 1000, pid: Some(8) };
+        assert!(door.ask("procmond", token, stranger).is_ok(), "it may know the secret, too");
+        assert!(door.knock("procmond", token, PROCMOND).is_ok());
+        assert_eq!(door.ask("procmond", token, stranger), Err(Needed::Token));
+    }
+
+    #[test]
+    fn a_challenge_is_good_until_a_token_is_issued_or_somebody_else_has_used_it() {
+        let mut door = Door::new(false);
+        let procmond = component("procmond");
+        let weak = door.ask("procmond", Credential::Key, PROCMOND).expect("there is no token");
+        let token = door.issue(TokenTerms::new(procmond.clone()));
+        assert_eq!(door.0.admit(&procmond, weak, PROCMOND, door.1), Err(Needed::Token));
+        let other = Caller { pid: Some(8), ..PROCMOND };
+        let [first, second] = [PROCMOND, other].map(|who| door.ask("procmond", token, who).expect("it may"));
+        assert_eq!(door.0.admit(&procmond, first, PROCMOND, door.1), Ok(()));
+        assert_eq!(door.0.admit(&procmond, second, other, door.1), Err(Needed::Token), "it came second");
+        door.issue(TokenTerms::new(procmond.clone()));
+        assert_eq!(
+            door.0.admit(&procmond, first, PROCMOND, door.1),
+            Err(Needed::Token),
+            "there is a newer one"
+        );
+    }
+
+    #[test]
+    fn a_token_may_be_valid_for_longer_than_clocks_can_tell() {
+        let mut door = Door::new(false);
+        let token = door.issue(TokenTerms::new(component("procmond")).valid_for(Duration::MAX));
+        assert!(door.knock("procmond", token, PROCMOND).is_ok());
     }
 }

@@ -284,6 +284,11 @@ impl Server {
                     }
                     self.bury_the_dead(&hello.client_id);
                 }
+                if let Request::Proof { proof } = &request
+                    && let Err(needed) = self.admit(session, proof)
+                {
+                    return self.feed(Input::Challenged { session, challenge: Err(needed) });
+                }
                 match self.vouch(session, &request, &mut descriptor) {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
                     Err(input) => self.feed(input),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::publisher::deadline_of;
 use super::{ClientSettings, Core, session};
 use crate::config;
 use crate::dataplane::WaitPolicy;
@@ -108,7 +109,7 @@ impl ConnectOptions {
         ClientSettings { queue_bytes, wait_policy, deadline }
     }
 
-    /// The launch token that proves who this is.
+    /// The launch token that proves who this is. Over a connection that was inherited nothing has to be proven.
     #[must_use]
     pub fn token(mut self, token: LaunchToken) -> Self {
         self.token = Some(Arc::new(token));
@@ -266,7 +267,7 @@ async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, 
 /// Connects, checks who listens, and says hello.
 async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectError> {
     let path = &options.path;
-    let deadline = Instant::now() + options.deadline;
+    let deadline = deadline_of(options.deadline);
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
     // First of all, so that nothing a stranger may have sent by now keeps us when we turn away.
     let stream = Stream::new(reach(options, deadline)?).map_err(no_broker)?;
@@ -289,12 +290,12 @@ enum Known {
 
 impl Known {
     fn of(options: &ConnectOptions, broker: u32) -> Result<Self, ConnectError> {
-        if let Some(token) = &options.token {
-            return Ok(Self::Token(Arc::clone(token)));
-        }
         if options.inherited.is_some() {
             // It was made for this process.
             return Ok(Self::Nothing);
+        }
+        if let Some(token) = &options.token {
+            return Ok(Self::Token(Arc::clone(token)));
         }
         let path = options.key_file.clone().unwrap_or_else(|| sys::key_path(&options.path));
         match sys::read_file(&path, broker) {
@@ -408,4 +409,27 @@ fn check_broker(options: &ConnectOptions, uid: u32) -> Result<(), ConnectError> 
 fn either(uids: &[u32]) -> String {
     let uids: BTreeSet<String> = uids.iter().map(u32::to_string).collect();
     uids.into_iter().collect::<Vec<_>>().join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_deadline_may_be_later_than_clocks_can_tell() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("bus.sock");
+        let refused = connect(ConnectOptions::new("procmond").path(&path).deadline(Duration::MAX)).await;
+        assert!(matches!(refused, Err(ConnectError::NoBroker { .. })), "{:?}", refused.err());
+    }
+
+    /// The broker asks for nothing there, and who can prove something takes no welcome without.
+    #[tokio::test]
+    async fn over_a_connection_that_was_inherited_no_token_is_offered() {
+        let (_broker, end) = sys::pair().expect("descriptors");
+        let token = LaunchToken::new().expect("randomness");
+        let options = ConnectOptions::from_descriptor("procmond", end).token(token);
+        let known = Known::of(&options, sys::own_uid()).expect("nothing is read");
+        assert_eq!(known.credential(), Credential::Nothing);
+    }
 }

@@ -108,7 +108,8 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
-    /// The answer to [`Action::Challenge`]: what to say to the client, or what it lacks.
+    /// The answer to [`Action::Challenge`]: what to say to the client, or what it lacks. It may come to lack something until it has
+    /// proven what it was asked for.
     Challenged {
         session: SessionId,
         challenge: Result<Box<Challenge>, Needed>,

@@ -61,13 +61,25 @@ struct Greeted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Known {
     User,
-    /// Of this process: it may take over from a session of its own.
+    /// Of this process.
     Token {
         token: TokenId,
         pid: Option<u32>,
     },
     Invitation,
     Process,
+}
+
+impl Known {
+    /// Whether who is known so has a better claim to a name than who has it. A token that still opens the door is the last one that was
+    /// issued: its holder has an older one, or is the same process, which has lost that session, or is about to notice that it has.
+    fn goes_before(self, holder: Self) -> bool {
+        match self {
+            Self::Token { .. } => matches!(holder, Self::User | Self::Token { .. }),
+            Self::Invitation => holder == Self::User,
+            Self::User | Self::Process => false,
+        }
+    }
 }
 
 /// What a client is asked to prove, and how.
@@ -314,7 +326,9 @@ impl<F> Machine<F> {
     pub(super) fn challenged(&mut self, session: SessionId, challenge: Result<Box<Challenge>, Needed>) {
         // It may have gone meanwhile.
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        let Entry::Greeted(greeted) = std::mem::replace(&mut state.entry, Entry::New) else {
+        let (Entry::Greeted(greeted) | Entry::Challenged { greeted, .. }) =
+            std::mem::replace(&mut state.entry, Entry::New)
+        else {
             unreachable!("what was challenged has said hello")
         };
         match challenge {
@@ -324,6 +338,16 @@ impl<F> Machine<F> {
                 self.send(session, Notice::Challenge { nonce, proof });
             }
             Err(needed) => self.unproven(session, greeted, needed),
+        }
+    }
+
+    /// Who a session is, and how that is known, if this is the proof that it was asked for.
+    pub(crate) fn shown_by(&self, session: SessionId, proof: &Proof) -> Option<(&Component, Known)> {
+        match &self.sessions.get(&session)?.entry {
+            Entry::Challenged { greeted, expected, known_by } if proof == expected => {
+                Some((&greeted.component, *known_by))
+            }
+            _ => None,
         }
     }
 
@@ -358,10 +382,8 @@ impl<F> Machine<F> {
     fn enter(&mut self, session: SessionId, greeted: Greeted, known_by: Known) {
         let Greeted { client_id, version, component, .. } = greeted;
         if let Some(&holder) = self.names.get(&component)
-            && matches!(known_by, Known::Token { pid: Some(_), .. })
-            && self.sessions[&holder].known_by() == Some(known_by)
+            && self.sessions[&holder].known_by().is_some_and(|holder| known_by.goes_before(holder))
         {
-            // The same process, which has lost that session, or is about to notice that it has.
             self.dismiss(holder, GoodbyeReason::Replaced);
         }
         let reserved = component.as_str() == AGENT && known_by == Known::User;

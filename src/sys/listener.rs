@@ -123,6 +123,9 @@ fn place_key(
         } else {
             Err(io::Error::other("what is there is no broker's key"))
         };
+        if removed.is_err() && found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(ListenError::Foreign { path, uid: found.uid(), pid: None });
+        }
         removed.map_err(host("replace the key file", &path))?;
     }
     let readers = (socket_mode & 0o222) << 1;

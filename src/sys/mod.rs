@@ -46,16 +46,16 @@ pub use pair::SocketEnd;
 #[cfg(target_os = "linux")]
 pub(crate) use pair::{pair, take_stdin};
 #[cfg(target_os = "linux")]
-pub(crate) use secret::{SECRET_BYTES, Secret, check_private, expose, randomize, read_file, write_token};
+pub(crate) use secret::{SECRET_BYTES, Secret, expose, open_private, randomize, read_file, write_token};
 #[cfg(target_os = "linux")]
 pub(crate) use trusted::read_trusted;
 #[cfg(not(target_os = "linux"))]
 pub use unsupported::SocketEnd;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::{
-    Bell, Credentials, Listener, PATH_BYTES_MAX, SECRET_BYTES, Secret, Socket, Stream, check_private,
-    connect, expose, first_ring, monotonic_nanos, own_uid, pair, randomize, read_file, read_trusted,
-    take_stdin, uid_of_peer, wait, write_token,
+    Bell, Credentials, Listener, PATH_BYTES_MAX, SECRET_BYTES, Secret, Socket, Stream, connect, expose,
+    first_ring, monotonic_nanos, open_private, own_uid, pair, randomize, read_file, read_trusted, take_stdin,
+    uid_of_peer, wait, write_token,
 };
 
 /// The group that may connect to a broker, where [`socket_mode`](crate::BrokerOptions::socket_mode) lets one.

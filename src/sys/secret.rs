@@ -133,9 +133,19 @@ pub(crate) fn write_token(path: &Path, bytes: &[u8], owner: Option<u32>) -> io::
     written.inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
-/// Whether a file is this user's, or root's, and nobody else can read it.
-pub(crate) fn check_private(file: &File) -> io::Result<()> {
+/// Opens a file that is this user's, or root's, and that nobody else can read. Waits for nobody who would write to it.
+pub(crate) fn open_private(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    check_private(&file)?;
+    Ok(file)
+}
+
+fn check_private(file: &File) -> io::Result<()> {
     let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no ordinary file"));
+    }
     let own = [0, rustix::process::geteuid().as_raw()].contains(&found.uid());
     if own && found.mode() & 0o077 == 0 {
         return Ok(());
@@ -158,5 +168,16 @@ mod tests {
             file.set_permissions(std::fs::Permissions::from_mode(mode)).expect("it is ours");
             assert_eq!(check_private(&file).is_ok(), private, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn what_would_keep_its_reader_waiting_is_no_token() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("token");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).expect("our folder");
+        let (said, opened) = std::sync::mpsc::channel();
+        std::thread::spawn(move || said.send(open_private(&path)));
+        let opened = opened.recv_timeout(std::time::Duration::from_secs(20)).expect("it does not wait");
+        assert_eq!(opened.expect_err("it is a pipe").kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -84,7 +84,7 @@ pub(crate) fn write_token(_: &Path, _: &[u8], _: Option<u32>) -> io::Result<()> 
 }
 
 /// Whether nobody else can read a file.
-pub(crate) fn check_private(_: &File) -> io::Result<()> {
+pub(crate) fn open_private(_: &Path) -> io::Result<File> {
     Err(unsupported())
 }
 

@@ -455,8 +455,9 @@ pub enum GoodbyeReason {
         /// What was refused.
         refusal: Refusal,
     },
-    /// The same process has a newer session.
-    #[error("a newer session of the same process has the name")]
+    /// Another session has a better claim to the name: it is a newer one of the same process, or proves by a token, or by its connection, what this
+    /// one did not.
+    #[error("another session has a better claim to the name")]
     Replaced,
     /// The broker's host lacks something that the session needs.
     #[error("the broker's host: {cause}")]

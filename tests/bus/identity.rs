@@ -105,6 +105,36 @@ fn a_proof_serves_once_and_the_brokers_own_serves_nobody_else() {
     assert_eq!(shake(&folder, own).1, REFUSED, "the broker's own, sent back");
 }
 
+#[test]
+fn a_token_is_not_used_up_by_who_knows_its_name_alone() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let path = issue(&mut agent, &folder, "token", 0, json!({}));
+    let token = fs::read(&path).expect("we are root");
+    let nothing = hello(1, 1, "procmond");
+    let named = [&nothing[4..nothing.len() - 1], &[2], &token[..16]].concat();
+    let wrong = [frame(&named), frame(&[&[10], &[0; 32][..]].concat())].concat();
+    let answer = provoke(&folder, &wrong);
+    assert_eq!((answer[4], answer[69 + 4]), (14, 1), "it is challenged, and refused: {answer:?}");
+    let _procmond = Role::client_with(&folder, "procmond", json!({"token": path})).up();
+}
+
+#[test]
+fn a_name_for_which_a_token_is_issued_goes_to_nobody_who_was_challenged_before() {
+    const REFUSED: u8 = 1;
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let key = proof::key_beside(&folder.socket());
+    let (_, verdict) = shake(&folder, |challenge| {
+        issue(&mut agent, &folder, "token", 0, json!({}));
+        proof::of_client(&key, &challenge[5..37], &hello(1, 1, "procmond")[5..])
+    });
+    assert_eq!(verdict, REFUSED);
+    let token = folder.path().join("token");
+    let token = token.to_str().expect("UTF-8");
+    let _procmond = Role::client_with(&folder, "procmond", json!({"token": token})).up();
+}
+
 /// What listens in the broker's place, as the same user, and answers each hello with these bytes. Yields what it heard.
 fn pose(path: &Path, answer: Vec<u8>) -> std::thread::JoinHandle<Vec<u8>> {
     let listener = UnixListener::bind(path).expect("a free path");
@@ -211,12 +241,32 @@ fn the_process_of_a_token_may_take_its_name_over_from_its_own_session_and_nobody
     let again = json!({"do": "connect_again", "id": "procmond", "path": folder.socket(), "token": token});
     assert_eq!(
         procmond.must(&again),
-        json!({"before": "the broker ended the session: a newer session of the same process has the name"})
+        json!({"before": "the broker ended the session: another session has a better claim to the name"})
     );
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     let mut detector = Role::client(&folder, "detector").up();
     let taken = detector.call(&json!({"do": "connect_again", "id": "detector", "path": folder.socket()}));
     assert!(taken["kind"].as_str().is_some_and(|kind| kind.starts_with("NameTaken")), "{taken}");
+}
+
+#[test]
+fn a_token_takes_the_name_from_who_has_it_by_the_key_alone_or_by_an_older_token() {
+    let folder = Folder::new();
+    let mut agent = open_agent(&folder, json!({}));
+    let mut squatter = Role::strange_client(&folder, "procmond", json!({})).up();
+    let mut former = None;
+    for name in ["first", "second"] {
+        let token = issue(&mut agent, &folder, name, 0, json!({}));
+        let procmond = Role::client_with(&folder, "procmond", json!({"token": token})).up();
+        let members = agent.must(&json!({"do": "members"}));
+        assert_eq!(members["procmond"], json!([0, procmond.pid(), "Token"]));
+        let mut before = former.replace(procmond);
+        let why = before.as_mut().unwrap_or(&mut squatter).must(&json!({"do": "disconnected"}));
+        assert_eq!(
+            why["why"],
+            "the broker ended the session: another session has a better claim to the name"
+        );
+    }
 }
 
 #[test]

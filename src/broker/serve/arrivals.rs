@@ -15,7 +15,7 @@ use crate::access::Component;
 use crate::config::{HOST_RETRY, PAIRS_WAITING_MAX};
 use crate::control::{Input, Member, Origin, Payer, SessionId};
 use crate::sys::{self, Credentials, Socket, SocketEnd, Stream};
-use crate::wire::{GoodbyeReason, Hello};
+use crate::wire::{GoodbyeReason, Hello, Needed, Proof};
 use shm::Descriptor;
 
 impl Server {
@@ -108,11 +108,23 @@ impl Server {
     }
 
     pub(super) fn challenge(&mut self, session: SessionId, hello: &Hello) -> Input<Descriptor> {
-        let caller = Caller { uid: self.uid(session), pid: self.pid(session) };
-        match self.doorkeeper.challenge(hello, caller, Instant::now()) {
+        match self.doorkeeper.challenge(hello, self.caller(session), Instant::now()) {
             Ok(challenge) => Input::Challenged { session, challenge },
             Err(error) => Input::Faulty { session, reason: GoodbyeReason::Host { cause: error.to_string() } },
         }
+    }
+
+    /// Whether what a client was asked to prove is still good, now that it has. What is wrong with the proof the machine says.
+    pub(super) fn admit(&mut self, session: SessionId, proof: &Proof) -> Result<(), Needed> {
+        let caller = self.caller(session);
+        match self.machine.shown_by(session, proof) {
+            Some((component, known_by)) => self.doorkeeper.admit(component, known_by, caller, Instant::now()),
+            None => Ok(()),
+        }
+    }
+
+    fn caller(&self, session: SessionId) -> Caller {
+        Caller { uid: self.uid(session), pid: self.pid(session) }
     }
 
     pub(super) fn members(&self) -> Vec<Member> {

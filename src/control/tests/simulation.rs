@@ -19,7 +19,7 @@
 //!    have gone the machine is as it was at first.
 //! 9. No order number is given twice, and no ring has two slots for one purpose.
 //! 10. Nobody is welcome who has not proven what was asked for, but for the broker's own process and who was invited; and a name that somebody has
-//!     goes to another session only by the token of the same process.
+//!     goes to another session only by a token, or, from who has proven less, by an invitation.
 //!
 //! A schedule that breaks one prints its seed: `EVENTBUS_SEED=0x… cargo test --lib simulated` runs that one again, and
 //! `EVENTBUS_SCHEDULES=100000` so many of them.
@@ -307,7 +307,7 @@ impl Simulation {
             GoodbyeReason::Protocol { .. } => panic!("6: clients here keep the protocol: {reason}"),
             GoodbyeReason::Replaced => {
                 let holder = client.known_by;
-                let taken_over = |known: Known| matches!(known, Known::Token { pid: Some(_), .. });
+                let taken_over = |known: Known| matches!(known, Known::User | Known::Token { .. });
                 assert!(
                     holder.is_some_and(taken_over),
                     "10: {} was known {holder:?}, and is replaced",

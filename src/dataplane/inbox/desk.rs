@@ -79,8 +79,7 @@ impl Desk {
                 false
             };
             let unvisited = late && state.visits == before;
-            if unvisited && let Some(intake) = state.intake.take() {
-                state.watched = false;
+            if unvisited && let Some(intake) = state.go_on() {
                 return intake;
             }
             // Who sits there when the time is over says when it gets up.
@@ -100,7 +99,7 @@ impl Desk {
         if !alone() {
             return Served::Elsewhere;
         }
-        let Some(mut seat) = self.sit_down() else { return Served::Elsewhere };
+        let Some(mut seat) = self.sit_down(deadline) else { return Served::Elsewhere };
         let waker = Waker::from(Arc::clone(&seat.shared));
         let mut context = Context::from_waker(&waker);
         let intake = seat.intake.as_mut().expect("it is there until the seat is left");
@@ -118,21 +117,27 @@ impl Desk {
         }
     }
 
-    /// Takes the intake, for which the data thread stands aside; `None` if there is none.
-    fn sit_down(&self) -> Option<Seat<'_>> {
+    /// Takes the intake, for which the data thread stands aside; `None` if there is none, or it can't be had in time.
+    fn sit_down(&self, deadline: Option<Instant>) -> Option<Seat<'_>> {
         let mut state = self.state.lock();
-        loop {
-            let shared = Arc::clone(state.thread.as_ref()?);
-            if let Some(intake) = state.intake.take() {
-                state.asked = false;
-                state.visits += 1;
-                return Some(Seat { desk: self, shared, intake: Some(intake) });
+        let shared = Arc::clone(state.thread.as_ref()?);
+        if state.intake.is_none() {
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                return None;
             }
             if !std::mem::replace(&mut state.asked, true) {
                 shared.tell(Command::StepAside);
             }
-            self.free.wait(&mut state);
+            match deadline {
+                Some(deadline) => drop(self.free.wait_until(&mut state, deadline)),
+                None => self.free.wait(&mut state),
+            }
         }
+        // The data thread goes on if we are slow to come, and feeds the queue: who asked again and again would not look there.
+        let intake = state.intake.take()?;
+        state.asked = false;
+        state.visits += 1;
+        Some(Seat { desk: self, shared, intake: Some(intake) })
     }
 }
 
@@ -145,6 +150,13 @@ impl State {
         if !self.watched {
             desk.recalled.notify_one();
         }
+    }
+
+    /// Takes the intake back for the data thread. Who has asked for it, and has not come, has to ask again.
+    fn go_on(&mut self) -> Option<Box<Intake>> {
+        let intake = self.intake.take()?;
+        (self.asked, self.watched) = (false, false);
+        Some(intake)
     }
 }
 
@@ -171,5 +183,94 @@ impl Drop for Open<'_> {
         let mut state = self.0.state.lock();
         state.thread = None;
         self.0.free.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use shm::Doorbell;
+
+    use super::*;
+    use crate::dataplane::Hub;
+    use crate::dataplane::inbox::Ground;
+    use crate::dataplane::wait::WaitPolicy;
+
+    /// Long enough for a slow machine; what is waited for takes milliseconds.
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A desk, and the intake of a data thread that is played by the test.
+    fn desk() -> (Arc<Desk>, Box<Intake>) {
+        let (wake, woken) = Doorbell::pair().expect("descriptors");
+        let shared = Arc::new(Shared {
+            commands: Mutex::default(),
+            waiting: AtomicBool::new(false),
+            wake,
+            asleep: AtomicBool::new(false),
+            counters: Arc::default(),
+        });
+        let desk = Arc::new(Desk::default());
+        desk.state.lock().thread = Some(Arc::clone(&shared));
+        let (hub, events) = (Arc::new(Hub::new()), tokio::sync::mpsc::unbounded_channel().0);
+        let ground = Ground { shared, hub, events, policy: WaitPolicy::default() };
+        (desk, Box::new(Intake::new(&ground, woken)))
+    }
+
+    /// A thread that waits at a desk for something of a queue that is at its end.
+    fn waits_at(desk: &Arc<Desk>, deadline: Option<Instant>) -> mpsc::Receiver<Served> {
+        let (desk, (said, served)) = (Arc::clone(desk), mpsc::channel());
+        std::thread::spawn(move || {
+            let queue = Queue::new(1 << 20);
+            queue.end();
+            said.send(desk.serve(&queue, &mut Taken::default(), deadline, || true))
+        });
+        served
+    }
+
+    fn wait_until_told(desk: &Desk) {
+        let since = Instant::now();
+        let shared = desk.state.lock().thread.clone().expect("it is there");
+        while !shared.waiting.load(Ordering::Acquire) {
+            assert!(since.elapsed() < LONG, "nobody asks the data thread to stand aside");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn who_has_asked_and_did_not_come_in_time_can_ask_again() {
+        let (desk, intake) = desk();
+        desk.state.lock().asked = true;
+        let mut intake = desk.stand_aside(intake);
+        let served = waits_at(&desk, None);
+        wait_until_told(&desk);
+        assert_eq!(intake.obey(), Told::StepAside);
+        let _intake = desk.stand_aside(intake);
+        let served = served.recv_timeout(LONG).expect("it sits down");
+        assert!(matches!(served, Served::Item(None) | Served::Elsewhere), "{served:?}");
+    }
+
+    #[test]
+    fn who_comes_after_the_data_thread_has_gone_on_waits_for_its_queue() {
+        let (desk, mut intake) = desk();
+        let served = waits_at(&desk, None);
+        wait_until_told(&desk);
+        assert_eq!(intake.obey(), Told::StepAside);
+        let mut state = desk.state.lock();
+        state.leave(intake, &desk);
+        let _intake = state.go_on().expect("nobody else had the lock");
+        drop(state);
+        let served = served.recv_timeout(LONG).expect("it does not wait for a seat");
+        assert!(matches!(served, Served::Elsewhere), "{served:?}");
+    }
+
+    #[test]
+    fn who_waits_for_a_while_waits_no_longer_for_a_seat() {
+        let (desk, _intake) = desk();
+        let served = waits_at(&desk, Some(Instant::now() + Duration::from_millis(1)));
+        let served = served.recv_timeout(LONG).expect("it does not wait for a seat");
+        assert!(matches!(served, Served::Elsewhere), "{served:?}");
     }
 }

@@ -329,3 +329,25 @@ async fn a_dead_brokers_key_is_replaced_and_what_is_none_is_left_alone() {
     assert_eq!(std::fs::read(&key).expect("it is there").len(), SECRET_BYTES + 1);
     assert!(!path.exists() && !lock_of(&path).exists());
 }
+
+#[tokio::test]
+async fn a_stranger_in_the_place_of_the_key_is_named_by_the_error() {
+    let folder = folder();
+    let path = folder.path().join("bus.sock");
+    let key = path.with_added_extension("key");
+    let make: [fn(&Path); 3] = [
+        |key| std::os::unix::fs::symlink("elsewhere", key).expect("our folder"),
+        |key| rustix::fs::mkfifoat(rustix::fs::CWD, key, Mode::RUSR).expect("our folder"),
+        |key| std::fs::write(key, [1; SECRET_BYTES + 1]).expect("our folder"),
+    ];
+    for make in make {
+        make(&key);
+        if std::os::unix::fs::lchown(&key, Some(65534), None).is_err() {
+            // Only root can play a stranger.
+            return;
+        }
+        let error = bind(&path).expect_err("it is somebody else's");
+        assert!(matches!(&error, ListenError::Foreign { path, uid: 65534, .. } if *path == key), "{error}");
+        std::fs::remove_file(&key).expect("it was left alone");
+    }
+}

@@ -167,8 +167,12 @@ pub(crate) const CAUSES_MAX: usize = 16;
 /// Records about refusals of all components of one user. Above it: counted.
 pub(crate) const REFUSALS_PER_USER_MAX: u32 = 256;
 
-/// Other records about them: what 1024 sessions that start at once cause. Above it: counted.
+/// Records about what they were granted: what 1024 sessions that start at once cause. Above it: counted.
 pub(crate) const RECORDS_PER_USER_MAX: u32 = 8192;
+
+/// Of these, records about rings that they broke and rights that they lost: what somebody asks for must not crowd them out. Above it:
+/// counted.
+pub(crate) const BREACHES_PER_USER_MAX: u32 = 1024;
 
 /// Users whose records are counted. Above it: the one whose window began first is forgotten.
 pub(crate) const USERS_MAX: usize = 1024;

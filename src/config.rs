@@ -107,7 +107,14 @@ pub(crate) const PATTERN_BYTES_OF_ALL: u64 = 64 << 20;
 /// Topics of all publishers: as many as a session can have, four times. Above it: refused.
 pub(crate) const TOPICS_OF_ALL: usize = 4 * PUBLISHERS_MAX * TOPICS_MAX;
 
-/// Which part of everything that is shared out is kept for the users of components: a quarter, so that whoever they let in beside
+/// Publishers of all sessions. Above it: refused.
+pub(crate) const PUBLISHERS_OF_ALL: usize = 4096;
+
+/// Of these those of strangers together, of which the first has half. Each costs whoever hears it a ring, so many take half of what the
+/// user of a subscriber has for rings: who may publish what others listen to could use up their share else. Above it: refused.
+pub(crate) const PUBLISHERS_OF_STRANGERS: usize = 128;
+
+/// Which part of everything else that is shared out is kept for the users of components: a quarter, so that whoever they let in beside
 /// them leaves them a bus.
 pub(crate) const COMPONENTS_PART: u64 = 4;
 

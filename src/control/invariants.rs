@@ -111,6 +111,7 @@ fn charges(machine: &Machine<u32>) {
         charge(payer, Resource::PatternBytes, segments as u64 * PATTERN_SEGMENT_BYTES);
         let topics = session.publishers.values().map(|publisher| machine.publishers[publisher].topics.len());
         charge(payer, Resource::Topics, topics.sum::<usize>() as u64);
+        charge(payer, Resource::Publishers, session.publishers.len() as u64);
     }
     for ring in machine.rings.values() {
         assert!(is_ring_size(ring.bytes), "11: {ring:?}");

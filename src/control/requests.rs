@@ -258,6 +258,7 @@ impl<F> Machine<F> {
     ) -> Result<(Topic, BTreeMap<SessionId, Terms>), Refusal> {
         if known.is_none() {
             limit("publishers of this session", self.sessions[&session].publishers.len(), PUBLISHERS_MAX)?;
+            self.charges.afford(self.payer(session), Resource::Publishers, 1)?;
         }
         limit("topics of this publisher", topics, TOPICS_MAX)?;
         self.charges.afford(self.payer(session), Resource::Topics, 1)?;
@@ -290,6 +291,7 @@ impl<F> Machine<F> {
     fn open_publisher(&mut self, session: SessionId, number: u32) -> PublisherId {
         let id = PublisherId(self.fresh());
         self.publishers.insert(id, Publisher { session, number, topics: Vec::new() });
+        self.charges.charge(self.payer(session), Resource::Publishers, 1);
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
         state.publishers.insert(number, id);
         id

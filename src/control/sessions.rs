@@ -471,6 +471,7 @@ impl<F> Machine<F> {
             return;
         };
         self.charges.release(payer, Resource::Topics, topics.len() as u64);
+        self.charges.release(payer, Resource::Publishers, 1);
         for (number, topic) in (0..).zip(&topics) {
             if let Some(declared) = self.topics.get_mut(topic.as_str()) {
                 declared.remove(&(publisher, number));

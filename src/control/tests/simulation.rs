@@ -126,6 +126,7 @@ fn limits(dice: &mut Dice) -> Limits {
     limit(Resource::Subscriptions, [999, 999, 30, 10]);
     limit(Resource::PatternBytes, [1 << 30, 1 << 30, 100_000, 40_000]);
     limit(Resource::Topics, [999, 999, 12, 6]);
+    limit(Resource::Publishers, [99, 99, 8, 4]);
     limits
 }
 

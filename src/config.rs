@@ -108,7 +108,14 @@ pub(crate) const PATTERN_BYTES_OF_ALL: u64 = 64 << 20;
 /// Topics of all publishers: as many as a session can have, four times. Above it: refused.
 pub(crate) const TOPICS_OF_ALL: usize = 4 * PUBLISHERS_MAX * TOPICS_MAX;
 
-/// Which part of everything that is shared out is kept for the users of components: a quarter, so that whoever they let in beside
+/// Publishers of all sessions. Above it: refused.
+pub(crate) const PUBLISHERS_OF_ALL: usize = 4096;
+
+/// Of these those of strangers together, of which the first has half. Each costs whoever hears it a ring, so many take half of what the
+/// user of a subscriber has for rings: who may publish what others listen to could use up their share else. Above it: refused.
+pub(crate) const PUBLISHERS_OF_STRANGERS: usize = 128;
+
+/// Which part of everything else that is shared out is kept for the users of components: a quarter, so that whoever they let in beside
 /// them leaves them a bus.
 pub(crate) const COMPONENTS_PART: u64 = 4;
 
@@ -168,8 +175,12 @@ pub(crate) const CAUSES_MAX: usize = 16;
 /// Records about refusals of all components of one user. Above it: counted.
 pub(crate) const REFUSALS_PER_USER_MAX: u32 = 256;
 
-/// Other records about them: what 1024 sessions that start at once cause. Above it: counted.
+/// Records about what they were granted: what 1024 sessions that start at once cause. Above it: counted.
 pub(crate) const RECORDS_PER_USER_MAX: u32 = 8192;
+
+/// Of these, records about rings that they broke and rights that they lost: what somebody asks for must not crowd them out. Above it:
+/// counted.
+pub(crate) const BREACHES_PER_USER_MAX: u32 = 1024;
 
 /// Users whose records are counted. Above it: the one whose window began first is forgotten.
 pub(crate) const USERS_MAX: usize = 1024;

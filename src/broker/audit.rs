@@ -18,7 +18,7 @@ use crate::access::Component;
 use crate::config::REFUSALS_MAX;
 use crate::control::{Payer, Report, Right};
 use crate::wire::Refusal;
-use allowance::{Allowance, Cause};
+use allowance::{Allowance, Cause, Subject};
 
 /// Of all events of the audit stream.
 const TARGET: &str = "daemoneye_eventbus::audit";
@@ -152,7 +152,9 @@ impl Audit {
         process: Process,
         (right, what, reason): (&str, &str, &str),
     ) {
-        if let Some(untold) = self.allowance.takes(now, process, Some(component), None) {
+        let is_grant = matches!(decision, Decision::Granted);
+        let subject = if is_grant { Subject::Grant } else { Subject::Breach };
+        if let Some(untold) = self.allowance.takes(now, process, Some(component), subject) {
             let component = component.as_str();
             write(decision, &Record { component, process, right, what, reason, untold });
         }
@@ -169,7 +171,7 @@ impl Audit {
     ) {
         self.count(component, process.uid, refusal);
         let cause = Cause { right, kind: std::mem::discriminant(refusal), what: what.to_owned() };
-        if let Some(untold) = self.allowance.takes(now, process, component, Some(cause)) {
+        if let Some(untold) = self.allowance.takes(now, process, component, Subject::Refusal(cause)) {
             let component = component.map_or("", Component::as_str);
             let (right, reason) = (word(right), &refusal.to_string());
             write(Decision::Refused, &Record { component, process, right, what, reason, untold });

@@ -29,6 +29,7 @@ impl Default for Shares {
             (Resource::Subscriptions, half(config::SUBSCRIPTIONS_OF_ALL as u64)),
             (Resource::PatternBytes, half(config::PATTERN_BYTES_OF_ALL)),
             (Resource::Topics, half(config::TOPICS_OF_ALL as u64)),
+            (Resource::Publishers, half(config::PUBLISHERS_OF_ALL as u64)),
             (Resource::RingBytes, (config::RING_BUDGET_BYTES, config::RING_BUDGET_PER_UID)),
         ] {
             share(resource, total, own);
@@ -50,11 +51,15 @@ impl Shares {
         self.component_uids.extend(uids);
     }
 
-    /// A quarter of everything is kept for components: the agent's own user, and those that were named.
+    /// A quarter of everything, and nearly all publishers, are kept for components: the agent's own user, and those that were named.
     pub(super) fn limits(&self) -> Limits {
         let share = |index: usize| {
             let total = self.totals[index];
-            Share { total, per_uid: self.per_uid[index], strangers: total - total / config::COMPONENTS_PART }
+            let strangers = match index == Resource::Publishers as usize {
+                true => config::PUBLISHERS_OF_STRANGERS as u64,
+                false => total - total / config::COMPONENTS_PART,
+            };
+            Share { total, per_uid: self.per_uid[index], strangers }
         };
         let mut component_uids = self.component_uids.clone();
         component_uids.insert(sys::own_uid());
@@ -66,4 +71,16 @@ impl Shares {
 pub(super) fn pace() -> Pace {
     let each = std::time::Duration::from_secs(1) / config::REQUESTS_PER_SECOND;
     Pace { each, ahead: each.saturating_mul(config::REQUESTS_AHEAD), pause: config::REQUESTS_PAUSE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publishers_of_strangers_take_half_of_what_a_user_has_for_rings() {
+        let shares = Shares::default().limits().shares;
+        let rings = shares[Resource::Publishers as usize].strangers * config::RING_BYTES as u64;
+        assert_eq!(rings, shares[Resource::RingBytes as usize].per_uid / 2);
+    }
 }

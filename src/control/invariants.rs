@@ -10,11 +10,11 @@
 //!    generation of a slot for its topic, on a ring that is ready. No two routes share a slot.
 //! 7. A route that grants, routes or unroutes has one order out, for the session whose turn it is; others have none.
 //! 8. A wait is a live session's, for at least one route, and none of them active.
-//! 9. The trie finds exactly the subscriptions of the sessions.
+//! 9. The trie finds exactly the subscriptions of the sessions, and the largest ring that each session asks for.
 //! 10. What waits for a peer is due at some time.
 //! 11. A ring has a size that can be, and its subscriber is charged for it. What is charged is what is there, and within the limits.
 //! 12. What is kept so that something is found is what would be found by looking through all.
-//! 13. A reload waits for routes alone that are on their way, or on their way out.
+//! 13. A reload waits for a route that is on its way, or on its way out.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,7 +41,7 @@ pub(crate) fn check(machine: &Machine<u32>) {
     }
     for reload in machine.reloads.values() {
         let moves = |key| machine.routes.get(key).is_some_and(|it| it.phase != Phase::Active || !it.wanted);
-        assert!(!reload.awaiting.is_empty() && reload.awaiting.iter().all(moves), "13: {reload:?}");
+        assert!(reload.awaiting.first().is_some_and(moves), "13: {reload:?}");
     }
     let waits_for_peers = !machine.orders.is_empty() || !machine.waits.is_empty();
     assert!(!waits_for_peers || machine.next_deadline().is_some(), "10");
@@ -111,6 +111,7 @@ fn charges(machine: &Machine<u32>) {
         charge(payer, Resource::PatternBytes, segments as u64 * PATTERN_SEGMENT_BYTES);
         let topics = session.publishers.values().map(|publisher| machine.publishers[publisher].topics.len());
         charge(payer, Resource::Topics, topics.sum::<usize>() as u64);
+        charge(payer, Resource::Publishers, session.publishers.len() as u64);
     }
     for ring in machine.rings.values() {
         assert!(is_ring_size(ring.bytes), "11: {ring:?}");
@@ -191,8 +192,13 @@ fn routes(machine: &Machine<u32>) {
             for (session, state) in &machine.sessions {
                 let matching = state.subscriptions.iter();
                 let matching = matching.filter(|(_, state)| state.patterns.iter().any(|p| p.matches(topic)));
-                let matching: Vec<Interest> =
-                    matching.map(|(n, _)| Interest { session: *session, subscription: *n }).collect();
+                let matching: Vec<Interest> = matching
+                    .map(|(n, state)| Interest {
+                        session: *session,
+                        ring_bytes: state.ring_bytes,
+                        subscription: *n,
+                    })
+                    .collect();
                 let key = RouteKey { publisher: *id, subscriber: *session, topic_number };
                 let permitted = state
                     .component
@@ -205,6 +211,8 @@ fn routes(machine: &Machine<u32>) {
             }
             let found: BTreeSet<Interest> = machine.interests.matching(topic).into_iter().collect();
             assert_eq!(found, interests, "9: {topic}");
+            let largest = interests.iter().map(|interest| (interest.session, interest.ring_bytes));
+            assert_eq!(machine.who_asks(topic), largest.collect(), "9: {topic}");
         }
     }
     for (key, route) in &machine.routes {

@@ -4,12 +4,11 @@
 //! A topic that may no longer be published stays declared, since topics have numbers without gaps; it leads nowhere until it may be
 //! published again. A subscription keeps what it asked for, and so has more under a policy that gives it more.
 //!
-//! A reload is over when each route that was revoked is gone, and each that was granted is active. Publishers have their usual
-//! deadline for that, and who does not meet it loses its session.
+//! A reload is over when each route that does not hold is gone, whoever took it back, and each that was asked for by then is active.
+//! Publishers have their usual deadline for that, and who does not meet it loses its session.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::requests::largest;
 use super::routes::{Phase, RouteKey, Wish};
 use super::{Action, Machine, Origin, Report, Right, SessionId};
 use crate::access::AccessPolicy;
@@ -47,11 +46,12 @@ impl<F> Machine<F> {
         let granted: Vec<(RouteKey, u64)> =
             entitled.into_iter().filter(|(key, _)| !is_wanted(key) && !self.is_parted(*key)).collect();
         let mut change = PolicyChange { revoked: revoked.len() as u64, granted: 0 };
-        let mut awaiting: BTreeSet<RouteKey> = revoked.iter().copied().collect();
         self.report_received(self.lost(&revoked, &before), false);
         for key in revoked {
             self.unwant(key);
         }
+        // Also what nobody asks for any more, and what the reload before this one began: publishers may still use it.
+        let mut awaiting: BTreeSet<RouteKey> = self.routes.keys().copied().collect();
         let mut gained = BTreeSet::new();
         for (key, ring_bytes) in granted {
             if self.grant_anew(key, ring_bytes) {
@@ -64,13 +64,17 @@ impl<F> Machine<F> {
         self.reloads.insert(number, Reload { change, awaiting });
     }
 
-    /// Answers for the reloads that are over.
+    /// Answers for the reloads that are over. Of the routes that each waits for one is looked at, so that a reload of many does not make
+    /// every input take longer.
     pub(super) fn settle_reloads(&mut self) {
         for reload in self.reloads.values_mut() {
-            reload.awaiting.retain(|key| {
-                let route = self.routes.get(key);
-                route.is_some_and(|route| route.phase != Phase::Active || !route.wanted)
-            });
+            while let Some(first) = reload.awaiting.first() {
+                let route = self.routes.get(first);
+                if route.is_some_and(|route| route.phase != Phase::Active || !route.wanted) {
+                    break;
+                }
+                reload.awaiting.pop_first();
+            }
         }
         let over = self.reloads.extract_if(.., |_, reload| reload.awaiting.is_empty());
         self.actions.extend(over.map(|(number, reload)| Action::Reloaded { number, change: reload.change }));
@@ -90,7 +94,7 @@ impl<F> Machine<F> {
                 if !self.may_send(*id, topic) {
                     continue;
                 }
-                for (subscriber, ring_bytes) in largest(&self.sessions, self.interests.matching(topic)) {
+                for (subscriber, ring_bytes) in self.who_asks(topic) {
                     if self.may_receive(subscriber, topic) {
                         let key = RouteKey { publisher: *id, subscriber, topic_number };
                         entitled.insert(key, ring_bytes);

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::budget::Terms;
 use super::routes::{RouteKey, Wish};
-use super::sessions::{Interest, Publisher, Session, Subscribed, cut};
+use super::sessions::{Interest, Publisher, Subscribed, cut};
 use super::{Machine, Payer, Report, Right, SessionId};
 use crate::access::{Denial, Withheld};
 use crate::config::{
@@ -50,7 +50,8 @@ impl<F> Machine<F> {
                 self.report(Report::Granted { session, component, right, what, withheld: withheld.len() });
                 let answer = Notice::Subscribed { request, granted, withheld, missed: Vec::new() };
                 for pattern in &subscribed.patterns {
-                    self.interests.insert(pattern, Interest { session, subscription });
+                    let ring_bytes = subscribed.ring_bytes;
+                    self.interests.insert(pattern, Interest { session, ring_bytes, subscription });
                 }
                 let payer = self.payer(session);
                 self.charges.charge(payer, Resource::Subscriptions, 1);
@@ -68,16 +69,13 @@ impl<F> Machine<F> {
 
     pub(super) fn unsubscribe(&mut self, session: SessionId, subscription: u32) {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        let Some(Subscribed { patterns, .. }) = state.subscriptions.remove(&subscription) else {
+        let Some(subscribed) = state.subscriptions.remove(&subscription) else {
             return;
         };
-        self.forget(session, self.payer(session), subscription, &patterns);
-        let left: Vec<&TopicPattern> =
-            self.sessions[&session].subscriptions.values().flat_map(|other| &other.patterns).collect();
+        self.forget(session, self.payer(session), subscription, &subscribed);
         let unwanted = |key: &RouteKey| {
             let topic = self.topic_of(*key);
-            patterns.iter().any(|pattern| pattern.matches(topic))
-                && !left.iter().any(|pattern| pattern.matches(topic))
+            subscribed.patterns.iter().any(|pattern| pattern.matches(topic)) && !self.asks(session, topic)
         };
         let unwanted: Vec<RouteKey> = self.routes_to(session).into_iter().filter(unwanted).collect();
         for key in unwanted {
@@ -91,10 +89,11 @@ impl<F> Machine<F> {
         session: SessionId,
         payer: Payer,
         subscription: u32,
-        patterns: &[TopicPattern],
+        Subscribed { patterns, ring_bytes }: &Subscribed,
     ) {
         for pattern in patterns {
-            self.interests.remove(pattern, &Interest { session, subscription });
+            let ring_bytes = *ring_bytes;
+            self.interests.remove(pattern, &Interest { session, ring_bytes, subscription });
         }
         self.charges.release(payer, Resource::Subscriptions, 1);
         self.charges.release(payer, Resource::PatternBytes, bytes_of_patterns(patterns));
@@ -259,12 +258,13 @@ impl<F> Machine<F> {
     ) -> Result<(Topic, BTreeMap<SessionId, Terms>), Refusal> {
         if known.is_none() {
             limit("publishers of this session", self.sessions[&session].publishers.len(), PUBLISHERS_MAX)?;
+            self.charges.afford(self.payer(session), Resource::Publishers, 1)?;
         }
         limit("topics of this publisher", topics, TOPICS_MAX)?;
         self.charges.afford(self.payer(session), Resource::Topics, 1)?;
         let topic = Topic::new(topic).map_err(|_| Refusal::Malformed { text: cut(topic, 300) })?;
         self.settings.policy.may_publish(&self.component(session), &topic)?;
-        let mut asked = largest(&self.sessions, self.interests.matching(&topic));
+        let mut asked = self.who_asks(&topic);
         asked.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
         Ok((topic, self.afford_declare(session, known, &asked)?))
     }
@@ -291,9 +291,35 @@ impl<F> Machine<F> {
     fn open_publisher(&mut self, session: SessionId, number: u32) -> PublisherId {
         let id = PublisherId(self.fresh());
         self.publishers.insert(id, Publisher { session, number, topics: Vec::new() });
+        self.charges.charge(self.payer(session), Resource::Publishers, 1);
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
         state.publishers.insert(number, id);
         id
+    }
+
+    /// Whether a subscription of the session matches the topic.
+    fn asks(&self, session: SessionId, topic: &Topic) -> bool {
+        let (below, above) = Interest::bounds(session);
+        let sets = self.interests.sets_matching(topic);
+        sets.into_iter().any(|interests| interests.range(below..=above).next().is_some())
+    }
+
+    /// The sessions whose subscriptions match the topic, and how large a ring each of them asks for. However many subscriptions a session
+    /// has, it is looked at once for each pattern that matches.
+    pub(super) fn who_asks(&self, topic: &Topic) -> BTreeMap<SessionId, u64> {
+        let mut asked = BTreeMap::new();
+        for interests in self.interests.sets_matching(topic) {
+            let mut next = interests.first();
+            while let Some(Interest { session, .. }) = next {
+                let (below, above) = Interest::bounds(*session);
+                let largest = interests.range(below..=above).next_back();
+                let bytes = largest.map_or(0, |interest| interest.ring_bytes);
+                let known = asked.entry(*session).or_insert(bytes);
+                *known = bytes.max(*known);
+                next = interests.range((Bound::Excluded(above), Bound::Unbounded)).next();
+            }
+        }
+        asked
     }
 
     pub(super) fn may_receive(&self, session: SessionId, topic: &Topic) -> bool {
@@ -319,20 +345,6 @@ impl<F> Machine<F> {
         }
         self.waits.insert(id, Wait { session, answer, awaiting });
     }
-}
-
-/// The sessions that have these subscriptions, and how large a ring each of them asks for.
-pub(super) fn largest(
-    sessions: &BTreeMap<SessionId, Session>,
-    interests: impl IntoIterator<Item = Interest>,
-) -> BTreeMap<SessionId, u64> {
-    let mut asked = BTreeMap::new();
-    for Interest { session, subscription } in interests {
-        let bytes = sessions[&session].subscriptions[&subscription].ring_bytes;
-        let largest = asked.entry(session).or_insert(bytes);
-        *largest = bytes.max(*largest);
-    }
-    asked
 }
 
 /// Bytes of what was asked for, in a report.

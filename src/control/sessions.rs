@@ -222,11 +222,20 @@ pub(super) struct Subscribed {
     pub(super) ring_bytes: u64,
 }
 
-/// One subscription, as the trie knows it.
+/// One subscription, as the trie knows it: those of a session stand together, and of these the one that asks for the largest ring last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Interest {
     pub(super) session: SessionId,
+    pub(super) ring_bytes: u64,
     pub(super) subscription: u32,
+}
+
+impl Interest {
+    /// Below all of a session, and above.
+    pub(super) const fn bounds(session: SessionId) -> (Self, Self) {
+        let below = Self { session, ring_bytes: 0, subscription: 0 };
+        (below, Self { session, ring_bytes: u64::MAX, subscription: u32::MAX })
+    }
 }
 
 #[derive(Debug)]
@@ -453,7 +462,7 @@ impl<F> Machine<F> {
             self.charges.release(payer, Resource::Handshakes, 1);
         }
         for (subscription, subscribed) in state.subscriptions {
-            self.forget(session, payer, subscription, &subscribed.patterns);
+            self.forget(session, payer, subscription, &subscribed);
         }
         let rings = self.publishers_heard_by(session).map(|publisher| self.pairs[&(publisher, session)]);
         for ring in rings.collect::<Vec<RingId>>() {
@@ -484,6 +493,7 @@ impl<F> Machine<F> {
             return;
         };
         self.charges.release(payer, Resource::Topics, topics.len() as u64);
+        self.charges.release(payer, Resource::Publishers, 1);
         for (number, topic) in (0..).zip(&topics) {
             if let Some(declared) = self.topics.get_mut(topic.as_str()) {
                 declared.remove(&(publisher, number));

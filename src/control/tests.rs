@@ -2,6 +2,7 @@
 
 mod budget;
 mod chaos;
+mod costs;
 mod dice;
 mod endings;
 mod hello;

@@ -71,24 +71,30 @@ impl<K: Copy + Ord> Trie<K> {
 
     /// The keys of the patterns that match `topic`, sorted, each once.
     pub(crate) fn matching(&self, topic: &Topic) -> Vec<K> {
+        let mut found: Vec<K> = self.sets_matching(topic).into_iter().flatten().copied().collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The keys of each pattern that matches `topic`: for who is not to look at all of them.
+    pub(crate) fn sets_matching(&self, topic: &Topic) -> Vec<&BTreeSet<K>> {
         let mut found = Vec::new();
         // The nodes that the segments so far lead to: at most 2, 4, 8, 16.
         let mut level = vec![&self.root];
         for segment in topic.segments() {
             let mut below = Vec::with_capacity(2 * level.len());
             for node in level {
-                found.extend(&node.open);
+                found.push(&node.open);
                 below.extend(node.literals.get(segment));
                 below.extend(node.one.as_deref());
             }
             level = below;
         }
         for node in level {
-            found.extend(&node.open);
-            found.extend(&node.closed);
+            found.extend([&node.open, &node.closed]);
         }
-        found.sort_unstable();
-        found.dedup();
+        found.retain(|keys| !keys.is_empty());
         found
     }
 }

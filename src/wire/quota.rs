@@ -20,11 +20,13 @@ pub enum Resource {
     Topics,
     /// Bytes of rings, both segments of each, that lead to the user's processes.
     RingBytes,
+    /// Publishers: each may cost whoever hears it a ring.
+    Publishers,
 }
 
 impl Resource {
     /// How many there are.
-    pub(crate) const COUNT: usize = 6;
+    pub(crate) const COUNT: usize = 7;
 }
 
 impl fmt::Display for Resource {
@@ -36,6 +38,7 @@ impl fmt::Display for Resource {
             Self::PatternBytes => "bytes of patterns",
             Self::Topics => "declared topics",
             Self::RingBytes => "bytes of rings",
+            Self::Publishers => "publishers",
         })
     }
 }

@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use super::Process;
 use crate::access::Component;
-use crate::config::{AUDIT_WINDOW, CAUSES_MAX, RECORDS_PER_USER_MAX, REFUSALS_PER_USER_MAX, USERS_MAX};
+use crate::config::{
+    AUDIT_WINDOW, BREACHES_PER_USER_MAX, CAUSES_MAX, RECORDS_PER_USER_MAX, REFUSALS_PER_USER_MAX, USERS_MAX,
+};
 use crate::control::{Payer, Right};
 use crate::wire::Refusal;
 
@@ -19,9 +21,19 @@ pub(super) struct Cause {
     pub(super) what: String,
 }
 
+/// What a record is about.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Subject {
+    Refusal(Cause),
+    /// What is done to others, or taken away.
+    Breach,
+    /// What was asked for, and granted.
+    Grant,
+}
+
 /// Whom records are counted for: components while they are connected, and users, of whom no more is known.
 #[derive(Debug, PartialEq, Eq, Hash)]
-enum Subject {
+enum Bearer {
     Component(Component),
     User(Payer),
 }
@@ -39,36 +51,38 @@ struct Account {
 struct User {
     since: Instant,
     refusals: u32,
-    others: u32,
+    breaches: u32,
+    grants: u32,
 }
 
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Allowance {
     users: HashMap<Payer, User>,
-    accounts: HashMap<Subject, Account>,
+    accounts: HashMap<Bearer, Account>,
 }
 
 impl Allowance {
-    /// Whether a record may be written, about a refusal if it has a cause. If so, how many were left out before it.
+    /// Whether a record may be written. If so, how many were left out before it.
     pub(super) fn takes(
         &mut self,
         now: Instant,
         process: Process,
         component: Option<&Component>,
-        cause: Option<Cause>,
+        subject: Subject,
     ) -> Option<u64> {
         self.make_room(process.payer);
         let user = User::within(&mut self.users, process.payer, now);
-        let subject = component.cloned().map_or(Subject::User(process.payer), Subject::Component);
+        let bearer = component.cloned().map_or(Bearer::User(process.payer), Bearer::Component);
         let fresh = Account { since: now, process, causes: Vec::new(), untold: 0 };
-        let account = self.accounts.entry(subject).or_insert(fresh);
+        let account = self.accounts.entry(bearer).or_insert(fresh);
         if now.saturating_duration_since(account.since) >= AUDIT_WINDOW {
             (account.since, account.causes) = (now, Vec::new());
         }
-        let (count, limit) = match cause {
-            Some(_) => (&mut user.refusals, REFUSALS_PER_USER_MAX),
-            None => (&mut user.others, RECORDS_PER_USER_MAX),
+        let (count, limit, cause) = match subject {
+            Subject::Refusal(cause) => (&mut user.refusals, REFUSALS_PER_USER_MAX, Some(cause)),
+            Subject::Breach => (&mut user.breaches, BREACHES_PER_USER_MAX, None),
+            Subject::Grant => (&mut user.grants, RECORDS_PER_USER_MAX, None),
         };
         let known = |cause: &Cause| account.causes.len() == CAUSES_MAX || account.causes.contains(cause);
         if *count == limit || cause.as_ref().is_some_and(known) {
@@ -82,7 +96,7 @@ impl Allowance {
 
     /// A component has gone: how many of its records were left out, if that may be told. Else its user's account has them.
     pub(super) fn leave(&mut self, now: Instant, component: &Component) -> Option<(Process, u64)> {
-        let account = self.accounts.remove(&Subject::Component(component.clone()))?;
+        let account = self.accounts.remove(&Bearer::Component(component.clone()))?;
         let Account { process, untold, .. } = account;
         if untold == 0 {
             return None;
@@ -93,17 +107,17 @@ impl Allowance {
             return Some((process, untold));
         }
         let fresh = Account { since: now, process, causes: Vec::new(), untold: 0 };
-        self.accounts.entry(Subject::User(process.payer)).or_insert(fresh).untold += untold;
+        self.accounts.entry(Bearer::User(process.payer)).or_insert(fresh).untold += untold;
         None
     }
 
     /// All that was left out and is not told yet.
     pub(super) fn end(&mut self) -> Vec<(Option<Component>, Process, u64)> {
         let untold = self.accounts.drain().filter(|(_, account)| account.untold > 0);
-        let untold = untold.map(|(subject, account)| {
-            let component = match subject {
-                Subject::Component(component) => Some(component),
-                Subject::User(_) => None,
+        let untold = untold.map(|(bearer, account)| {
+            let component = match bearer {
+                Bearer::Component(component) => Some(component),
+                Bearer::User(_) => None,
             };
             (component, account.process, account.untold)
         });
@@ -118,7 +132,7 @@ impl Allowance {
         let oldest = self.users.iter().min_by_key(|(_, user)| user.since).map(|(payer, _)| *payer);
         if let Some(oldest) = oldest {
             self.users.remove(&oldest);
-            self.accounts.remove(&Subject::User(oldest));
+            self.accounts.remove(&Bearer::User(oldest));
         }
     }
 }
@@ -126,7 +140,7 @@ impl Allowance {
 impl User {
     /// The user's account of the present window.
     fn within(users: &mut HashMap<Payer, Self>, payer: Payer, now: Instant) -> &mut Self {
-        let fresh = || Self { since: now, refusals: 0, others: 0 };
+        let fresh = || Self { since: now, refusals: 0, breaches: 0, grants: 0 };
         let user = users.entry(payer).or_insert_with(fresh);
         if now.saturating_duration_since(user.since) >= AUDIT_WINDOW {
             *user = fresh();
@@ -147,9 +161,9 @@ mod tests {
         Component::from_client_id(name).expect("a legal id")
     }
 
-    fn cause(what: usize) -> Option<Cause> {
+    fn cause(what: usize) -> Subject {
         let kind = std::mem::discriminant(&Refusal::RingBytes { bytes: 0 });
-        Some(Cause { right: Right::Publish, kind, what: what.to_string() })
+        Subject::Refusal(Cause { right: Right::Publish, kind, what: what.to_string() })
     }
 
     #[test]
@@ -193,9 +207,15 @@ mod tests {
             allowance.takes(now, process(1), Some(&tool), cause(what));
         }
         for _ in 0..RECORDS_PER_USER_MAX {
-            assert!(allowance.takes(now, process(1), Some(&tool), None).is_some());
+            assert!(allowance.takes(now, process(1), Some(&tool), Subject::Grant).is_some());
         }
-        assert_eq!(allowance.takes(now, process(1), Some(&tool), None), None);
+        assert_eq!(allowance.takes(now, process(1), Some(&tool), Subject::Grant), None);
+        let breach = allowance.takes(now, process(1), Some(&tool), Subject::Breach);
+        assert!(breach.is_some(), "who asks for as much as he can hides no breach");
+        for _ in 1..BREACHES_PER_USER_MAX {
+            assert_eq!(allowance.takes(now, process(1), Some(&tool), Subject::Breach), Some(0));
+        }
+        assert_eq!(allowance.takes(now, process(1), Some(&tool), Subject::Breach), None);
         for uid in 0..10_000 {
             allowance.takes(now, process(uid), None, cause(0));
         }

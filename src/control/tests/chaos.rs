@@ -22,7 +22,7 @@ const PATTERNS: [&str; 7] =
 const SIZES: [Option<u64>; 7] =
     [None, None, Some(1 << 16), Some(1 << 20), Some(1 << 24), Some(1 << 30), Some((1 << 20) + 1)];
 /// Tables that differ in who may publish, and in who may subscribe.
-const POLICIES: [&str; 4] = [
+pub(super) const POLICIES: [&str; 4] = [
     "defaults = true",
     "defaults = false",
     "defaults = true

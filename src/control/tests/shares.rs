@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::{Action, Input, Origin, Pace, SessionId, Share};
 use super::world::{USER, World, goodbye, names, refusal};
-use crate::config::{HELLO_GRACE, PATTERN_SEGMENT_BYTES};
+use crate::config::{self, HELLO_GRACE, PATTERN_SEGMENT_BYTES};
 use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Resource};
 
 fn limited(resource: Resource, share: Share) -> World {
@@ -165,4 +165,35 @@ fn who_asks_faster_than_its_pace_is_not_read_for_a_while_and_answers_cost_nothin
     assert_eq!(pauses(detector, 8), None, "a hello, a subscribe, and a request for each pattern");
     assert_eq!(pauses(detector, 1), Some(ms(10)));
     assert_eq!(pauses(detector, 64), Some(ms(50)), "not longer at a time");
+}
+
+#[test]
+fn however_many_publishers_strangers_have_who_hears_them_keeps_its_share_of_rings_for_others() {
+    let mut world = World::with_settings(|settings| {
+        settings.ring_bytes = config::RING_BYTES as u64;
+        let (total, per_uid) = (config::RING_BUDGET_BYTES, config::RING_BUDGET_PER_UID);
+        let shares = &mut settings.limits.shares;
+        shares[Resource::RingBytes as usize] = Share { total, per_uid, strangers: total };
+        let total = config::PUBLISHERS_OF_ALL as u64;
+        let strangers = config::PUBLISHERS_OF_STRANGERS as u64;
+        shares[Resource::Publishers as usize] = Share { total, per_uid: total, strangers };
+    });
+    world.checks = false;
+    let detector = world.join("detector");
+    world.subscribe(detector, 0, &["control.health.#"]);
+    for (uid, number) in (2000..2004).flat_map(|uid| (0..4).map(move |number| (uid, number))) {
+        let name = format!("t{uid}-{number}");
+        let stranger = world.join_from(Origin::Remote { uid }, &name);
+        for publisher in 0..64 {
+            world.declare(stranger, publisher, 0, &format!("control.health.heartbeat.{name}"));
+            world.settle();
+        }
+    }
+    let netmond = world.join("netmond");
+    for publisher in 0..64 {
+        world.declare(netmond, publisher, 0, "control.health.heartbeat.netmond");
+        world.settle();
+    }
+    assert!(world.is_connected(detector));
+    assert_eq!(world.heard(netmond).iter().filter(|it| matches!(it, Notice::Declared { .. })).count(), 64);
 }

@@ -20,6 +20,8 @@
 //! 9. No order number is given twice, and no ring has two slots for one purpose.
 //! 10. Nobody is welcome who has not proven what was asked for, but for the broker's own process and who was invited; and a name that somebody has
 //!     goes to another session only by a token, or, from who has proven less, by an invitation.
+//! 11. Once a reload is answered no publisher uses a route that the policy does not allow, nor one of those after it. Each is answered once,
+//!     and law 5 asks those policies too.
 //!
 //! A schedule that breaks one prints its seed: `EVENTBUS_SEED=0x… cargo test --lib simulated` runs that one again, and
 //! `EVENTBUS_SCHEDULES=100000` so many of them.
@@ -33,6 +35,7 @@ use std::time::{Duration, Instant};
 use super::super::{
     Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, SessionId, Settings, Share,
 };
+use super::chaos::POLICIES;
 use super::dice::Dice;
 use super::world::{HELLO_DEADLINE, NO_PROOF, PROOF, RING_BYTES, ROUTE_DEADLINE, challenge, no_limits};
 use crate::access::AccessPolicy;
@@ -63,6 +66,7 @@ enum Event {
         session: SessionId,
     },
     Join,
+    Reload,
 }
 
 struct Simulation {
@@ -88,6 +92,7 @@ struct Ran {
     refused: usize,
     parted: usize,
     paused: usize,
+    reloads: usize,
 }
 
 fn settings(dice: &mut Dice) -> Settings {
@@ -121,6 +126,7 @@ fn limits(dice: &mut Dice) -> Limits {
     limit(Resource::Subscriptions, [999, 999, 30, 10]);
     limit(Resource::PatternBytes, [1 << 30, 1 << 30, 100_000, 40_000]);
     limit(Resource::Topics, [999, 999, 12, 6]);
+    limit(Resource::Publishers, [99, 99, 8, 4]);
     limits
 }
 
@@ -137,7 +143,7 @@ impl Simulation {
             dice,
             events: BTreeMap::new(),
             clients: BTreeMap::new(),
-            outside: Outside::default(),
+            outside: Outside::new(AccessPolicy::default()),
             last: 0,
             acts,
             ran: Ran::default(),
@@ -145,6 +151,10 @@ impl Simulation {
         for _ in 0..joins {
             let at = simulation.now + simulation.dice.millis(1500);
             simulation.put(at, Event::Join);
+        }
+        for _ in 0..simulation.dice.roll(6) {
+            let at = simulation.now + simulation.dice.millis(5000);
+            simulation.put(at, Event::Reload);
         }
         simulation
     }
@@ -190,6 +200,12 @@ impl Simulation {
                 self.feed(Input::Ended { session });
             }
             Event::Join => self.join(),
+            Event::Reload => {
+                self.ran.reloads += 1;
+                let policy = AccessPolicy::from_toml(self.dice.of(&POLICIES)).expect("a legal table");
+                let number = self.outside.reload(policy.clone());
+                self.feed(Input::Reload { number, policy });
+            }
         }
     }
 
@@ -236,7 +252,8 @@ impl Simulation {
                 let challenge = self.challenge(session, &hello);
                 return Some(Input::Challenged { session, challenge });
             }
-            Action::Reloaded { .. } | Action::Report(_) => {}
+            Action::Reloaded { number, .. } => self.outside.reloaded(number),
+            Action::Report(_) => {}
         }
         None
     }
@@ -403,12 +420,14 @@ fn in_simulated_schedules_the_laws_hold() {
             refused: sum.refused + ran.refused,
             parted: sum.parted + ran.parted,
             paused: sum.paused + ran.paused,
+            reloads: sum.reloads + ran.reloads,
         };
     }
     println!("{schedules} schedules in {:?}: {sum:?}", since.elapsed());
-    let Ran { routes, dismissed, refused, parted, paused, .. } = sum;
+    let Ran { routes, dismissed, refused, parted, paused, reloads, .. } = sum;
     assert!(
-        schedules < 100 || [routes, dismissed, refused, parted, paused].iter().all(|tried| *tried > 0),
+        schedules < 100
+            || [routes, dismissed, refused, parted, paused, reloads].iter().all(|tried| *tried > 0),
         "{sum:?}"
     );
 }

@@ -104,7 +104,7 @@ documented!(
 documented!(Denial, [NoRule, NotAPublisher, NotASubscriber], denials());
 documented!(
     Resource,
-    [Connections, Handshakes, Subscriptions, PatternBytes, Topics, RingBytes],
+    [Connections, Handshakes, Subscriptions, PatternBytes, Topics, RingBytes, Publishers],
     vec![
         Self::Connections,
         Self::Handshakes,
@@ -112,6 +112,7 @@ documented!(
         Self::PatternBytes,
         Self::Topics,
         Self::RingBytes,
+        Self::Publishers,
     ]
 );
 documented!(Needed, [Key, Token], vec![Self::Key, Self::Token]);

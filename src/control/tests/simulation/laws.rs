@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use super::super::super::{Machine, Origin, Payer, SessionId};
 use super::super::world::{HELLO_DEADLINE, ROUTE_DEADLINE};
-use crate::access::Component;
+use crate::access::{AccessPolicy, Component};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, OrderId, Request, RingId, SlotTarget};
 
 /// All that was said and asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outside {
     sessions: BTreeMap<SessionId, Seen>,
     rings: BTreeMap<RingId, SeenRing>,
@@ -21,6 +21,10 @@ pub(super) struct Outside {
     parted: BTreeSet<(SessionId, u32, SessionId)>,
     partings: usize,
     last_order: u64,
+    /// The last that was said to be in force, and those after it.
+    policies: BTreeMap<u64, AccessPolicy>,
+    /// Of which it was not said.
+    reloads: BTreeSet<u64>,
 }
 
 /// A connection that is open.
@@ -109,6 +113,34 @@ enum Step {
 }
 
 impl Outside {
+    pub(super) fn new(policy: AccessPolicy) -> Self {
+        Self {
+            sessions: BTreeMap::new(),
+            rings: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            parted: BTreeSet::new(),
+            partings: 0,
+            last_order: 0,
+            policies: [(0, policy)].into(),
+            reloads: BTreeSet::new(),
+        }
+    }
+
+    /// Another policy is about to be given to the machine. Its number.
+    pub(super) fn reload(&mut self, policy: AccessPolicy) -> u64 {
+        let number = self.policies.keys().next_back().expect("there is always one") + 1;
+        self.policies.insert(number, policy);
+        self.reloads.insert(number);
+        number
+    }
+
+    /// Law 11: a policy is said to be in force, and those before it are so no longer.
+    pub(super) fn reloaded(&mut self, number: u64) {
+        assert!(self.reloads.remove(&number), "11: {number} is over twice");
+        self.policies.retain(|other, _| *other >= number);
+    }
+
     pub(super) fn is_open(&self, session: SessionId) -> bool {
         self.sessions.contains_key(&session)
     }
@@ -384,7 +416,32 @@ impl Outside {
         self.farewells();
         self.ends_of_rings();
         self.charges(machine);
-        self.joined(machine);
+        self.joined();
+        self.allowed();
+    }
+
+    /// Law 11: what publishers use, a policy allows that is or may be in force.
+    fn allowed(&self) {
+        let assert_allowed = |from: SessionId, to: SessionId, topic: &Topic| {
+            let [from, to] =
+                [from, to].map(|end| self.sessions[&end].component.as_ref().expect("it was let in"));
+            let mut policies = self.policies.values();
+            let allows = |policy: &AccessPolicy| {
+                policy.may_publish(from, topic).is_ok() && policy.may_subscribe(to, topic).is_ok()
+            };
+            assert!(policies.any(allows), "11: {from} still sends {topic} to {to}");
+        };
+        for ring in self.rings.values().filter(|ring| !ring.parted && ring.closed_to.is_empty()) {
+            for slot in ring.slots.values().filter(|slot| slot.used != Used::No) {
+                assert_allowed(ring.producer, ring.consumer, &slot.topic);
+            }
+        }
+        for (session, seen) in &self.sessions {
+            for (publisher, number) in &seen.own {
+                let topic = seen.publishers[publisher][*number as usize].topic.as_ref();
+                assert_allowed(*session, *session, topic.expect("it leads somewhere"));
+            }
+        }
     }
 
     /// Law 3: who was said goodbye to is disconnected in the same breath.
@@ -428,7 +485,7 @@ impl Outside {
     }
 
     /// Law 5.
-    fn joined(&self, machine: &Machine<u32>) {
+    fn joined(&self) {
         for (producer, state) in &self.sessions {
             for (number, declared) in &state.publishers {
                 for (topic_number, declared) in (0..).zip(declared).filter(|(_, topic)| topic.answered) {
@@ -437,8 +494,15 @@ impl Outside {
                         let asks = |asked: &Subscription| {
                             asked.answered && asked.patterns.iter().any(|p| p.matches(topic))
                         };
-                        let permitted = |name| machine.settings.policy.may_subscribe(name, topic).is_ok();
-                        let hears = seen.component.as_ref().is_some_and(permitted)
+                        let permitted = |from, to| {
+                            let mut policies = self.policies.values();
+                            policies.all(|policy| {
+                                policy.may_publish(from, topic).is_ok()
+                                    && policy.may_subscribe(to, topic).is_ok()
+                            })
+                        };
+                        let names = state.component.as_ref().zip(seen.component.as_ref());
+                        let hears = names.is_some_and(|(from, to)| permitted(from, to))
                             && seen.subscriptions.values().any(asks)
                             && !self.parted.contains(&(*producer, *number, *consumer));
                         let leads = if producer == consumer {
@@ -493,5 +557,6 @@ impl Outside {
         for (id, seen) in &self.sessions {
             assert!(seen.requests.is_empty(), "4: {id:?} waits in vain: {:?}", seen.requests);
         }
+        assert!(self.reloads.is_empty(), "11: {:?} are never over", self.reloads);
     }
 }

@@ -126,6 +126,9 @@ pub(crate) const REQUESTS_PER_SECOND: u32 = 5000;
 /// Requests that a session may be ahead of that: what a client asks for when it starts. Above it: as above.
 pub(crate) const REQUESTS_AHEAD: u32 = 10_000;
 
+/// As many sessions as all of one stranger together may ask like. Above it: the one that asks is not read for a while.
+pub(crate) const STRANGERS_SESSIONS: u32 = 4;
+
 /// For how long a session is not read at a time: a fifth of the time that it has to answer.
 pub(crate) const REQUESTS_PAUSE: Duration = Duration::from_millis(100);
 

@@ -596,10 +596,13 @@ fn log(report: &Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::Component;
     use crate::broker::DaemoneyeBroker;
-    use crate::client::{SubscribeError, SubscribeOptions};
+    use crate::broker::TokenTerms;
+    use crate::client::{ConnectError, ConnectOptions, EventBusClient, SubscribeError, SubscribeOptions};
     use crate::config::HOST_RETRY;
     use crate::sys::Access;
+    use crate::wire::Refusal;
 
     /// Long enough for a slow machine; what is waited for takes milliseconds.
     const LONG: Duration = Duration::from_secs(20);
@@ -621,6 +624,21 @@ mod tests {
             core.subscription(&["alerts.#"], SubscribeOptions::new()).await.expect_err("it is over");
         assert!(matches!(refused, SubscribeError::Disconnected(_)), "{refused:?}");
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn the_agents_name_is_for_another_process_that_has_a_token_for_it() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("bus.sock");
+        let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
+        broker.start().await.expect("a free path");
+        let options = || ConnectOptions::new("agent").path(&path);
+        let refused = EventBusClient::connect(options()).await.expect_err("the key is not enough");
+        assert!(matches!(refused, ConnectError::Refused(Refusal::NameTaken { .. })), "{refused}");
+        let terms = TokenTerms::new(Component::from_client_id("agent").expect("a legal name"));
+        let token = broker.issue_token(terms).await.expect("descriptors");
+        let agent = EventBusClient::connect(options().token(token)).await.expect("it has a token");
+        agent.publisher("control.collector.lifecycle").await.expect("the agent may");
     }
 
     #[tokio::test]

@@ -61,6 +61,7 @@ use sessions::{Interest, Publisher, Session};
 
 pub use budget::{Payer, RingCharge};
 pub(crate) use pace::Pace;
+use pace::Strangers;
 pub(crate) use quota::{Limits, Share};
 pub use reload::PolicyChange;
 pub(crate) use routes::Awaited;
@@ -270,6 +271,7 @@ pub(crate) struct Machine<F> {
     waits: BTreeMap<u64, Wait>,
     reloads: BTreeMap<u64, Reload>,
     charges: Charges,
+    strangers: Strangers,
     /// Sessions that have used up a ring, to be sent away before the next input.
     spent: Vec<SessionId>,
     last_id: u64,
@@ -297,6 +299,7 @@ impl<F> Machine<F> {
             waits: BTreeMap::new(),
             reloads: BTreeMap::new(),
             charges,
+            strangers: Strangers::default(),
             spent: Vec::new(),
             last_id: 0,
             actions: Vec::new(),
@@ -362,8 +365,19 @@ impl<F> Machine<F> {
         let Some(state) = self.sessions.get_mut(&session) else {
             return;
         };
-        if let Some(until) = state.ask(self.now, self.settings.pace, &request) {
-            self.actions.push(Action::Pause { session, until });
+        let (now, pace) = (self.now, self.settings.pace);
+        let (requests, payer) = (state.cost(&request), state.payer());
+        if requests > 0 {
+            let own = state.ask(now, pace, requests);
+            let users = match payer {
+                Payer::Uid(uid) if self.charges.is_stranger(payer) => {
+                    self.strangers.ask(uid, now, pace, requests)
+                }
+                _ => None,
+            };
+            if let Some(until) = own.max(users) {
+                self.actions.push(Action::Pause { session, until });
+            }
         }
         match request {
             Request::Hello(hello) if state.is_new() => self.hello(session, hello),

@@ -1,4 +1,4 @@
-//! How fast a session may ask for things.
+//! How fast a session, and all sessions of a stranger together, may ask for things.
 //!
 //! Each request takes a moment of the broker's one loop. Who asks faster than its pace is not sent away, it is not read for a while: its
 //! requests wait in its own socket, and then it waits itself. An honest client in a hurry so only takes longer, where a dismissal would
@@ -6,7 +6,10 @@
 //!
 //! What the broker has asked for costs nothing: who has many routes must be able to answer them all within their deadline.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use crate::config::STRANGERS_SESSIONS;
 
 /// How fast a session may ask.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +20,28 @@ pub(crate) struct Pace {
     pub(crate) ahead: Duration,
     /// For how long it is not read at a time: what it answers waits behind what it asks.
     pub(crate) pause: Duration,
+}
+
+impl Pace {
+    /// That of all sessions of one stranger together. Of a user with components each session has its own, so that one of them can't keep the
+    /// others waiting.
+    fn of_stranger(self) -> Self {
+        Self { each: self.each / STRANGERS_SESSIONS, ..self }
+    }
+}
+
+/// What strangers have asked for.
+#[derive(Debug, Default)]
+pub(super) struct Strangers(BTreeMap<u32, Asked>);
+
+impl Strangers {
+    /// As [`Asked::ask`], for the sum of a user's sessions: also of those that have ended, since another costs nothing.
+    pub(super) fn ask(&mut self, uid: u32, now: Instant, pace: Pace, requests: u32) -> Option<Instant> {
+        if !self.0.contains_key(&uid) {
+            self.0.retain(|_, asked| asked.done_by > now);
+        }
+        self.0.entry(uid).or_insert_with(|| Asked::new(now)).ask(now, pace.of_stranger(), requests)
+    }
 }
 
 /// What a session has asked for.
@@ -74,6 +99,20 @@ mod tests {
         assert_eq!(asked.ask(later, PACE, 1), None, "it has waited");
         assert_eq!(asked.ask(later, PACE, 1000), Some(later + PACE.pause), "a while at a time");
         assert_eq!(asked.ask(now + Duration::from_secs(9), PACE, 10), None, "it is forgiven");
+    }
+
+    #[test]
+    fn the_sessions_of_a_stranger_share_a_pace_that_outlives_them() {
+        let now = Instant::now();
+        let mut strangers = Strangers::default();
+        let most = 10 * STRANGERS_SESSIONS;
+        assert!((0..most).all(|_| strangers.ask(7, now, PACE, 1).is_none()));
+        assert_eq!(strangers.ask(7, now, PACE, 1), Some(now + PACE.each / STRANGERS_SESSIONS));
+        assert_eq!(strangers.ask(8, now, PACE, 1), None, "another's is its own");
+        assert!(strangers.ask(7, now, PACE, 1).is_some(), "who comes beside it has forgotten nothing");
+        let later = now + Duration::from_secs(9);
+        assert_eq!(strangers.ask(9, later, PACE, 1), None);
+        assert_eq!(strangers.0.len(), 1, "what is over is not kept");
     }
 
     #[test]

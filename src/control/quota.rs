@@ -91,7 +91,7 @@ impl Charges {
         self.by_payer.iter()
     }
 
-    fn is_stranger(&self, payer: Payer) -> bool {
+    pub(super) fn is_stranger(&self, payer: Payer) -> bool {
         matches!(payer, Payer::Uid(uid) if !self.limits.component_uids.contains(&uid))
     }
 

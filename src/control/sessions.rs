@@ -174,10 +174,12 @@ impl Session {
         }
     }
 
-    /// Takes what a request costs. Until when nothing more is to be read, if the session asks too fast.
-    pub(super) fn ask(&mut self, now: Instant, pace: Pace, request: &Request) -> Option<Instant> {
-        let requests = match request {
-            Request::Subscribe { patterns, .. } => u32::try_from(patterns.len()).unwrap_or(u32::MAX).max(1),
+    /// What a request costs; nothing, if the broker has asked for it.
+    pub(super) fn cost(&mut self, request: &Request) -> u32 {
+        match request {
+            Request::Subscribe { patterns, .. } if self.origin != Origin::Embedded => {
+                u32::try_from(patterns.len()).unwrap_or(u32::MAX).max(1)
+            }
             Request::Proof { .. }
             | Request::Done { .. }
             | Request::ProducerSegment { .. }
@@ -185,12 +187,17 @@ impl Session {
             | Request::NoRing { .. }
                 if self.asked.answer() =>
             {
-                return None;
+                0
             }
+            // The process with the broker in it has no socket to wait in.
+            _ if self.origin == Origin::Embedded => 0,
             _ => 1,
-        };
-        // The process with the broker in it has no socket to wait in.
-        if self.origin == Origin::Embedded { None } else { self.asked.ask(now, pace, requests) }
+        }
+    }
+
+    /// Takes what requests cost. Until when nothing more is to be read, if the session asks too fast.
+    pub(super) fn ask(&mut self, now: Instant, pace: Pace, requests: u32) -> Option<Instant> {
+        self.asked.ask(now, pace, requests)
     }
 
     /// Notes whether a notice asks for an answer.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::bad_input::{frame, hello, provoke};
-use crate::support::{DEADLINE, Folder, Role, STRANGER, look, proof, wait_until};
+use crate::support::{DEADLINE, Folder, Role, STRANGER, look, proof, reachable, wait_until};
 
 fn key_of(folder: &Folder) -> PathBuf {
     folder.socket().with_added_extension("key")
@@ -210,6 +210,26 @@ fn a_token_makes_a_stranger_the_component_that_it_was_issued_for() {
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     let netmond = Role::strange_client(&folder, "netmond", json!({"token": token})).hello();
     assert_unproven(&netmond, KEY);
+}
+
+#[test]
+fn a_process_that_inherits_a_token_is_who_the_agent_started() {
+    let folder = Folder::new();
+    let mut agent = open_agent(&folder, json!({}));
+    let binary = reachable(&std::env::current_exe().expect("this binary has a path"), &folder);
+    let role = json!({
+        "role": "client", "id": "procmond-7", "path": folder.socket(), "stdin": "token",
+        "then": [{"do": "declare", "topic": "events.process.batch"}],
+    });
+    let launched = agent.must(&json!({
+        "do": "launch", "component": "procmond", "uid": STRANGER, "as": STRANGER, "binary": binary, "role": role,
+    }));
+    assert_eq!(launched["said"]["results"].as_array().map(Vec::len), Some(1), "{launched}");
+    assert!(launched["said"]["results"][0].get("error").is_none(), "{launched}");
+    assert_eq!(
+        agent.must(&json!({"do": "members"}))["procmond"],
+        json!([STRANGER, launched["pid"], "Token"])
+    );
 }
 
 #[test]

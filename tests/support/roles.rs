@@ -60,7 +60,7 @@ async fn live(role: Value) {
     if let Some(path) = role["audit"].as_str() {
         log::write_audit_to(std::path::Path::new(path));
     }
-    if role["stdin"] == true {
+    if role["stdin"] == true || role["stdin"] == "token" {
         return launch::live(&role).await;
     }
     // Reading blocks a thread of its own, so that the runtime goes on.

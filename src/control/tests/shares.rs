@@ -197,3 +197,25 @@ fn however_many_publishers_strangers_have_who_hears_them_keeps_its_share_of_ring
     assert!(world.is_connected(detector));
     assert_eq!(world.heard(netmond).iter().filter(|it| matches!(it, Notice::Declared { .. })).count(), 64);
 }
+
+#[test]
+fn the_sessions_of_a_stranger_wait_for_each_other_and_those_of_a_component_do_not() {
+    let ms = Duration::from_millis;
+    for (origin, waits) in [(stranger(0), true), (USER, false)] {
+        let mut world = World::with_settings(|settings| {
+            settings.pace = Pace { each: ms(40), ahead: ms(400), pause: ms(50) };
+        });
+        let sessions: Vec<SessionId> =
+            (0..6).map(|number| world.join_from(origin, &format!("tool{number}"))).collect();
+        let now = world.now;
+        let mut paused = false;
+        for (request, session) in (0..).zip(sessions.iter().cycle().take(48)) {
+            let patterns = vec!["..".to_owned()];
+            let request = Request::Subscribe { request, subscription: request, patterns, ring_bytes: None };
+            let input = Input::Frame { session: *session, request, descriptor: None };
+            let actions = world.machine.handle(now, input);
+            paused |= actions.iter().any(|action| matches!(action, Action::Pause { .. }));
+        }
+        assert_eq!(paused, waits, "each has asked nine times, all of them fifty-four");
+    }
+}

@@ -12,8 +12,11 @@ use serde_json::{Value, json};
 use super::{BusRole, error};
 use crate::support::DEADLINE;
 
-/// What a client proves, as its role says: `token` (a file), `key` (a file).
+/// What a client proves, as its role says: `token` (a file), `key` (a file), or that its standard input is a token.
 pub(super) fn proving(mut options: ConnectOptions, role: &Value) -> Result<ConnectOptions, Value> {
+    if role["stdin"] == "token" {
+        options = options.token(LaunchToken::take_stdin().expect("a token"));
+    }
     if let Some(path) = role["token"].as_str() {
         let token = LaunchToken::read_file(Path::new(path)).map_err(|e| error(&e, &format!("{e:?}")))?;
         options = options.token(token);

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use daemoneye_eventbus::{Component, StartError};
+use daemoneye_eventbus::{Component, StartError, TokenTerms};
 use serde_json::{Value, json};
 
 use super::{BusRole, answer, error};
@@ -59,16 +59,23 @@ impl Drop for Launched {
 }
 
 impl BusRole {
-    /// Starts a role of user `as`, invited as `component` and `uid`, and yields its first answer, and its pid.
+    /// Starts a role of user `as`, invited as `component` and `uid`, or with a launch token for these (the role's `stdin` is `token`), and yields its first answer, and its pid.
     pub(super) async fn launch(&mut self, command: &Value) -> Result<Value, Value> {
         let component = command["component"].as_str().expect("a component");
         let component = Component::from_client_id(component).expect("a legal name");
         let number = |key: &str| command[key].as_u64().map(|uid| u32::try_from(uid).expect("a uid"));
-        let end = self.agent().broker().socket_pair(&component, number("uid")).await;
-        let end = end.map_err(|e: StartError| error(&e, &format!("{e:?}")))?;
+        let failed = |e: StartError| error(&e, &format!("{e:?}"));
+        let stdin: Stdio = if command["role"]["stdin"] == "token" {
+            let terms = TokenTerms::new(component).uid(number("uid").expect("a uid"));
+            let token = self.agent().broker().issue_token(terms).await.map_err(failed)?;
+            token.pipe().expect("descriptors").into()
+        } else {
+            let end = self.agent().broker().socket_pair(&component, number("uid")).await;
+            end.map_err(failed)?.into()
+        };
         let binary = Path::new(command["binary"].as_str().expect("a path"));
         let mut process = as_user(number("as").expect("a user"), &command["role"], binary);
-        in_role(&mut process, &command["role"]).stdin(end).stdout(Stdio::piped());
+        in_role(&mut process, &command["role"]).stdin(stdin).stdout(Stdio::piped());
         let mut child = process.spawn().expect("the role starts");
         // The command holds the end as well.
         drop(process);

@@ -5,19 +5,22 @@
 #[expect(dead_code, reason = "it serves other benches, too")]
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use daemoneye_eventbus::{BrokerOptions, ConnectOptions, DaemoneyeBroker, EventBusClient};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use support::{Part, Peer, is_trial, runtime};
 
 /// What a session may have open, and a flood.
 const CONNECTIONS: usize = 1000;
 /// Requests that a flood has out at once.
 const AT_ONCE: usize = 64;
-const FLOODS: [&str; 4] = ["mute", "requests", "subscriptions", "lengths"];
+const FLOODS: [&str; 7] = ["mute", "requests", "subscriptions", "lengths", "random", "drip", "descriptors"];
 
 fn main() {
     if let Some(part) = Part::assigned() {
@@ -25,7 +28,19 @@ fn main() {
             "broker" => broker(&part),
             "echo" => echo(&part),
             "mute" => mute(&part),
-            "lengths" => lengths(&part),
+            "lengths" => again(&part, |stream| stream.write_all(&[0xFF; 4])),
+            "random" => {
+                let mut state = 1_u64;
+                again(&part, move |stream| {
+                    let mut next = || {
+                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        (state >> 56) as u8
+                    };
+                    stream.write_all(&std::array::from_fn::<u8, 4096, _>(|_| next()))
+                });
+            }
+            "drip" => drip(&part),
+            "descriptors" => again(&part, forty_descriptors),
             _ => asks(&part),
         };
     }
@@ -139,14 +154,35 @@ fn mute(part: &Part) {
     drop(streams);
 }
 
-/// Lengths that no frame has, one connection after the other.
-fn lengths(part: &Part) {
+/// One connection after the other, with something that no client says.
+fn again(part: &Part, mut say: impl FnMut(&mut UnixStream) -> std::io::Result<()>) {
     part.is_ready();
     loop {
         let mut stream = UnixStream::connect(socket(&part.folder)).expect("the broker listens");
         // It hangs up.
-        let _ = stream.write_all(&[0xFF; 4]);
+        let _ = say(&mut stream);
         let _ = stream.read_to_end(&mut Vec::new());
+    }
+}
+
+/// A length that no frame has, and forty descriptors with it.
+fn forty_descriptors(stream: &mut UnixStream) -> std::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(40))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let copies = [stream.as_fd(); 40];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&copies)), "there is space");
+    sendmsg(&*stream, &[IoSlice::new(&[0xFF; 4])], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// A frame, byte by byte, in connections that are closed for it, one after the other.
+fn drip(part: &Part) {
+    part.is_ready();
+    loop {
+        let mut stream = UnixStream::connect(socket(&part.folder)).expect("the broker listens");
+        let bytes = [2, 0, 0, 0, 2, 0];
+        // It hangs up.
+        while bytes.iter().all(|byte| stream.write_all(&[*byte]).is_ok()) {}
     }
 }
 

@@ -2,7 +2,6 @@
 
 mod budget;
 mod chaos;
-mod costs;
 mod dice;
 mod endings;
 mod hello;

@@ -197,6 +197,9 @@ impl Outside {
             Request::ClosePublisher { publisher } => {
                 seen.publishers.remove(publisher);
                 seen.own.retain(|(other, _)| other != publisher);
+                // The next of this number has topics of its own.
+                let of_it = |step: Step| matches!(step, Step::Route { publisher: of, target: None, .. } if of == *publisher);
+                self.orders.retain(|_, order| order.session != session || !of_it(order.step));
                 self.parted.retain(|(producer, number, _)| (*producer, *number) != (session, *publisher));
                 let of_it = |ring: &&mut SeenRing| ring.producer == session && ring.number == *publisher;
                 for ring in self.rings.values_mut().filter(of_it) {

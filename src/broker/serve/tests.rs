@@ -1,0 +1,63 @@
+//! The loop, with clients in its own process.
+
+use super::*;
+use crate::access::Component;
+use crate::broker::DaemoneyeBroker;
+use crate::broker::TokenTerms;
+use crate::client::{ConnectError, ConnectOptions, EventBusClient, SubscribeError, SubscribeOptions};
+use crate::config::HOST_RETRY;
+use crate::sys::Access;
+use crate::wire::Refusal;
+
+/// Long enough for a slow machine; what is waited for takes milliseconds.
+const LONG: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn a_shutdown_ends_the_subscriptions_in_the_brokers_own_process() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bus.sock");
+    let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
+    broker.start().await.expect("a free path");
+    let core = broker.embed("agent").await.expect("a free name");
+    let mut events = core.subscription(&["events.#"], SubscribeOptions::new()).await.expect("the agent may");
+    broker.shutdown().await;
+    let end = tokio::time::timeout(LONG, events.recv()).await.expect("it does not wait for ever");
+    assert!(end.is_none(), "{end:?}");
+    assert_eq!(core.disconnected().await, Disconnected::Dismissed(GoodbyeReason::Shutdown));
+    let refused = core.subscription(&["alerts.#"], SubscribeOptions::new()).await.expect_err("it is over");
+    assert!(matches!(refused, SubscribeError::Disconnected(_)), "{refused:?}");
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn the_agents_name_is_for_another_process_that_has_a_token_for_it() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bus.sock");
+    let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
+    broker.start().await.expect("a free path");
+    let options = || ConnectOptions::new("agent").path(&path);
+    let refused = EventBusClient::connect(options()).await.expect_err("the key is not enough");
+    assert!(matches!(refused, ConnectError::Refused(Refusal::NameTaken { .. })), "{refused}");
+    let terms = TokenTerms::new(Component::from_client_id("agent").expect("a legal name"));
+    let token = broker.issue_token(terms).await.expect("descriptors");
+    let agent = EventBusClient::connect(options().token(token)).await.expect("it has a token");
+    agent.publisher("control.collector.lifecycle").await.expect("the agent may");
+}
+
+#[tokio::test]
+async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bus.sock");
+    let access = Access { mode: 0o600, group: None };
+    let listener = Listener::bind(&path, &access, &sys::Secret::new().expect("memory")).expect("a free path");
+    let (events, _incoming) = mpsc::channel(1);
+    let mut server =
+        Server::new(BrokerOptions::new(&path), Doorkeeper::new(false).expect("descriptors"), events);
+    let before = Instant::now();
+    server.accepted(Err(std::io::Error::other("no descriptors")));
+    assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");
+    let _client = sys::connect(&path, Instant::now() + LONG).expect("it listens");
+    let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
+    accepted.expect("the pause ends").expect("the client was waiting");
+    assert!(before.elapsed() >= HOST_RETRY);
+}

@@ -93,7 +93,7 @@ pub(crate) const HELLO_GRACE: Duration = Duration::from_secs(1);
 pub(crate) const PAIRS_WAITING_MAX: usize = 64;
 
 /// Subscriptions of one session. Above it: refused.
-pub(crate) const SUBSCRIPTIONS_MAX: usize = 8192;
+pub(crate) const SUBSCRIPTIONS_MAX: usize = 16_384;
 
 /// Subscriptions of all sessions. Each takes some 200 bytes, and a place in the answer to which a declared topic leads. Above it:
 /// refused.

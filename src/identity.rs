@@ -7,8 +7,9 @@
 //!   that the broker is the one that made the file, and that the client may read it.
 //! - A **launch token** is made by the agent for one component that it starts. It proves which component that is.
 //!
-//! A secret never leaves its holder. Each side proves that it knows it by a keyed hash (BLAKE3) over its role, the other side's
-//! number that was made up for this handshake, and the whole hello; so a proof serves once, for one role, and for this hello alone:
+//! A secret is not sent for that. Each side proves that it knows it by a keyed hash (BLAKE3) over its role, the number that the broker
+//! has made up for this handshake, and the whole hello, in which the client's number is; so a proof serves once, for one role, and for this hello
+//! alone:
 //!
 //! ```text
 //!   client                                        broker
@@ -65,8 +66,8 @@ const TOKEN_BYTES: usize = 16 + SECRET_BYTES;
 /// What proves that a process is the component that the agent has started it as. It is good for one process, and until it expires.
 ///
 /// The agent [issues](crate::DaemoneyeBroker::issue_token) it, and hands it over by a descriptor that the process inherits, or a file that
-/// only the process can read; never as an argument or in the environment, which others can read. The secret in it is in no memory that a
-/// core dump would hold.
+/// only the process can read; never as an argument or in the environment, which others can read. Who hands over a file removes it when the
+/// process is there. The secret is kept where a core dump does not have it, if the host has such a place (a memfd).
 ///
 /// ```no_run
 /// use daemoneye_eventbus::{Component, ConnectOptions, DaemoneyeBroker, EventBusClient, LaunchToken, TokenTerms};

@@ -126,8 +126,8 @@ impl BrokerOptions {
         self
     }
 
-    /// The share of each user in [`ring_budget_bytes`](Self::ring_budget_bytes), 2 GiB at first. A ring is charged to the user of the
-    /// process that subscribed, until it ends. Where a publisher comes, or declares a topic, and the share of a subscriber does not hold the
+    /// The share of each user in [`ring_budget_bytes`](Self::ring_budget_bytes), 2 GiB at first; a session has as much of it as it leaves to the
+    /// others of its user. A ring is charged to the user of the process that subscribed, until it ends. Where a publisher comes, or declares a topic, and the share of a subscriber does not hold the
     /// ring between them, it is that subscriber's session that ends: else it would miss events and not know. The
     /// agent's own process has no share, it is limited by the whole alone, and what is charged to it is not charged to its user. Who lets
     /// users in whom it does not trust gives them less: a subscriber's ring is memory of its publisher's control group.
@@ -137,8 +137,8 @@ impl BrokerOptions {
         self
     }
 
-    /// What one user may have of something that the broker keeps for its clients, however little the others want. What would be
-    /// more is refused, with [`Refusal::Share`](crate::Refusal::Share), and nobody else is affected. At first 768 connections,
+    /// What one user may have of something that the broker keeps for its clients, however little the others want; but for connections, each of
+    /// its sessions has as much as it leaves to the others, so half of it for the first. What would be more is refused, with [`Refusal::Share`](crate::Refusal::Share), and nobody else is affected. At first 768 connections,
     /// 576 that have not said hello, 16,384 subscriptions with 32 MiB of patterns, 32,768 topics, and 2 GiB of rings. There is twice as much of
     /// each in all; 1024 connections, and 768 that have not said hello.
     ///

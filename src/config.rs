@@ -20,9 +20,9 @@ pub(crate) const RING_BYTES: usize = 8 << 20;
 /// are 32 rings, 256 MiB. Above it: who asks for what would need another ring is refused.
 pub(crate) const RING_BUDGET_BYTES: u64 = 4 << 30;
 
-/// The share of one user in that. Half, so that no user can take all. It holds four subscribing processes of one user that hear 63
-/// collectors each: 252 rings. With more they need a larger share, or smaller rings. Above it: a subscribe is refused, and a
-/// subscription whose publisher comes later ends, with its session.
+/// The share of one user in that. Half, so that no user can take all. A session has as much of it as it leaves to the others: it holds one
+/// process that hears 127 publishers, or four of one user that hear 51 each. With more they need a larger share, or smaller rings. Above
+/// it: a subscribe is refused, and a subscription whose publisher comes later ends, with its session.
 pub(crate) const RING_BUDGET_PER_UID: u64 = RING_BUDGET_BYTES / 2;
 
 /// Whether a ring can have so many data bytes: a power of two from 64 KiB to 1 GiB.
@@ -111,9 +111,10 @@ pub(crate) const TOPICS_OF_ALL: usize = 4 * PUBLISHERS_MAX * TOPICS_MAX;
 /// Publishers of all sessions. Above it: refused.
 pub(crate) const PUBLISHERS_OF_ALL: usize = 4096;
 
-/// Of these those of strangers together, of which the first has half. Each costs whoever hears it a ring, so many take half of what the
-/// user of a subscriber has for rings: who may publish what others listen to could use up their share else. Above it: refused.
-pub(crate) const PUBLISHERS_OF_STRANGERS: usize = 128;
+/// Of these those of strangers together, of which the first has half. Each costs whoever hears it a ring, so many take half of what a
+/// subscriber has for rings that is the only one of its user: who may publish what others listen to could use up their share else. Above
+/// it: refused.
+pub(crate) const PUBLISHERS_OF_STRANGERS: usize = 64;
 
 /// Which part of everything else that is shared out is kept for the users of components: a quarter, so that whoever they let in beside
 /// them leaves them a bus.

@@ -105,7 +105,7 @@ pub use instance::{Instance, InstanceError};
 pub use shm::Backing;
 pub use sys::{FileError, ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
-pub use wire::{GoodbyeReason, Needed, Refusal, Resource, Versions};
+pub use wire::{GoodbyeReason, Needed, Refusal, Resource, Sharer, Versions};
 
 /// The examples of the front page compile.
 #[cfg(doctest)]

@@ -78,9 +78,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn publishers_of_strangers_take_half_of_what_a_user_has_for_rings() {
+    fn publishers_of_strangers_take_half_of_what_a_session_has_for_rings() {
         let shares = Shares::default().limits().shares;
         let rings = shares[Resource::Publishers as usize].strangers * config::RING_BYTES as u64;
-        assert_eq!(rings, shares[Resource::RingBytes as usize].per_uid / 2);
+        assert_eq!(rings, shares[Resource::RingBytes as usize].per_uid / 4);
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use shm::layout::{CONSUMER_SEGMENT_BYTES, PRODUCER_HEADER_BYTES};
 
+use super::quota::Account;
 use super::routes::{Stage, Wish};
 use super::{Machine, SessionId};
 use crate::wire::{PublisherId, Refusal, Resource};
@@ -72,7 +73,7 @@ impl<F> Machine<F> {
         // Of a broken one both sides let go, what is left of it is a name.
         let live = self.rings.values().filter(|ring| !matches!(ring.stage, Stage::Poisoned));
         for ring in live {
-            let payer = ring.payer;
+            let payer = ring.account.payer;
             let charge = charges.entry(payer).or_insert(RingCharge { payer, rings: 0, bytes: 0 });
             charge.rings += 1;
             charge.bytes += bytes_of_ring(ring.bytes);
@@ -80,8 +81,8 @@ impl<F> Machine<F> {
         charges.into_values().collect()
     }
 
-    pub(super) fn payer(&self, session: SessionId) -> Payer {
-        self.sessions[&session].payer()
+    pub(super) fn account(&self, session: SessionId) -> Account {
+        self.sessions[&session].account
     }
 
     /// Whether a subscription of `subscriber` can have the rings that would come to be for it.
@@ -93,7 +94,7 @@ impl<F> Machine<F> {
             .map(|wish| (wish.key.publisher, wish.ring_bytes))
             .collect();
         let needed = needed.into_values().map(bytes_of_ring).sum();
-        Ok(self.charges.afford(self.payer(subscriber), Resource::RingBytes, needed)?)
+        Ok(self.charges.afford(self.account(subscriber), Resource::RingBytes, needed)?)
     }
 
     /// What subscribers get who asked for rings of these sizes, now that `session` declares a topic of theirs. `publisher` is
@@ -117,21 +118,21 @@ impl<F> Machine<F> {
                 terms.insert(subscriber, Terms { asked_bytes, ring_bytes: Ok(asked_bytes) });
                 continue;
             }
-            let (payer, own) = (self.payer(subscriber), self.settings.ring_bytes.min(asked_bytes));
-            let taken = charges.take(payer, Resource::RingBytes, bytes_of_ring(own));
-            if payer == Payer::Agent {
+            let (account, own) = (self.account(subscriber), self.settings.ring_bytes.min(asked_bytes));
+            let taken = charges.take(account, Resource::RingBytes, bytes_of_ring(own));
+            if account.payer == Payer::Agent {
                 taken?;
             }
             if taken.is_ok() && own < asked_bytes {
-                larger.push((subscriber, payer, asked_bytes));
+                larger.push((account, asked_bytes));
             }
             let ring_bytes = taken.map(|()| own).map_err(Refusal::from);
             terms.insert(subscriber, Terms { asked_bytes, ring_bytes });
         }
         // Once each has the usual size.
-        for (subscriber, payer, asked_bytes) in larger {
-            if charges.take(payer, Resource::RingBytes, asked_bytes - self.settings.ring_bytes).is_ok() {
-                terms.insert(subscriber, Terms { asked_bytes, ring_bytes: Ok(asked_bytes) });
+        for (account, asked_bytes) in larger {
+            if charges.take(account, Resource::RingBytes, asked_bytes - self.settings.ring_bytes).is_ok() {
+                terms.insert(account.session, Terms { asked_bytes, ring_bytes: Ok(asked_bytes) });
             }
         }
         Ok(terms)

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::routes::{Phase, RouteKey, Stage};
 use super::sessions::Interest;
-use super::{Machine, Origin, Payer, SessionId};
+use super::{Machine, Origin, Payer, SessionId, Share};
 use crate::config::{PATTERN_SEGMENT_BYTES, is_ring_size};
 use crate::wire::Resource;
 
@@ -93,16 +93,19 @@ fn rings(machine: &Machine<u32>) {
 
 fn charges(machine: &Machine<u32>) {
     let mut expected: BTreeMap<Payer, [u64; Resource::COUNT]> = BTreeMap::new();
-    let mut charge = |payer, resource: Resource, amount: u64| {
+    let mut of_sessions: BTreeMap<SessionId, [u64; Resource::COUNT]> = BTreeMap::new();
+    let mut charge = |(session, payer), resource: Resource, amount: u64| {
         if amount > 0 {
             expected.entry(payer).or_default()[resource as usize] += amount;
+            of_sessions.entry(session).or_default()[resource as usize] += amount;
         }
     };
-    for session in machine.sessions.values() {
+    for (id, session) in &machine.sessions {
         let payer = match session.origin {
             Origin::Embedded => Payer::Agent,
             Origin::Remote { uid } | Origin::Invited { uid } => Payer::Uid(uid),
         };
+        let payer = (*id, payer);
         charge(payer, Resource::Connections, 1);
         charge(payer, Resource::Handshakes, u64::from(session.component.is_none()));
         charge(payer, Resource::Subscriptions, session.subscriptions.len() as u64);
@@ -115,16 +118,25 @@ fn charges(machine: &Machine<u32>) {
     }
     for ring in machine.rings.values() {
         assert!(is_ring_size(ring.bytes), "11: {ring:?}");
-        assert_eq!(machine.payer(ring.subscriber), ring.payer, "11: {ring:?}");
+        assert_eq!(machine.account(ring.subscriber), ring.account, "11: {ring:?}");
         if !matches!(ring.stage, Stage::Poisoned) {
             // Its header, the consumer's segment, and its data.
-            charge(ring.payer, Resource::RingBytes, 4096 + 4096 + ring.bytes);
+            charge((ring.subscriber, ring.account.payer), Resource::RingBytes, 4096 + 4096 + ring.bytes);
         }
     }
     let charged: BTreeMap<_, _> =
         machine.charges.payers().map(|(payer, amounts)| (*payer, *amounts)).collect();
     assert_eq!(charged, expected, "11");
+    assert_eq!(*machine.charges.by_session(), of_sessions, "11");
     within_limits(machine, &expected);
+    for (session, amounts) in of_sessions {
+        let of_session =
+            amounts.iter().zip(&machine.settings.limits.shares).skip(Resource::Handshakes as usize + 1);
+        let is_agents = machine.account(session).payer == Payer::Agent;
+        // As much as it has was left to the others of its user when it last got something.
+        let within = |(amount, share): (&u64, &Share)| is_agents || *amount <= share.per_uid / 2;
+        assert!(of_session.into_iter().all(within), "11: {session:?} has {amounts:?}");
+    }
 }
 
 /// Law 11, the limits.

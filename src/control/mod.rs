@@ -83,6 +83,15 @@ pub(crate) enum Origin {
     Embedded,
 }
 
+impl Origin {
+    fn payer(self) -> Payer {
+        match self {
+            Self::Remote { uid } | Self::Invited { uid } => Payer::Uid(uid),
+            Self::Embedded => Payer::Agent,
+        }
+    }
+}
+
 /// What happens to the broker. `F` stands for a descriptor.
 #[derive(Debug)]
 pub(crate) enum Input<F> {
@@ -366,7 +375,7 @@ impl<F> Machine<F> {
             return;
         };
         let (now, pace) = (self.now, self.settings.pace);
-        let (requests, payer) = (state.cost(&request), state.payer());
+        let (requests, payer) = (state.cost(&request), state.account.payer);
         if requests > 0 {
             let own = state.ask(now, pace, requests);
             let users = match payer {

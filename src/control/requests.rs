@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use super::budget::Terms;
+use super::quota::Account;
 use super::routes::{RouteKey, Wish};
 use super::sessions::{Interest, Publisher, Subscribed, cut};
-use super::{Machine, Payer, Report, Right, SessionId};
+use super::{Machine, Report, Right, SessionId};
 use crate::access::{Denial, Withheld};
 use crate::config::{
     ANSWER_LIST_BYTES, PATTERN_SEGMENT_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX,
@@ -53,9 +54,9 @@ impl<F> Machine<F> {
                     let ring_bytes = subscribed.ring_bytes;
                     self.interests.insert(pattern, Interest { session, ring_bytes, subscription });
                 }
-                let payer = self.payer(session);
-                self.charges.charge(payer, Resource::Subscriptions, 1);
-                self.charges.charge(payer, Resource::PatternBytes, bytes_of_patterns(&subscribed.patterns));
+                let account = self.account(session);
+                self.charges.charge(account, Resource::Subscriptions, 1);
+                self.charges.charge(account, Resource::PatternBytes, bytes_of_patterns(&subscribed.patterns));
                 let state = self.sessions.get_mut(&session).expect("the caller found the session");
                 state.subscriptions.insert(subscription, subscribed);
                 self.wait_for(session, wishes, answer);
@@ -72,7 +73,7 @@ impl<F> Machine<F> {
         let Some(subscribed) = state.subscriptions.remove(&subscription) else {
             return;
         };
-        self.forget(session, self.payer(session), subscription, &subscribed);
+        self.forget(self.account(session), subscription, &subscribed);
         let unwanted = |key: &RouteKey| {
             let topic = self.topic_of(*key);
             subscribed.patterns.iter().any(|pattern| pattern.matches(topic)) && !self.asks(session, topic)
@@ -86,17 +87,17 @@ impl<F> Machine<F> {
     /// Takes a subscription that its session no longer has out of the trie, and what it was charged with.
     pub(super) fn forget(
         &mut self,
-        session: SessionId,
-        payer: Payer,
+        account: Account,
         subscription: u32,
         Subscribed { patterns, ring_bytes }: &Subscribed,
     ) {
+        let session = account.session;
         for pattern in patterns {
             let ring_bytes = *ring_bytes;
             self.interests.remove(pattern, &Interest { session, ring_bytes, subscription });
         }
-        self.charges.release(payer, Resource::Subscriptions, 1);
-        self.charges.release(payer, Resource::PatternBytes, bytes_of_patterns(patterns));
+        self.charges.release(account, Resource::Subscriptions, 1);
+        self.charges.release(account, Resource::PatternBytes, bytes_of_patterns(patterns));
     }
 
     pub(super) fn declare(
@@ -125,7 +126,7 @@ impl<F> Machine<F> {
                 let number = (publisher, topic_number);
                 self.topics.entry(topic.as_str().into()).or_default().insert(number);
                 state.topics.push(topic);
-                self.charges.charge(self.sessions[&session].payer(), Resource::Topics, 1);
+                self.charges.charge(self.account(session), Resource::Topics, 1);
                 let mut wishes = Vec::new();
                 for (subscriber, asked_bytes, ring_bytes) in subscribers {
                     if ring_bytes < asked_bytes {
@@ -199,7 +200,7 @@ impl<F> Machine<F> {
         limit("patterns in this subscription", patterns.len().saturating_sub(1), PATTERNS_MAX)?;
         let subscriptions = self.sessions[&session].subscriptions.len();
         limit("subscriptions of this session", subscriptions, SUBSCRIPTIONS_MAX)?;
-        self.charges.afford(self.payer(session), Resource::Subscriptions, 1)?;
+        self.charges.afford(self.account(session), Resource::Subscriptions, 1)?;
         let component = self.component(session);
         let mut parsed = Vec::with_capacity(patterns.len());
         let mut granted = BTreeSet::new();
@@ -216,7 +217,7 @@ impl<F> Machine<F> {
         {
             return Err(Denial::nothing_left(&component, first.clone()).into());
         }
-        self.charges.afford(self.payer(session), Resource::PatternBytes, bytes_of_patterns(&parsed))?;
+        self.charges.afford(self.account(session), Resource::PatternBytes, bytes_of_patterns(&parsed))?;
         let granted = within_budget(granted, |pattern| pattern.as_str().len());
         let withheld = within_budget(withheld, |part| part.pattern.as_str().len() + part.needed.len());
         let wishes = self.wishes(session, &parsed, ring_bytes);
@@ -258,10 +259,10 @@ impl<F> Machine<F> {
     ) -> Result<(Topic, BTreeMap<SessionId, Terms>), Refusal> {
         if known.is_none() {
             limit("publishers of this session", self.sessions[&session].publishers.len(), PUBLISHERS_MAX)?;
-            self.charges.afford(self.payer(session), Resource::Publishers, 1)?;
+            self.charges.afford(self.account(session), Resource::Publishers, 1)?;
         }
         limit("topics of this publisher", topics, TOPICS_MAX)?;
-        self.charges.afford(self.payer(session), Resource::Topics, 1)?;
+        self.charges.afford(self.account(session), Resource::Topics, 1)?;
         let topic = Topic::new(topic).map_err(|_| Refusal::Malformed { text: cut(topic, 300) })?;
         self.settings.policy.may_publish(&self.component(session), &topic)?;
         let mut asked = self.who_asks(&topic);
@@ -291,7 +292,7 @@ impl<F> Machine<F> {
     fn open_publisher(&mut self, session: SessionId, number: u32) -> PublisherId {
         let id = PublisherId(self.fresh());
         self.publishers.insert(id, Publisher { session, number, topics: Vec::new() });
-        self.charges.charge(self.payer(session), Resource::Publishers, 1);
+        self.charges.charge(self.account(session), Resource::Publishers, 1);
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
         state.publishers.insert(number, id);
         id

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::budget::bytes_of_ring;
-use super::{Action, Machine, Origin, Payer, Report, SessionId};
+use super::quota::Account;
+use super::{Action, Machine, Origin, Report, SessionId};
 use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
 use crate::wire::{GoodbyeReason, Handle, Notice, OrderId, PublisherId, Resource, RingId, SlotTarget};
@@ -61,7 +62,7 @@ pub(super) struct Ring<F> {
     pub(super) subscriber: SessionId,
     /// Of its data.
     pub(super) bytes: u64,
-    pub(super) payer: Payer,
+    pub(super) account: Account,
     pub(super) stage: Stage<F>,
     pub(super) slots: Vec<Slot>,
 }
@@ -347,9 +348,9 @@ impl<F> Machine<F> {
         self.send(culprit, Notice::CloseRing { ring: id, accused: Some(violation) });
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
         ring.stage = Stage::Poisoned;
-        let (publisher, subscriber, payer) = (ring.publisher, ring.subscriber, ring.payer);
+        let (publisher, subscriber, account) = (ring.publisher, ring.subscriber, ring.account);
         let bytes = bytes_of_ring(ring.bytes);
-        self.charges.release(payer, Resource::RingBytes, bytes);
+        self.charges.release(account, Resource::RingBytes, bytes);
         let parted = self.routes_between(publisher, subscriber);
         self.name_in_answers(producer, &parted);
         self.drop_routes(&parted);
@@ -377,7 +378,7 @@ impl<F> Machine<F> {
             self.forming.remove(&(due, id));
         }
         if !matches!(ring.stage, Stage::Poisoned) {
-            self.charges.release(ring.payer, Resource::RingBytes, bytes_of_ring(ring.bytes));
+            self.charges.release(ring.account, Resource::RingBytes, bytes_of_ring(ring.bytes));
         }
         Some(ring)
     }
@@ -451,12 +452,12 @@ impl<F> Machine<F> {
 
     fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId, bytes: u64) {
         let id = RingId(self.fresh());
-        let payer = self.payer(subscriber);
-        self.charges.charge(payer, Resource::RingBytes, bytes_of_ring(bytes));
+        let account = self.account(subscriber);
+        self.charges.charge(account, Resource::RingBytes, bytes_of_ring(bytes));
         self.pairs.insert((publisher, subscriber), id);
         self.inbound.insert((subscriber, publisher));
         let stage = Stage::NeedsDoorbell;
-        let ring = Ring { id, publisher, subscriber, bytes, payer, stage, slots: Vec::new() };
+        let ring = Ring { id, publisher, subscriber, bytes, account, stage, slots: Vec::new() };
         self.rings.insert(id, ring);
         self.actions.push(Action::MakeDoorbell { ring: id });
     }

@@ -5,13 +5,14 @@ use std::fmt;
 use std::time::Instant;
 
 use super::pace::{Asked, Pace};
+use super::quota::Account;
 use super::{Action, Machine, Origin, Payer, Report, Right, SessionId};
 use crate::access::Component;
 use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
     Credential, GoodbyeReason, Hello, Needed, Nonce, Notice, Proof, PublisherId, Refusal, Request, Resource,
-    RingId, TokenId, Versions, Welcome,
+    RingId, Sharer, TokenId, Versions, Welcome,
 };
 
 /// The component that only the process with the broker in it can be.
@@ -20,6 +21,7 @@ pub(crate) const AGENT: &str = "agent";
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) origin: Origin,
+    pub(super) account: Account,
     /// The name it is known by; `None` until it is let in.
     pub(super) component: Option<Component>,
     entry: Entry,
@@ -212,13 +214,6 @@ impl Session {
             _ => {}
         }
     }
-
-    pub(super) fn payer(&self) -> Payer {
-        match self.origin {
-            Origin::Remote { uid } | Origin::Invited { uid } => Payer::Uid(uid),
-            Origin::Embedded => Payer::Agent,
-        }
-    }
 }
 
 /// What a subscription asks for.
@@ -266,8 +261,10 @@ impl<F> Machine<F> {
     /// first, or else it is turned away.
     pub(super) fn connected(&mut self, session: SessionId, origin: Origin) {
         let hello_deadline = self.now + self.settings.hello_deadline;
+        let account = Account { session, payer: origin.payer() };
         let state = Session {
             origin,
+            account,
             component: None,
             entry: Entry::New,
             hello_deadline,
@@ -275,15 +272,14 @@ impl<F> Machine<F> {
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
         };
-        let payer = state.payer();
         let too_much = [Resource::Handshakes, Resource::Connections].into_iter().find_map(|resource| {
             loop {
                 // The agent's process is never kept out by others.
-                let exceeded = self.charges.afford(payer, resource, 1).err()?;
-                if payer == Payer::Agent {
+                let exceeded = self.charges.afford(account, resource, 1).err()?;
+                if account.payer == Payer::Agent {
                     return None;
                 }
-                match self.oldest_without_hello(exceeded.uid) {
+                match self.oldest_without_hello(exceeded.whose) {
                     Some(oldest) => self.dismiss(oldest, GoodbyeReason::HelloDeadline),
                     None => return Some(exceeded),
                 }
@@ -292,7 +288,7 @@ impl<F> Machine<F> {
         self.sessions.insert(session, state);
         self.half_open.insert((hello_deadline, session));
         for resource in [Resource::Handshakes, Resource::Connections] {
-            self.charges.charge(payer, resource, 1);
+            self.charges.charge(account, resource, 1);
         }
         if let Some(exceeded) = too_much {
             let refusal = exceeded.into();
@@ -304,7 +300,7 @@ impl<F> Machine<F> {
 
     /// There are no descriptors for newcomers: those who have not said hello hold some, the oldest for the longest.
     pub(super) fn make_room(&mut self) {
-        let Some(oldest) = self.oldest_without_hello(None) else {
+        let Some(oldest) = self.oldest_without_hello(Sharer::Everybody) else {
             return;
         };
         let left = self.sessions[&oldest].hello_deadline.saturating_duration_since(self.now);
@@ -314,10 +310,11 @@ impl<F> Machine<F> {
     }
 
     /// Who connects and stays mute must not keep others out: of this user, or of any.
-    fn oldest_without_hello(&self, uid: Option<u32>) -> Option<SessionId> {
-        let of_it = |session: &SessionId| match self.sessions[session].origin {
-            Origin::Remote { uid: own } | Origin::Invited { uid: own } => uid.is_none_or(|uid| uid == own),
-            Origin::Embedded => false,
+    fn oldest_without_hello(&self, sharer: Sharer) -> Option<SessionId> {
+        let of_it = |session: &SessionId| match (sharer, self.sessions[session].account.payer) {
+            (_, Payer::Agent) | (Sharer::Session, _) => false,
+            (Sharer::Everybody, Payer::Uid(_)) => true,
+            (Sharer::User { uid }, Payer::Uid(own)) => uid == own,
         };
         self.half_open.iter().map(|(_, session)| *session).find(of_it)
     }
@@ -410,9 +407,9 @@ impl<F> Machine<F> {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
         state.component = Some(component.clone());
         state.entry = Entry::In { known_by };
-        let (payer, due, identity) = (state.payer(), state.hello_deadline, state.identity());
+        let (account, due, identity) = (state.account, state.hello_deadline, state.identity());
         self.half_open.remove(&(due, session));
-        self.charges.release(payer, Resource::Handshakes, 1);
+        self.charges.release(account, Resource::Handshakes, 1);
         self.names.insert(component.clone(), session);
         let welcome = Welcome {
             version,
@@ -459,36 +456,36 @@ impl<F> Machine<F> {
         let Some(state) = self.sessions.remove(&session) else {
             return;
         };
-        let payer = state.payer();
-        self.charges.release(payer, Resource::Connections, 1);
+        let account = state.account;
+        self.charges.release(account, Resource::Connections, 1);
         if let Some(component) = state.component {
             self.names.remove(&component);
             self.report(Report::Left { component, reason });
         } else {
             self.half_open.remove(&(state.hello_deadline, session));
-            self.charges.release(payer, Resource::Handshakes, 1);
+            self.charges.release(account, Resource::Handshakes, 1);
         }
         for (subscription, subscribed) in state.subscriptions {
-            self.forget(session, payer, subscription, &subscribed);
+            self.forget(account, subscription, &subscribed);
         }
         let rings = self.publishers_heard_by(session).map(|publisher| self.pairs[&(publisher, session)]);
         for ring in rings.collect::<Vec<RingId>>() {
             self.close_ring(ring);
         }
         for publisher in state.publishers.into_values() {
-            self.close_publisher(publisher, payer);
+            self.close_publisher(publisher, account);
         }
     }
 
     pub(super) fn close_publisher_of(&mut self, session: SessionId, number: u32) {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        let payer = state.payer();
+        let account = state.account;
         if let Some(publisher) = state.publishers.remove(&number) {
-            self.close_publisher(publisher, payer);
+            self.close_publisher(publisher, account);
         }
     }
 
-    fn close_publisher(&mut self, publisher: PublisherId, payer: Payer) {
+    fn close_publisher(&mut self, publisher: PublisherId, account: Account) {
         let all = (publisher, SessionId(0))..=(publisher, SessionId(u64::MAX));
         let rings: Vec<RingId> = self.pairs.range(all).map(|(_, ring)| *ring).collect();
         for ring in rings {
@@ -499,8 +496,8 @@ impl<F> Machine<F> {
         let Some(Publisher { topics, .. }) = self.publishers.remove(&publisher) else {
             return;
         };
-        self.charges.release(payer, Resource::Topics, topics.len() as u64);
-        self.charges.release(payer, Resource::Publishers, 1);
+        self.charges.release(account, Resource::Topics, topics.len() as u64);
+        self.charges.release(account, Resource::Publishers, 1);
         for (number, topic) in (0..).zip(&topics) {
             if let Some(declared) = self.topics.get_mut(topic.as_str()) {
                 declared.remove(&(publisher, number));

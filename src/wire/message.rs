@@ -11,8 +11,8 @@ use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use shm::{Descriptor, SegmentName};
 
-use super::Resource;
 use super::proof::{Credential, Needed, Nonce, Proof};
+use super::{Resource, Sharer};
 use crate::access::{Denial, Withheld};
 use crate::config::FRAME_MEMORY_MAX;
 use crate::topic::{Topic, TopicPattern};
@@ -371,10 +371,10 @@ pub enum Refusal {
     },
     /// The rings that this needs would take more memory than there is for them: see
     /// [`BrokerOptions::ring_budget_bytes`](crate::BrokerOptions::ring_budget_bytes).
-    #[error("{needed} bytes of new rings are too many: {} has {in_use} of {limit}", share(*uid))]
+    #[error("{needed} bytes of new rings are too many: {whose} has {in_use} of {limit}")]
     RingBudget {
-        /// Whose share is used up; `None`: all of the broker's.
-        uid: Option<u32>,
+        /// Whose share is used up.
+        whose: Sharer,
         /// Bytes of the rings that would have to be made.
         needed: u64,
         /// Bytes of the rings that are there.
@@ -382,14 +382,14 @@ pub enum Refusal {
         /// The limit.
         limit: u64,
     },
-    /// The user of this process has its share of something, or everybody together has all of it: see
+    /// This session, or the user of this process, has its share of something, or everybody together has all of it: see
     /// [`BrokerOptions::per_uid`](crate::BrokerOptions::per_uid).
-    #[error("{needed} more {resource} are too many: {} has {in_use} of {limit}", share(*uid))]
+    #[error("{needed} more {resource} are too many: {whose} has {in_use} of {limit}")]
     Share {
         /// Of what there is no more.
         resource: Resource,
-        /// Whose share is used up; `None`: all of the broker's.
-        uid: Option<u32>,
+        /// Whose share is used up.
+        whose: Sharer,
         /// How much was asked for.
         needed: u64,
         /// How much is in use.
@@ -405,10 +405,6 @@ pub enum Refusal {
         /// What it has to know.
         needed: Needed,
     },
-}
-
-fn share(uid: Option<u32>) -> String {
-    uid.map_or_else(|| "the bus".into(), |uid| format!("uid {uid}"))
 }
 
 /// Why a session ended.

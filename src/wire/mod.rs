@@ -18,4 +18,4 @@ pub(crate) use message::{
 pub use message::{GoodbyeReason, Refusal, Versions};
 pub use proof::Needed;
 pub(crate) use proof::{Credential, Nonce, Proof, TokenId};
-pub use quota::Resource;
+pub use quota::{Resource, Sharer};

@@ -27,6 +27,36 @@ pub enum Resource {
 impl Resource {
     /// How many there are.
     pub(crate) const COUNT: usize = 7;
+
+    /// Whether one session can have many of it.
+    pub(crate) fn is_many_for_a_session(self) -> bool {
+        !matches!(self, Self::Connections | Self::Handshakes)
+    }
+}
+
+/// Whose share of a [`Resource`] is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Sharer {
+    /// Everybody's: the broker has no more.
+    Everybody,
+    /// That of a user, whose processes it is for.
+    User {
+        /// The user.
+        uid: u32,
+    },
+    /// That of this session: as much is left for the others of its user as it has.
+    Session,
+}
+
+impl fmt::Display for Sharer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everybody => f.write_str("the bus"),
+            Self::User { uid } => write!(f, "uid {uid}"),
+            Self::Session => f.write_str("this session"),
+        }
+    }
 }
 
 impl fmt::Display for Resource {

@@ -272,7 +272,7 @@ fn a_large_ring_holds_what_a_hundred_of_the_usual_size_would() {
 }
 
 #[test]
-fn a_stranger_that_uses_up_its_share_is_refused_and_procmond_and_the_agent_go_on() {
+fn who_uses_up_its_share_is_refused_and_others_of_its_user_are_served_as_procmond_and_the_agent_are() {
     if is_named() {
         // A stranger has no ring at all there.
         return;
@@ -280,7 +280,7 @@ fn a_stranger_that_uses_up_its_share_is_refused_and_procmond_and_the_agent_go_on
     let folder = Folder::new();
     let options = json!({
         "ring_bytes": 64 * KIB,
-        "ring_budget_per_uid": 3 * MIB,
+        "ring_budget_per_uid": 6 * MIB,
         "socket_mode": 0o666,
     });
     let mut agent = Role::agent(&folder, options).up();
@@ -288,13 +288,16 @@ fn a_stranger_that_uses_up_its_share_is_refused_and_procmond_and_the_agent_go_on
     procmond.must(&json!({"do": "declare", "topic": TOPIC}));
     agent.must(&json!({"do": "subscribe", "patterns": ["events.#"]}));
     let mut exporter = Role::strange_client(&folder, "exporter", json!({})).up();
+    let ask =
+        |bytes| json!({"do": "subscribe", "patterns": ["events.#"], "ring_bytes": bytes, "name": "refused"});
+    is_over_budget(&exporter.call(&ask(8 * MIB)), "uid 65534 has 0 of 6291456");
+    is_over_budget(&exporter.call(&ask(4 * MIB)), "this session has 0 of 3145728");
     subscribe(&mut exporter, 2 * MIB);
     // As a subscriber, of whatever name.
     let mut second = Role::strange_client(&folder, "detector", json!({})).up();
-    let refusal = second
-        .call(&json!({"do": "subscribe", "patterns": ["events.#"], "ring_bytes": MIB, "name": "refused"}));
-    is_over_budget(&refusal, "uid 65534 has 2105344 of 3145728");
-    subscribe(&mut second, 512 * KIB);
+    is_over_budget(&second.call(&ask(4 * MIB)), "uid 65534 has 2105344 of 6291456");
+    is_over_budget(&second.call(&ask(2 * MIB)), "this session has 0 of 2093056");
+    subscribe(&mut second, MIB);
     let mut netmond = Role::strange_client(&folder, "netmond", json!({})).up();
     for index in 0..10 {
         netmond.must(&json!({"do": "declare", "name": index.to_string(), "topic": "events.network.event"}));
@@ -303,7 +306,7 @@ fn a_stranger_that_uses_up_its_share_is_refused_and_procmond_and_the_agent_go_on
     assert_eq!(list[0], json!(["Agent", 11, 11 * charge(64 * KIB)]), "who publishes does not pay");
     let of_stranger = list[1].as_array().expect("the stranger's");
     assert_eq!(of_stranger[0], format!("Uid({STRANGER})"));
-    assert!(of_stranger[2].as_u64().is_some_and(|bytes| bytes <= 3 * MIB && bytes > 2 * MIB), "{list}");
+    assert!(of_stranger[2].as_u64().is_some_and(|bytes| bytes <= 6 * MIB && bytes > 3 * MIB), "{list}");
 
     let mut other = Role::client(&folder, "tool").up();
     other.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));

@@ -4,7 +4,7 @@ use super::super::{Input, Origin, Payer, Report, SessionId};
 use super::world::{
     RING_BYTES, ROUTE_DEADLINE, USER, World, answers, consumer_segment, goodbye, missed, names, refusal,
 };
-use crate::wire::{GoodbyeReason, Notice, Refusal, Request};
+use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Sharer};
 
 const BATCH: &str = "events.process.batch";
 const STRANGER: Origin = Origin::Remote { uid: 65534 };
@@ -28,9 +28,9 @@ fn charges(world: &World) -> Vec<(Payer, u64, u64)> {
     charges.map(|charge| (charge.payer, charge.rings, charge.bytes)).collect()
 }
 
-fn over_budget(heard: &[Notice]) -> (Option<u32>, u64, u64, u64) {
+fn over_budget(heard: &[Notice]) -> (Sharer, u64, u64, u64) {
     match refusal(heard) {
-        Refusal::RingBudget { uid, needed, in_use, limit } => (*uid, *needed, *in_use, *limit),
+        Refusal::RingBudget { whose, needed, in_use, limit } => (*whose, *needed, *in_use, *limit),
         other => panic!("{other:?}"),
     }
 }
@@ -153,7 +153,7 @@ fn a_ring_that_was_broken_is_charged_to_nobody() {
 
 #[test]
 fn a_user_that_has_used_up_its_share_is_refused_and_nobody_else_is() {
-    let mut world = World::with_budget(u64::MAX, 3 * ONE);
+    let mut world = World::with_budget(u64::MAX, 4 * ONE);
     let [procmond, netmond] = publishing(&mut world, 2);
     let (first, second) = (world.join_from(STRANGER, "exporter"), world.join_from(STRANGER, "detector"));
     world.subscribe(first, 0, &[BATCH]);
@@ -164,9 +164,9 @@ fn a_user_that_has_used_up_its_share_is_refused_and_nobody_else_is() {
     }
     let before = charges(&world);
     world.subscribe(second, 0, &["events.#"]);
-    assert_eq!(over_budget(&world.heard(second)), (Some(65534), 4 * ONE, 2 * ONE, 3 * ONE));
+    assert_eq!(over_budget(&world.heard(second)), (Sharer::User { uid: 65534 }, 4 * ONE, 2 * ONE, 4 * ONE));
     world.subscribe(second, 0, &[BATCH]);
-    assert_eq!(over_budget(&world.heard(second)), (Some(65534), 2 * ONE, 2 * ONE, 3 * ONE));
+    assert_eq!(over_budget(&world.heard(second)), (Sharer::Session, 2 * ONE, 0, ONE));
     assert_eq!((charges(&world), world.machine.subscription_count()), (before, 1));
     assert_eq!((world.heard(procmond), world.heard(netmond), world.heard(first)), (vec![], vec![], vec![]));
     // The numbers were not used up.
@@ -201,17 +201,18 @@ fn the_agents_process_is_charged_by_itself_and_limited_by_the_whole_alone() {
     world.declare(late, 0, 0, "events.filesystem.batch");
     let whole = 5 * ONE;
     let in_use = 4 * ONE + 2 * ((1 << 16) + 8192);
-    assert_eq!(over_budget(&world.heard(late)), (None, ONE, in_use, whole));
+    assert_eq!(over_budget(&world.heard(late)), (Sharer::Everybody, ONE, in_use, whole));
 }
 
 #[test]
 fn of_a_budget_each_byte_can_be_used_and_none_more() {
     for (total, per_uid, refused) in [
-        (2 * ONE, 2 * ONE, None),
-        (2 * ONE - 1, 2 * ONE, Some((None, 2 * ONE - 1))),
-        (2 * ONE, 2 * ONE - 1, Some((Some(1000), 2 * ONE - 1))),
-        (0, u64::MAX, Some((None, 0))),
-        (u64::MAX, 0, Some((Some(1000), 0))),
+        (2 * ONE, 4 * ONE, None),
+        (2 * ONE - 1, 4 * ONE, Some((Sharer::Everybody, 2 * ONE - 1))),
+        (2 * ONE, 4 * ONE - 1, Some((Sharer::Session, 2 * ONE - 1))),
+        (2 * ONE, 2 * ONE - 1, Some((Sharer::User { uid: 1000 }, 2 * ONE - 1))),
+        (0, u64::MAX, Some((Sharer::Everybody, 0))),
+        (u64::MAX, 0, Some((Sharer::User { uid: 1000 }, 0))),
     ] {
         let mut world = World::with_budget(total, per_uid);
         publishing(&mut world, 1);
@@ -225,7 +226,7 @@ fn of_a_budget_each_byte_can_be_used_and_none_more() {
                 assert_eq!(charges(&world), [(Payer::Uid(1000), 2, 2 * ONE)]);
                 runs_over_rings_that_are_there(&mut world, detector);
             }
-            Some((uid, limit)) => assert_eq!(over_budget(&heard), (uid, 2 * ONE, 0, limit)),
+            Some((whose, limit)) => assert_eq!(over_budget(&heard), (whose, 2 * ONE, 0, limit)),
         }
     }
 }
@@ -244,7 +245,7 @@ fn runs_over_rings_that_are_there(world: &mut World, detector: SessionId) {
 
 #[test]
 fn a_subscriber_whose_share_does_not_hold_another_ring_goes_and_who_publishes_is_not_affected() {
-    let mut world = World::with_budget(u64::MAX, 2 * ONE);
+    let mut world = World::with_budget(u64::MAX, 4 * ONE);
     let procmond = world.join("procmond");
     let (agent, exporter) = (world.join("agent"), world.join("exporter"));
     let (greedy, modest) = (world.join_from(STRANGER, "detector"), world.join_from(STRANGER, "tool"));
@@ -262,10 +263,10 @@ fn a_subscriber_whose_share_does_not_hold_another_ring_goes_and_who_publishes_is
     let request = world.declare(procmond, 2, 0, BATCH);
     world.settle();
     assert_eq!(answers(&world.heard(procmond), request), 1);
-    let needed = (Some(65534), ONE, 2 * ONE, 2 * ONE);
+    let needed = (Sharer::Session, ONE, 2 * ONE, 2 * ONE);
     match goodbye(&world.heard(greedy)) {
-        GoodbyeReason::Refused { refusal: Refusal::RingBudget { uid, needed: bytes, in_use, limit } } => {
-            assert_eq!((*uid, *bytes, *in_use, *limit), needed);
+        GoodbyeReason::Refused { refusal: Refusal::RingBudget { whose, needed: bytes, in_use, limit } } => {
+            assert_eq!((*whose, *bytes, *in_use, *limit), needed);
         }
         other => panic!("{other:?}"),
     }
@@ -285,7 +286,7 @@ fn a_topic_that_the_agent_could_not_hear_is_refused_and_its_publisher_is_not_the
     }
     world.heard(procmond);
     world.declare(procmond, 2, 0, BATCH);
-    assert_eq!(over_budget(&world.heard(procmond)), (None, ONE, 2 * ONE, 2 * ONE));
+    assert_eq!(over_budget(&world.heard(procmond)), (Sharer::Everybody, ONE, 2 * ONE, 2 * ONE));
     assert_eq!((world.machine.publishers.len(), charges(&world)), (2, vec![(Payer::Agent, 2, 2 * ONE)]));
     world.declare(procmond, 1, 1, "events.process.start");
     world.settle();
@@ -316,7 +317,7 @@ fn a_publisher_does_not_pay_for_those_who_hear_it() {
 #[test]
 fn what_subscribers_ask_for_beyond_the_usual_size_keeps_nobody_from_publishing() {
     let large = RING_BYTES << 2;
-    let mut world = World::with_budget(10 * ONE, 5 * ONE);
+    let mut world = World::with_budget(10 * ONE, 10 * ONE);
     let (procmond, agent) = (world.join("procmond"), world.join("agent"));
     let strangers = ["detector", "exporter"].map(|name| world.join_from(STRANGER, name));
     for stranger in strangers {

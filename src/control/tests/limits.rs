@@ -6,7 +6,7 @@ use super::world::{ROUTE_DEADLINE, USER, World, fault, goodbye, missed, names, r
 use crate::config::{
     ANSWER_LIST_BYTES, PATTERNS_MAX, PUBLISHERS_MAX, SESSIONS_MAX, SLOTS_MAX, SUBSCRIPTIONS_MAX, TOPICS_MAX,
 };
-use crate::wire::{GoodbyeReason, Notice, Refusal, Resource};
+use crate::wire::{GoodbyeReason, Notice, Refusal, Resource, Sharer};
 
 fn too_many(notices: &[Notice]) -> (String, usize) {
     match refusal(notices) {
@@ -30,8 +30,8 @@ fn one_session_too_many_is_told_so_and_the_others_stay() {
     let mut world = full();
     let surplus = world.connect(USER);
     let (needed, in_use) = (1, SESSIONS_MAX as u64);
-    let (resource, uid) = (Resource::Connections, Some(1000));
-    let expected = Refusal::Share { resource, uid, needed, in_use, limit: in_use };
+    let (resource, whose) = (Resource::Connections, Sharer::User { uid: 1000 });
+    let expected = Refusal::Share { resource, whose, needed, in_use, limit: in_use };
     assert_eq!(*refusal(&world.heard(surplus)), expected);
     assert!(!world.is_connected(surplus));
     assert_eq!(world.machine.components().count(), SESSIONS_MAX);

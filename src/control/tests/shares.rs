@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::{Action, Input, Origin, Pace, SessionId, Share};
 use super::world::{USER, World, goodbye, names, refusal};
 use crate::config::{self, HELLO_GRACE, PATTERN_SEGMENT_BYTES};
-use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Resource};
+use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Resource, Sharer};
 
 fn limited(resource: Resource, share: Share) -> World {
     World::with_settings(|settings| settings.limits.shares[resource as usize] = share)
@@ -16,10 +16,10 @@ fn stranger(number: u32) -> Origin {
 }
 
 /// Of what, whose, how much was asked for, is in use, and may be.
-fn over(heard: &[Notice]) -> (Resource, Option<u32>, u64, u64, u64) {
+fn over(heard: &[Notice]) -> (Resource, Sharer, u64, u64, u64) {
     match refusal(heard) {
-        Refusal::Share { resource, uid, needed, in_use, limit } => {
-            (*resource, *uid, *needed, *in_use, *limit)
+        Refusal::Share { resource, whose, needed, in_use, limit } => {
+            (*resource, *whose, *needed, *in_use, *limit)
         }
         other => panic!("{other:?}"),
     }
@@ -43,7 +43,10 @@ fn each_stranger_leaves_as_much_as_it_has_and_what_is_kept_for_components_is_lef
     let strangers = [0, 1, 2, 3].map(|number| world.join_from(stranger(number), &format!("tool-{number}")));
     assert_eq!(strangers.map(|session| subscribes(&mut world, session)), [6, 3, 1, 1]);
     world.subscribe(strangers[0], 99, &["control.health.#"]);
-    assert_eq!(over(&world.heard(strangers[0])), (Resource::Subscriptions, Some(3000), 1, 6, 3));
+    assert_eq!(
+        over(&world.heard(strangers[0])),
+        (Resource::Subscriptions, Sharer::User { uid: 3000 }, 1, 6, 3)
+    );
     // Another session of the same user.
     let again = world.join_from(stranger(0), "tool-again");
     assert_eq!(subscribes(&mut world, again), 0);
@@ -51,45 +54,57 @@ fn each_stranger_leaves_as_much_as_it_has_and_what_is_kept_for_components_is_lef
     assert_eq!(subscribes(&mut world, component), 5, "all that is left");
     let agent = world.join("agent");
     world.subscribe(agent, 0, &["control.health.#"]);
-    assert_eq!(over(&world.heard(agent)), (Resource::Subscriptions, None, 1, 16, 16));
+    assert_eq!(over(&world.heard(agent)), (Resource::Subscriptions, Sharer::Everybody, 1, 16, 16));
     world.end(strangers[0]);
     assert_eq!(subscribes(&mut world, agent), 6);
 }
 
 #[test]
-fn a_component_has_no_more_than_its_user_may() {
-    let mut world = limited(Resource::Subscriptions, Share { total: 16, per_uid: 5, strangers: 16 });
-    let sessions = ["procmond", "netmond"].map(|name| world.join(name));
-    assert_eq!(subscribes(&mut world, sessions[0]), 5);
-    world.subscribe(sessions[1], 0, &["control.health.#"]);
-    assert_eq!(over(&world.heard(sessions[1])), (Resource::Subscriptions, Some(1000), 1, 5, 5));
+fn a_session_has_as_much_as_it_leaves_to_the_others_of_its_user() {
+    let mut world = limited(Resource::Subscriptions, Share { total: 16, per_uid: 8, strangers: 16 });
+    let sessions = ["procmond", "netmond", "fsmond", "tool"].map(|name| world.join(name));
+    assert_eq!(
+        sessions.map(|session| subscribes(&mut world, session)),
+        [4, 2, 1, 0],
+        "of what is left, half"
+    );
+    world.subscribe(sessions[3], 0, &["control.health.#"]);
+    assert_eq!(over(&world.heard(sessions[3])), (Resource::Subscriptions, Sharer::Session, 1, 0, 0));
     world.unsubscribe(sessions[0], 0);
-    world.subscribe(sessions[1], 0, &["control.health.#"]);
-    assert_eq!(names(&world.heard(sessions[1])), ["subscribed"]);
+    world.subscribe(sessions[3], 0, &["control.health.#"]);
+    assert_eq!(names(&world.heard(sessions[3])), ["subscribed"]);
+    world.end(sessions[0]);
+    for number in [7, 8] {
+        world.subscribe(sessions[1], number, &["control.health.#"]);
+    }
+    assert_eq!(names(&world.heard(sessions[1])), ["subscribed", "refused"], "what has ended counts no more");
 }
 
 #[test]
 fn patterns_are_charged_by_what_they_take_and_topics_one_by_one() {
-    let total = 7 * PATTERN_SEGMENT_BYTES;
-    let mut world = limited(Resource::PatternBytes, Share { total, per_uid: total, strangers: total });
+    let (total, per_uid) = (7 * PATTERN_SEGMENT_BYTES, 14 * PATTERN_SEGMENT_BYTES);
+    let mut world = limited(Resource::PatternBytes, Share { total, per_uid, strangers: total });
     let tool = world.join("tool");
     world.subscribe(tool, 0, &["control.health.#", "control.health.+"]);
     world.subscribe(tool, 1, &["control.#"]);
     let heard = world.heard(tool);
     assert_eq!(names(&heard), ["subscribed", "refused"]);
     let per_segment = PATTERN_SEGMENT_BYTES;
-    assert_eq!(over(&heard), (Resource::PatternBytes, Some(1000), 2 * per_segment, 6 * per_segment, total));
+    assert_eq!(
+        over(&heard),
+        (Resource::PatternBytes, Sharer::Session, 2 * per_segment, 6 * per_segment, total)
+    );
     world.subscribe(tool, 1, &["#"]);
     assert_eq!(names(&world.heard(tool)), ["subscribed"]);
 
-    let mut world = limited(Resource::Topics, Share { total: 2, per_uid: 2, strangers: 2 });
+    let mut world = limited(Resource::Topics, Share { total: 2, per_uid: 4, strangers: 2 });
     let procmond = world.join("procmond");
     for (number, topic) in ["events.process.a", "events.process.b", "events.process.c"].iter().enumerate() {
         world.declare(procmond, u32::try_from(number).expect("three"), 0, topic);
     }
     let heard = world.heard(procmond);
     assert_eq!(names(&heard), ["declared", "declared", "refused"]);
-    assert_eq!(over(&heard), (Resource::Topics, Some(1000), 1, 2, 2));
+    assert_eq!(over(&heard), (Resource::Topics, Sharer::Session, 1, 2, 2));
     world.say(procmond, Request::ClosePublisher { publisher: 0 });
     world.declare(procmond, 2, 0, "events.process.c");
     assert_eq!(names(&world.heard(procmond)), ["declared"]);
@@ -105,7 +120,7 @@ fn of_a_user_with_too_many_connections_the_oldest_without_a_hello_goes_or_the_ne
     world.join("fsmond");
     assert!(!world.is_connected(second) && world.is_connected(joined) && world.is_connected(other));
     let surplus = world.connect(USER);
-    assert_eq!(over(&world.heard(surplus)), (Resource::Connections, Some(1000), 1, 3, 3));
+    assert_eq!(over(&world.heard(surplus)), (Resource::Connections, Sharer::User { uid: 1000 }, 1, 3, 3));
     assert!(!world.is_connected(surplus) && world.is_connected(other));
     world.join("agent");
 }
@@ -190,12 +205,12 @@ fn however_many_publishers_strangers_have_who_hears_them_keeps_its_share_of_ring
         }
     }
     let netmond = world.join("netmond");
-    for publisher in 0..64 {
+    for publisher in 0..63 {
         world.declare(netmond, publisher, 0, "control.health.heartbeat.netmond");
         world.settle();
     }
     assert!(world.is_connected(detector));
-    assert_eq!(world.heard(netmond).iter().filter(|it| matches!(it, Notice::Declared { .. })).count(), 64);
+    assert_eq!(world.heard(netmond).iter().filter(|it| matches!(it, Notice::Declared { .. })).count(), 63);
 }
 
 #[test]

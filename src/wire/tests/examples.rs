@@ -7,7 +7,7 @@ use crate::hierarchy::TopicAccessLevel;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
     Credential, Epoch, GoodbyeReason, Handle, Hello, Needed, Nonce, Notice, OrderId, Proof, PublisherId,
-    Refusal, Request, Resource, RingId, SlotTarget, TokenId, Versions, Welcome,
+    Refusal, Request, Resource, RingId, Sharer, SlotTarget, TokenId, Versions, Welcome,
 };
 
 /// An enum of the protocol, which the page has a table for.
@@ -114,6 +114,11 @@ documented!(
         Self::RingBytes,
         Self::Publishers,
     ]
+);
+documented!(
+    Sharer,
+    [Everybody, User, Session],
+    vec![Self::Everybody, Self::User { uid: 1000 }, Self::Session]
 );
 documented!(Needed, [Key, Token], vec![Self::Key, Self::Token]);
 documented!(
@@ -223,8 +228,14 @@ fn refusals() -> Vec<Refusal> {
         Refusal::Malformed { text: "..".into() },
         Refusal::TooMany { what: "x".into(), limit: 64 },
         Refusal::RingBytes { bytes: 5 },
-        Refusal::RingBudget { uid: None, needed: 1, in_use: 2, limit: 3 },
-        Refusal::Share { resource: Resource::Topics, uid: Some(1000), needed: 1, in_use: 2, limit: 3 },
+        Refusal::RingBudget { whose: Sharer::Everybody, needed: 1, in_use: 2, limit: 3 },
+        Refusal::Share {
+            resource: Resource::Topics,
+            whose: Sharer::User { uid: 1000 },
+            needed: 1,
+            in_use: 2,
+            limit: 3,
+        },
         Refusal::Unproven { component: "procmond".into(), needed: Needed::Token },
     ]
 }

@@ -133,6 +133,14 @@ pub(crate) const STRANGERS_SESSIONS: u32 = 4;
 /// For how long a session is not read at a time: a fifth of the time that it has to answer.
 pub(crate) const REQUESTS_PAUSE: Duration = Duration::from_millis(100);
 
+/// For how long the broker does not read from a session that has sent a part of a frame. Honest clients send them whole; byte by byte a
+/// session costs a thousand looks a second, and not as many as the host can make.
+pub(crate) const PART_PAUSE: Duration = Duration::from_millis(1);
+
+/// For how long a session that has sent what is no message is kept, unread, before it is sent away: who comes again and again to do so
+/// comes ten times a second with each connection that its user may have without a hello.
+pub(crate) const BREACH_PAUSE: Duration = Duration::from_millis(100);
+
 /// Patterns of one subscription. Above it: refused.
 pub(crate) const PATTERNS_MAX: usize = 64;
 

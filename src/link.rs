@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +28,13 @@ pub(crate) enum LinkError {
     Undecodable(#[from] Undecodable),
     #[error("the peer broke the protocol: a descriptor where none belongs, or none where one does")]
     Descriptor,
+}
+
+impl LinkError {
+    /// Whether it is the peer's fault.
+    pub(crate) fn is_breach(&self) -> bool {
+        matches!(self, Self::Length(_) | Self::Undecodable(_) | Self::Descriptor)
+    }
 }
 
 impl From<io::Error> for LinkError {
@@ -71,11 +79,16 @@ pub(crate) struct MessageReader {
     frames: Deframer,
     descriptors: VecDeque<Descriptor>,
     buffer: Box<[u8]>,
+    /// What came last ended within a message, and there was no more.
+    in_parts: bool,
+    pause: Duration,
 }
 
 impl MessageReader {
-    pub(crate) fn new() -> Self {
-        Self { frames: Deframer::default(), descriptors: VecDeque::new(), buffer: Stream::buffer() }
+    /// Of a peer that sends its messages in parts it reads one part in each `pause`: else each byte costs as much as a message.
+    pub(crate) fn new(pause: Duration) -> Self {
+        let (frames, descriptors) = (Deframer::default(), VecDeque::new());
+        Self { frames, descriptors, buffer: Stream::buffer(), in_parts: false, pause }
     }
 
     /// The next message, and the descriptor that came with it. Cancel-safe.
@@ -91,13 +104,18 @@ impl MessageReader {
                 } else {
                     None
                 };
+                self.in_parts &= !self.frames.is_empty();
                 // Each descriptor belongs to a frame that is here, or has begun.
                 if self.frames.is_empty() && !self.descriptors.is_empty() {
                     return Err(LinkError::Descriptor);
                 }
                 return Ok((message, descriptor));
             }
+            if std::mem::take(&mut self.in_parts) && !self.pause.is_zero() {
+                tokio::time::sleep(self.pause).await;
+            }
             let received = stream.receive(&mut self.buffer).await?;
+            self.in_parts = received.bytes < self.buffer.len();
             if received.bytes == 0 {
                 return Err(LinkError::Closed);
             }
@@ -107,6 +125,13 @@ impl MessageReader {
                 return Err(LinkError::Descriptor);
             }
         }
+    }
+}
+
+impl Drop for MessageReader {
+    /// What is left over one peer has sent.
+    fn drop(&mut self) {
+        shm::close_together(self.descriptors.drain(..));
     }
 }
 
@@ -134,7 +159,7 @@ pub(crate) enum Link {
 
 impl Link {
     pub(crate) fn over(stream: Stream) -> Self {
-        Self::Socket { stream, reader: MessageReader::new() }
+        Self::Socket { stream, reader: MessageReader::new(Duration::ZERO) }
     }
 
     /// The next notice. Cancel-safe.
@@ -177,7 +202,7 @@ mod tests {
     /// A peer that sends whatever it likes, and a reader of requests.
     fn pair() -> (UnixStream, Stream, MessageReader) {
         let (peer, ours) = UnixStream::pair().expect("a socket pair");
-        (peer, Stream::new(ours.into()).expect("a runtime"), MessageReader::new())
+        (peer, Stream::new(ours.into()).expect("a runtime"), MessageReader::new(Duration::ZERO))
     }
 
     fn send(peer: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {

@@ -136,7 +136,7 @@ mod segment;
 mod sync;
 
 pub use consumer::{Consumer, Moment, Record};
-pub use descriptor::Descriptor;
+pub use descriptor::{Descriptor, close_together};
 #[cfg(unix)]
 pub use descriptor::{Received, empty, receive};
 pub use doorbell::{Doorbell, Heard, PeerGone};

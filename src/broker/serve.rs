@@ -20,7 +20,7 @@ use super::pairs::Spoke;
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, Invited, StartError, shares};
 use crate::client::{ClientSettings, Core, Disconnected, run_session};
-use crate::config::{HELLO_DEADLINE, REQUEST_DEADLINE};
+use crate::config::{BREACH_PAUSE, HELLO_DEADLINE, PART_PAUSE, REQUEST_DEADLINE};
 use crate::control::{Action, Awaited, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader};
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
@@ -119,7 +119,7 @@ pub(super) async fn run(
                 None => break None,
             },
             Some(event) = incoming.recv() => server.event(event),
-            accepted = accept(server.listener.as_ref(), server.accept_from) => server.accepted(accepted),
+            accepted = accept(server.listener.as_ref(), server.accept_from) => server.accepted(accepted).await,
             () = sleep_until(deadline) => server.tick(&mut incoming).await,
         }
     };
@@ -506,13 +506,17 @@ impl Source {
         while let Some(until) = self.paused.take() {
             tokio::time::sleep_until(until.into()).await;
         }
-        reader.next::<Request>(&self.stream).await
+        let next = reader.next::<Request>(&self.stream).await;
+        if next.as_ref().is_err_and(LinkError::is_breach) {
+            tokio::time::sleep(BREACH_PAUSE).await;
+        }
+        next
     }
 }
 
 /// Reads one client's messages until it, or its process, ends.
 async fn read_all(from: Source, death: impl Future<Output = ()>, events: mpsc::Sender<Event>) {
-    let (mut reader, session) = (MessageReader::new(), from.session);
+    let (mut reader, session) = (MessageReader::new(PART_PAUSE), from.session);
     let turns = Arc::new(Semaphore::new(1));
     // The socket may live on in a child that the process left behind.
     let mut death = std::pin::pin!(death);

@@ -316,7 +316,11 @@ impl<F> Machine<F> {
             (Sharer::Everybody, Payer::Uid(_)) => true,
             (Sharer::User { uid }, Payer::Uid(own)) => uid == own,
         };
-        self.half_open.iter().map(|(_, session)| *session).find(of_it)
+        let mut waiting = self.half_open.iter().map(|(_, session)| *session).filter(of_it);
+        let oldest = waiting.next()?;
+        // Who has said something is about to prove itself: a storm of those who say nothing must not sweep it away.
+        let mute = |session: &SessionId| self.sessions[session].is_new();
+        Some(std::iter::once(oldest).chain(waiting).find(mute).unwrap_or(oldest))
     }
 
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {

@@ -16,3 +16,6 @@ impl Descriptor {
         match self.0 {}
     }
 }
+
+/// Drops what one peer has sent: nothing.
+pub fn close_together(_: impl IntoIterator<Item = Descriptor>) {}

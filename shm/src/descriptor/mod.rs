@@ -14,8 +14,8 @@ mod closers;
 mod unix;
 
 #[cfg(not(unix))]
-pub use absent::Descriptor;
+pub use absent::{Descriptor, close_together};
 #[cfg(unix)]
 pub(crate) use unix::is_passing;
 #[cfg(unix)]
-pub use unix::{Descriptor, Received, empty, receive};
+pub use unix::{Descriptor, Received, close_together, empty, receive};

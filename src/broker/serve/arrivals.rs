@@ -19,7 +19,8 @@ use crate::wire::{GoodbyeReason, Hello, Needed, Proof};
 use shm::Descriptor;
 
 impl Server {
-    pub(super) fn accepted(&mut self, accepted: std::io::Result<Socket>) {
+    /// Lets one connection in, and those that are there say something before the next: else a storm of newcomers holds them up.
+    pub(super) async fn accepted(&mut self, accepted: std::io::Result<Socket>) {
         self.accept_from = accepted.is_err().then(|| Instant::now() + HOST_RETRY);
         let connected = accepted.and_then(|socket| {
             // First of all, so that nothing a client may have sent by now keeps us when it is turned away.
@@ -33,6 +34,7 @@ impl Server {
                 self.feed(Input::Crowded);
             }
         }
+        tokio::task::yield_now().await;
     }
 
     /// Makes a connection over which nobody has spoken yet.

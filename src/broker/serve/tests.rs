@@ -54,7 +54,7 @@ async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
     let mut server =
         Server::new(BrokerOptions::new(&path), Doorkeeper::new(false).expect("descriptors"), events);
     let before = Instant::now();
-    server.accepted(Err(std::io::Error::other("no descriptors")));
+    server.accepted(Err(std::io::Error::other("no descriptors"))).await;
     assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");
     let _client = sys::connect(&path, Instant::now() + LONG).expect("it listens");
     let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;

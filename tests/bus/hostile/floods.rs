@@ -12,10 +12,12 @@ use crate::support::{Folder, Role, STRANGER, is_named, wait_until};
 pub(super) const FLOODS: &[(&str, bool)] = &[
     ("mute", false),
     ("drip", true),
+    ("drip-anew", false),
     ("never-reads", true),
     ("subscriptions", true),
     ("requests", true),
     ("descriptors", false),
+    ("forgeries", false),
     ("random", false),
     ("lengths", false),
 ];

@@ -28,39 +28,7 @@ impl Flood {
             move || !stop.load(Ordering::Relaxed)
         };
         let (name, path) = (name.to_owned(), path.to_owned());
-        let thread = std::thread::spawn(move || match name.as_str() {
-            "mute" => mute(&path, &going, 1000),
-            "mute-60" => mute(&path, &going, 60),
-            "drip" => drip(&stream, &going),
-            "never-reads" => asks(&stream, &going, |number| match number % 2 {
-                0 => subscribe(number, 64),
-                _ => Frame::new(request::UNSUBSCRIBE).number(number - 1),
-            }),
-            "subscriptions" => asks(&stream, &going, |number| subscribe(number, 1)),
-            "requests" => asks(&stream, &going, |number| {
-                Frame::new(request::DECLARE).number(number).number(number).number(0).text("x.y")
-            }),
-            "descriptors" => again(&path, &going, |stream, number| {
-                let frame = match number % 3 {
-                    0 => Frame::new(request::DONE).number(1),
-                    1 => hello("No Name"),
-                    _ => hello("tool"),
-                };
-                let copies: Vec<_> = (0..40).map(|_| stream.as_fd()).collect();
-                frame.send(stream, &copies)
-            }),
-            "random" => {
-                let mut chance = Chance::new();
-                again(&path, &going, move |mut stream, _| {
-                    let bytes: Vec<u8> = (0..4096).map(|_| chance.below(256) as u8).collect();
-                    stream.write_all(&bytes)
-                })
-            }
-            "lengths" => {
-                again(&path, &going, |mut stream, number| stream.write_all(&[[0; 4], [0xFF; 4]][number % 2]))
-            }
-            other => panic!("no flood {other}"),
-        });
+        let thread = std::thread::spawn(move || run(&name, &path, &stream, &going));
         Self { stop, thread }
     }
 
@@ -68,6 +36,51 @@ impl Flood {
     pub(super) fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("it does not panic")
+    }
+}
+
+/// Goes on for as long as it is let. How many frames, or connections, it made.
+pub(super) fn run(name: &str, path: &str, stream: &UnixStream, going: &impl Fn() -> bool) -> u64 {
+    match name {
+        "mute" => mute(path, going, 1000),
+        "mute-60" => mute(path, going, 60),
+        "drip" => drip(stream, going),
+        "never-reads" => asks(stream, going, |number| match number % 2 {
+            0 => subscribe(number, 64),
+            _ => Frame::new(request::UNSUBSCRIBE).number(number - 1),
+        }),
+        "subscriptions" => asks(stream, going, |number| subscribe(number, 1)),
+        "requests" => asks(stream, going, |number| {
+            Frame::new(request::DECLARE).number(number).number(number).number(0).text("x.y")
+        }),
+        "descriptors" => again(path, going, |stream, number| {
+            let frame = match number % 3 {
+                0 => Frame::new(request::DONE).number(1),
+                1 => hello("No Name"),
+                _ => hello("tool"),
+            };
+            let copies: Vec<_> = (0..40).map(|_| stream.as_fd()).collect();
+            frame.send(stream, &copies)
+        }),
+        "drip-anew" => again(path, going, |mut stream, _| {
+            while DRIP.iter().all(|byte| stream.write_all(&[*byte]).is_ok()) {}
+            Ok(())
+        }),
+        "forgeries" => again(path, going, |stream, _| {
+            hello("procmond").send(stream, &[])?;
+            Frame::new(request::PROOF).raw(&[7; 32]).send(stream, &[])
+        }),
+        "random" => {
+            let mut chance = Chance::new();
+            again(path, going, move |mut stream, _| {
+                let bytes: Vec<u8> = (0..4096).map(|_| chance.below(256) as u8).collect();
+                stream.write_all(&bytes)
+            })
+        }
+        "lengths" => {
+            again(path, going, |mut stream, number| stream.write_all(&[[0; 4], [0xFF; 4]][number % 2]))
+        }
+        other => panic!("no flood {other}"),
     }
 }
 
@@ -93,11 +106,13 @@ fn mute(path: &str, going: &impl Fn() -> bool, count: usize) -> u64 {
     streams.len() as u64
 }
 
+/// A frame that asks for nothing.
+const DRIP: [u8; 6] = [2, 0, 0, 0, request::CLOSE_PUBLISHER as u8, 0];
+
 /// One byte at a time, each on its own.
 fn drip(mut stream: &UnixStream, going: &impl Fn() -> bool) -> u64 {
-    let bytes = [2_u32.to_le_bytes().as_slice(), &[request::CLOSE_PUBLISHER as u8, 0]].concat();
     let mut sent = 0;
-    for byte in bytes.iter().cycle() {
+    for byte in DRIP.iter().cycle() {
         if !going() || stream.write_all(&[*byte]).is_err() {
             break;
         }

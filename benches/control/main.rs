@@ -2,46 +2,44 @@
 //!
 //! The broker, each flood, and the echo that connecting is compared with, have processes of their own.
 
+mod attack;
 #[expect(dead_code, reason = "it serves other benches, too")]
+#[path = "../support/mod.rs"]
+mod harness;
 mod support;
 
-use std::io::{IoSlice, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use daemoneye_eventbus::{BrokerOptions, ConnectOptions, DaemoneyeBroker, EventBusClient};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use support::{Part, Peer, is_trial, runtime};
+use harness::{Part, Peer, is_trial, runtime};
 
-/// What a session may have open, and a flood.
-const CONNECTIONS: usize = 1000;
-/// Requests that a flood has out at once.
-const AT_ONCE: usize = 64;
-const FLOODS: [&str; 7] = ["mute", "requests", "subscriptions", "lengths", "random", "drip", "descriptors"];
-
+/// What is asked beside: a processor that is in use, and floods.
+const BESIDE: [&str; 11] = [
+    "busy",
+    "mute",
+    "lengths",
+    "random",
+    "descriptors",
+    "drip-anew",
+    "forgeries",
+    "drip",
+    "never-reads",
+    "requests",
+    "subscriptions",
+];
 fn main() {
     if let Some(part) = Part::assigned() {
         return match part.name.as_str() {
             "broker" => broker(&part),
             "echo" => echo(&part),
-            "mute" => mute(&part),
-            "lengths" => again(&part, |stream| stream.write_all(&[0xFF; 4])),
-            "random" => {
-                let mut state = 1_u64;
-                again(&part, move |stream| {
-                    let mut next = || {
-                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                        (state >> 56) as u8
-                    };
-                    stream.write_all(&std::array::from_fn::<u8, 4096, _>(|_| next()))
-                });
+            "busy" => busy(&part),
+            flood => {
+                part.is_ready();
+                attack::flood(flood, &socket(&part.folder));
             }
-            "drip" => drip(&part),
-            "descriptors" => again(&part, forty_descriptors),
-            _ => asks(&part),
         };
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
@@ -120,7 +118,7 @@ fn beside_floods(folder: &Path) {
         });
         percentiles(times.collect(), [50, 99])
     };
-    for flood in FLOODS {
+    for flood in BESIDE {
         let [idle, idle_99] = trips();
         let attacker = Peer::start(flood, folder);
         let [beside, beside_99] = trips();
@@ -149,71 +147,10 @@ fn echo(part: &Part) {
     }
 }
 
-fn mute(part: &Part) {
-    let connect = |_| UnixStream::connect(socket(&part.folder)).expect("the broker listens");
-    let streams: Vec<UnixStream> = (0..CONNECTIONS).map(connect).collect();
-    part.is_ready();
-    part.hear();
-    drop(streams);
-}
-
-/// One connection after the other, with something that no client says.
-fn again(part: &Part, mut say: impl FnMut(&mut UnixStream) -> std::io::Result<()>) {
+/// Nothing that concerns the broker: what a processor that is in use costs by itself.
+fn busy(part: &Part) {
     part.is_ready();
     loop {
-        let mut stream = UnixStream::connect(socket(&part.folder)).expect("the broker listens");
-        // It hangs up.
-        let _ = say(&mut stream);
-        let _ = stream.read_to_end(&mut Vec::new());
+        std::hint::spin_loop();
     }
-}
-
-/// A length that no frame has, and forty descriptors with it.
-fn forty_descriptors(stream: &mut UnixStream) -> std::io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(40))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let copies = [stream.as_fd(); 40];
-    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&copies)), "there is space");
-    sendmsg(&*stream, &[IoSlice::new(&[0xFF; 4])], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-/// A frame, byte by byte, in connections that are closed for it, one after the other.
-fn drip(part: &Part) {
-    part.is_ready();
-    loop {
-        let mut stream = UnixStream::connect(socket(&part.folder)).expect("the broker listens");
-        let bytes = [2, 0, 0, 0, 2, 0];
-        // It hangs up.
-        while bytes.iter().all(|byte| stream.write_all(&[*byte]).is_ok()) {}
-    }
-}
-
-/// Asks for what is refused, or for ever more subscriptions, as fast as it is answered.
-fn asks(part: &Part) {
-    let runtime = runtime();
-    let client = runtime.block_on(connect(&part.folder, "exporter"));
-    part.is_ready();
-    let subscribes = part.name == "subscriptions";
-    let tasks = async {
-        let mut tasks = tokio::task::JoinSet::new();
-        let client = std::sync::Arc::new(client);
-        for task in 0..AT_ONCE {
-            let client = std::sync::Arc::clone(&client);
-            tasks.spawn(async move {
-                let mut kept = Vec::new();
-                for number in 0_u64.. {
-                    if subscribes {
-                        let pattern = format!("control.health.t{task}.n{number}");
-                        kept.extend(client.subscription(&[&pattern]).await);
-                    } else {
-                        let refused = client.publisher("control.shutdown").await;
-                        assert!(refused.is_err(), "only the agent may");
-                    }
-                }
-            });
-        }
-        tasks.join_all().await;
-    };
-    runtime.block_on(tasks);
 }

@@ -17,7 +17,7 @@ use super::{ANSWER, DEADLINE, ROLE};
 
 mod flow;
 mod frugal;
-mod hostile;
+pub(crate) mod hostile;
 mod identity;
 mod launch;
 mod log;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::{Action, Input, Origin, Pace, SessionId, Share};
-use super::world::{USER, World, goodbye, names, refusal};
+use super::world::{USER, World, goodbye, hello_of, names, refusal};
 use crate::config::{self, HELLO_GRACE, PATTERN_SEGMENT_BYTES};
 use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Resource, Sharer};
 
@@ -123,6 +123,22 @@ fn of_a_user_with_too_many_connections_the_oldest_without_a_hello_goes_or_the_ne
     assert_eq!(over(&world.heard(surplus)), (Resource::Connections, Sharer::User { uid: 1000 }, 1, 3, 3));
     assert!(!world.is_connected(surplus) && world.is_connected(other));
     world.join("agent");
+}
+
+#[test]
+fn of_those_without_a_hello_the_mute_go_before_those_who_have_begun_one() {
+    let mut world = limited(Resource::Handshakes, Share { total: 9, per_uid: 3, strangers: 9 });
+    let begun = [0, 1].map(|number| {
+        let session = world.connect(USER);
+        world.say(session, Request::Hello(hello_of(&format!("tool-{number}"))));
+        session
+    });
+    for _ in 0..3 {
+        let mute = world.connect(USER);
+        world.connect(USER);
+        assert!(!world.is_connected(mute), "the oldest that has said nothing");
+    }
+    assert!(begun.iter().all(|session| world.is_connected(*session)));
 }
 
 #[test]

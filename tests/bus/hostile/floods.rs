@@ -1,12 +1,14 @@
 //! What takes the broker's descriptors, memory, or time: others are served meanwhile, and nothing is left of it.
 
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{Scene, count, texts};
 use crate::support::look::{self, Held};
-use crate::support::{Folder, Role, STRANGER, is_named, wait_until};
+use crate::support::roles::hostile::wire;
+use crate::support::{DEADLINE, Folder, Role, STRANGER, is_named, wait_until};
 
 /// Each flood, and whether it needs a session.
 pub(super) const FLOODS: &[(&str, bool)] = &[
@@ -85,6 +87,23 @@ fn beside_each_flood_others_are_served_and_nothing_is_left_of_it() {
             beside(&mut scene, name, *needs_session, uid);
         }
     }
+}
+
+#[test]
+fn a_storm_of_connections_that_say_nothing_sweeps_nobody_away_who_says_hello() {
+    let scene = Scene::new();
+    let connect = |_: usize| UnixStream::connect(scene.folder.socket()).expect("the broker listens");
+    // All wait to be let in, more of them after the honest one than may be there without a hello.
+    scene.agent.stop();
+    let before: Vec<UnixStream> = (0..500).map(connect).collect();
+    let honest = connect(500);
+    wire::hello("exporter").send(&honest, &[]).expect("it is connected");
+    let after: Vec<UnixStream> = (0..1500).map(connect).collect();
+    scene.agent.go_on();
+    honest.set_read_timeout(Some(DEADLINE)).expect("a socket");
+    let notice = wire::Reader::new(honest).next().map(|(notice, _)| notice);
+    assert!(matches!(notice, Some(wire::Notice::Challenge { .. })), "{notice:?}");
+    drop((before, after));
 }
 
 #[test]

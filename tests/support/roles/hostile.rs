@@ -31,7 +31,7 @@ mod names;
 mod record;
 mod ring;
 mod segment;
-mod wire;
+pub(crate) mod wire;
 
 pub(crate) use descriptors::third;
 

@@ -14,14 +14,14 @@ use super::wire::{Frame, hello, request};
 use crate::support::chance::Chance;
 
 /// A flood that goes on beside what else the role does.
-pub(super) struct Flood {
+pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<u64>,
 }
 
 impl Flood {
     /// Begins; `stream` is a session that has said hello, if the flood needs one.
-    pub(super) fn begin(name: &str, path: &str, stream: UnixStream) -> Self {
+    pub(crate) fn begin(name: &str, path: &str, stream: UnixStream) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let going = {
             let stop = Arc::clone(&stop);
@@ -33,14 +33,14 @@ impl Flood {
     }
 
     /// Ends it. How many frames, or connections, it made.
-    pub(super) fn end(self) -> u64 {
+    pub(crate) fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("it does not panic")
     }
 }
 
 /// Goes on for as long as it is let. How many frames, or connections, it made.
-pub(super) fn run(name: &str, path: &str, stream: &UnixStream, going: &impl Fn() -> bool) -> u64 {
+pub(crate) fn run(name: &str, path: &str, stream: &UnixStream, going: &impl Fn() -> bool) -> u64 {
     match name {
         "mute" => mute(path, going, 1000),
         "mute-60" => mute(path, going, 60),
@@ -133,7 +133,10 @@ fn asks(stream: &UnixStream, going: &impl Fn() -> bool, frame: impl Fn(u64) -> F
     sent
 }
 
-/// One connection after the other, and what it is told before it is hung up on.
+/// Connections that one process makes before it waits for the broker to hang up on them.
+const AT_ONCE: usize = 16;
+
+/// Connections, some at once, again and again, and what they are told before they are hung up on.
 fn again(
     path: &str,
     going: &impl Fn() -> bool,
@@ -141,12 +144,16 @@ fn again(
 ) -> u64 {
     let mut made = 0;
     while going() {
-        let Ok(mut stream) = UnixStream::connect(path) else { continue };
-        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
-        // The broker may hang up first.
-        let _ = act(&stream, made);
-        let _ = stream.read_to_end(&mut Vec::new());
-        made += 1;
+        let mut streams: Vec<_> = (0..AT_ONCE).filter_map(|_| UnixStream::connect(path).ok()).collect();
+        for stream in &streams {
+            stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket");
+            // The broker may hang up first.
+            let _ = act(stream, made);
+            made += 1;
+        }
+        for stream in &mut streams {
+            let _ = stream.read_to_end(&mut Vec::new());
+        }
     }
     made as u64
 }

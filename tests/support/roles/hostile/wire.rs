@@ -13,7 +13,7 @@ use rustix::net::{
 };
 
 /// Requests by their places in the protocol's enum.
-pub(super) mod request {
+pub(crate) mod request {
     pub(crate) const HELLO: u64 = 0;
     pub(crate) const DECLARE: u64 = 1;
     pub(crate) const CLOSE_PUBLISHER: u64 = 2;
@@ -26,20 +26,20 @@ pub(super) mod request {
 }
 
 /// Refusals by their places in the protocol's enum.
-pub(super) mod refusal {
+pub(crate) mod refusal {
     pub(crate) const RING_BYTES: u64 = 6;
     pub(crate) const RING_BUDGET: u64 = 7;
 }
 
 /// Handles by their places in the protocol's enum.
-pub(super) mod handle {
+pub(crate) mod handle {
     pub(crate) const DESCRIPTOR: u64 = 0;
     pub(crate) const NAME: u64 = 1;
 }
 
 /// What of the broker's notices an attacker needs to know.
 #[derive(Debug)]
-pub(super) enum Notice {
+pub(crate) enum Notice {
     Welcome {
         /// Rings are made of memory with names.
         named: bool,
@@ -87,14 +87,14 @@ pub(super) enum Notice {
 }
 
 /// A frame in the making.
-pub(super) struct Frame(Vec<u8>);
+pub(crate) struct Frame(Vec<u8>);
 
 impl Frame {
-    pub(super) fn new(variant: u64) -> Self {
+    pub(crate) fn new(variant: u64) -> Self {
         Self(Vec::new()).number(variant)
     }
 
-    pub(super) fn number(mut self, value: u64) -> Self {
+    pub(crate) fn number(mut self, value: u64) -> Self {
         match value {
             0..251 => self.0.push(value as u8),
             251..0x1_0000 => {
@@ -113,19 +113,19 @@ impl Frame {
         self
     }
 
-    pub(super) fn raw(mut self, bytes: &[u8]) -> Self {
+    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self
     }
 
-    pub(super) fn text(self, text: &str) -> Self {
+    pub(crate) fn text(self, text: &str) -> Self {
         let mut frame = self.number(text.len() as u64);
         frame.0.extend(text.as_bytes());
         frame
     }
 
     /// Sends it, with descriptors on its first byte.
-    pub(super) fn send(self, mut stream: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    pub(crate) fn send(self, mut stream: &UnixStream, descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
         let length = u32::try_from(self.0.len()).expect("a small frame").to_le_bytes();
         let bytes = [length.as_slice(), &self.0].concat();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
@@ -139,30 +139,30 @@ impl Frame {
 }
 
 /// A hello that offers to prove the broker's key.
-pub(super) fn hello(id: &str) -> Frame {
+pub(crate) fn hello(id: &str) -> Frame {
     let said = Frame::new(request::HELLO).number(1).number(1).number(0).text(id);
     said.raw(&[0; 32]).number(1)
 }
 
 /// The answer to what such a hello is challenged with.
-pub(super) fn proof(key: &[u8; 32], id: &str, nonce: &[u8; 32]) -> Frame {
+pub(crate) fn proof(key: &[u8; 32], id: &str, nonce: &[u8; 32]) -> Frame {
     Frame::new(request::PROOF).raw(&proof::of_client(key, nonce, &hello(id).0[1..]))
 }
 
 /// Reads notices from the broker.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     stream: UnixStream,
     bytes: Vec<u8>,
     descriptors: VecDeque<OwnedFd>,
 }
 
 impl Reader {
-    pub(super) fn new(stream: UnixStream) -> Self {
+    pub(crate) fn new(stream: UnixStream) -> Self {
         Self { stream, bytes: Vec::new(), descriptors: VecDeque::new() }
     }
 
     /// The next notice and its descriptor; `None` at the end of the connection.
-    pub(super) fn next(&mut self) -> Option<(Notice, Option<OwnedFd>)> {
+    pub(crate) fn next(&mut self) -> Option<(Notice, Option<OwnedFd>)> {
         loop {
             if let Some((length, rest)) = self.bytes.split_first_chunk::<4>() {
                 let length = u32::from_le_bytes(*length) as usize;

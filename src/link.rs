@@ -398,6 +398,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_a_message_in_parts_one_is_read_in_each_pause_and_whole_ones_wait_for_none() {
+        let (peer, stream, _) = pair();
+        let hour = Duration::from_secs(3600);
+        let mut reader = MessageReader::new(hour);
+        let large = Request::NoRing { ring: RingId(1), cause: "x".repeat(FRAME_BYTES_MAX - 100) };
+        send(&peer, &[bytes_of(&done(1)), bytes_of(&done(2))].concat(), &[]);
+        for order in [1, 2] {
+            assert_eq!(next(&stream, &mut reader).await.expect("a frame").0, done(order));
+        }
+        send(&peer, &bytes_of(&large), &[]);
+        assert_eq!(next(&stream, &mut reader).await.expect("a frame").0, large);
+
+        let pause = Duration::from_millis(200);
+        let mut reader = MessageReader::new(pause);
+        let (since, bytes) = (std::time::Instant::now(), bytes_of(&done(3)));
+        send(&peer, &bytes[..1], &[]);
+        let mut begun = std::pin::pin!(next(&stream, &mut reader));
+        let unfinished = tokio::time::timeout(pause / 10, &mut begun).await;
+        assert!(unfinished.is_err(), "the frame is not there");
+        send(&peer, &bytes[1..], &[]);
+        assert_eq!(begun.await.expect("a frame").0, done(3));
+        assert!(since.elapsed() >= pause, "it was read after {:?}", since.elapsed());
+    }
+
+    #[tokio::test]
     async fn a_peer_that_goes_within_a_frame_has_closed() {
         let (peer, stream, mut reader) = pair();
         let (passed, other_ends) = watched(1);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use daemoneye_eventbus::{BrokerOptions, ConnectOptions, DaemoneyeBroker, EventBusClient};
-use harness::{Part, Peer, is_trial, runtime};
+use harness::{OWN_PROCESSOR, PEER_PROCESSOR, Part, Peer, is_trial, pin, runtime};
 
 /// What is asked beside: a processor that is in use, and floods.
 const BESIDE: [&str; 11] = [
@@ -35,6 +35,14 @@ fn main() {
         return match part.name.as_str() {
             "broker" => broker(&part),
             "echo" => echo(&part),
+            "broker-apart" | "broker-together" => {
+                pin(processor_of(&part.name));
+                broker(&part);
+            }
+            "echo-apart" | "echo-together" => {
+                pin(processor_of(&part.name));
+                echo(&part);
+            }
             "busy" => busy(&part),
             flood => {
                 part.is_ready();
@@ -43,8 +51,10 @@ fn main() {
         };
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
+    for placement in ["free", "apart", "together"] {
+        connecting(folder.path(), placement);
+    }
     let _broker = Peer::start("broker", folder.path());
-    connecting(folder.path());
     many_at_once(folder.path());
     beside_floods(folder.path());
 }
@@ -64,9 +74,28 @@ fn percentiles(mut times: Vec<Duration>, percents: [usize; 2]) -> [f64; 2] {
     percents.map(|percent| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e6)
 }
 
+/// Where the other side runs, by its name, if the two have a processor each or share one. Which of the two the scheduler does when it is
+/// free to makes a bare connection cost 30 µs, or 70.
+fn processor_of(part: &str) -> usize {
+    if part.ends_with("apart") { PEER_PROCESSOR } else { OWN_PROCESSOR }
+}
+
 /// Beside a bare connection that is made, written to, and answered.
-fn connecting(folder: &Path) {
-    let _echo = Peer::start("echo", folder);
+fn connecting(folder: &Path, placement: &str) {
+    let suffix = if placement == "free" { String::new() } else { format!("-{placement}") };
+    let _others = ["broker", "echo"].map(|part| Peer::start(&format!("{part}{suffix}"), folder));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            if placement != "free" {
+                pin(OWN_PROCESSOR);
+            }
+            connections(folder, placement);
+        });
+    });
+    std::fs::remove_file(folder.join("echo.sock")).expect("it is there");
+}
+
+fn connections(folder: &Path, placement: &str) {
     let (runtime, count) = (runtime(), if is_trial() { 5 } else { 1000 });
     let (mut bare, mut ours) = (Vec::new(), Vec::new());
     for number in 0..count {
@@ -82,7 +111,7 @@ fn connecting(folder: &Path) {
     }
     let ([bare, bare_99], [ours, ours_99]) = (percentiles(bare, [50, 99]), percentiles(ours, [50, 99]));
     println!(
-        "control: connect and hello {ours:.0} µs (p99 {ours_99:.0}), a bare connection and one echo {bare:.0} µs (p99 {bare_99:.0}): {:.1} times (must 5)",
+        "control: processors {placement}: connect and hello {ours:.0} µs (p99 {ours_99:.0}), a bare connection and one echo {bare:.0} µs (p99 {bare_99:.0}): {:.1} times (must 5)",
         ours / bare
     );
 }

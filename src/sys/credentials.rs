@@ -8,7 +8,9 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, setsockopt, sockopt,
+};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags};
@@ -40,9 +42,9 @@ enum Process {
 impl Credentials {
     /// Asks the kernel who connected.
     pub(crate) fn of(stream: &Stream) -> io::Result<Self> {
-        let peer = stream.socket().peer_cred()?;
-        let pid = peer.pid().and_then(number);
-        let process = match nix::sys::socket::getsockopt(&stream.socket(), sockopt::PeerPidfd) {
+        let peer = peer_of(stream.socket())?;
+        let pid = number(peer.pid());
+        let process = match getsockopt(stream.socket(), sockopt::PeerPidfd) {
             Ok(process) => Process::Watched(process),
             // Before 6.16 the kernel does not open who has died and been reaped.
             Err(Errno::ESRCH | Errno::EINVAL) => Process::Gone,
@@ -57,7 +59,7 @@ impl Credentials {
     /// `None`: the other end was closed, by all who had it. Cancel-safe.
     pub(crate) async fn of_first_speaker(stream: &Stream) -> io::Result<Option<Self>> {
         let socket = stream.socket();
-        let Some(speaker) = socket.async_io(Interest::READABLE, || peek(socket)).await? else {
+        let Some(speaker) = socket.async_io(Interest::READABLE, peek).await? else {
             return Ok(None);
         };
         setsockopt(&socket, sockopt::PassCred, &false)?;
@@ -121,7 +123,18 @@ impl Process {
 
 /// The user at the other end of a socket, as the kernel recorded it when the connection was made.
 pub(crate) fn uid_of_peer(stream: &Stream) -> io::Result<u32> {
-    Ok(stream.socket().peer_cred()?.uid())
+    Ok(peer_of(stream.socket())?.uid())
+}
+
+/// Who is at the other end of a socket, as the kernel recorded it when the connection was made.
+fn peer_of(socket: &impl AsFd) -> io::Result<UnixCredentials> {
+    Ok(getsockopt(socket, sockopt::PeerCredentials)?)
+}
+
+/// As above, of a connection that no runtime has.
+pub(super) fn uid_and_pid_of_peer(socket: &OwnedFd) -> io::Result<(u32, Option<u32>)> {
+    let peer = peer_of(socket)?;
+    Ok((peer.uid(), number(peer.pid())))
 }
 
 /// The user that this process acts as.

@@ -17,27 +17,32 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 use shm::{Descriptor, Doorbell, Received};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::UnixStream;
 
 /// Bytes taken from a socket at once.
 const READ_BYTES: usize = 16 << 10;
+
+/// Where descriptors are short: after how long a socket without room is tried again.
+const ROOM_RETRY: Duration = Duration::from_millis(1);
 
 /// A connection that no runtime has taken in yet.
 pub(crate) type Socket = OwnedFd;
 
 /// A connected control socket.
+///
+/// The runtime watches it for what there is to read alone. Of a socket that it watches for room, too, it hears each time that the peer has
+/// read something, which is one more wake-up for each message.
 #[derive(Debug)]
-pub(crate) struct Stream(UnixStream);
+pub(crate) struct Stream(AsyncFd<OwnedFd>);
 
 impl Stream {
     /// Takes a connected socket into the current runtime.
     pub(crate) fn new(socket: Socket) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        UnixStream::from_std(socket.into()).map(Self)
+        AsyncFd::with_interest(socket, Interest::READABLE).map(Self)
     }
 
     /// For those who ask the kernel about it.
-    pub(super) fn socket(&self) -> &UnixStream {
+    pub(super) fn socket(&self) -> &AsyncFd<OwnedFd> {
         &self.0
     }
 
@@ -48,7 +53,7 @@ impl Stream {
 
     /// Waits for bytes. Cancel-safe: nothing is taken before it is returned.
     pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        self.0.async_io(Interest::READABLE, || receive(self.0.as_fd(), buffer)).await
+        self.0.async_io(Interest::READABLE, |socket| receive(socket.as_fd(), buffer)).await
     }
 
     /// Sends all of `bytes`, the descriptor with the first of them. Not cancel-safe: a part may have been sent.
@@ -56,14 +61,27 @@ impl Stream {
         let mut sent = 0;
         let mut descriptor = descriptor.map(AsFd::as_fd);
         while sent < bytes.len() {
-            let count = self
-                .0
-                .async_io(Interest::WRITABLE, || send(self.0.as_fd(), &bytes[sent..], descriptor))
-                .await?;
-            sent += count;
-            descriptor = None;
+            match send(self.0.as_fd(), &bytes[sent..], descriptor) {
+                Ok(count) => {
+                    sent += count;
+                    descriptor = None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.room().await,
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
+    }
+
+    /// Waits for room, at least for a moment.
+    async fn room(&self) {
+        let copy = self.0.as_fd().try_clone_to_owned();
+        match copy.and_then(|copy| AsyncFd::with_interest(copy, Interest::WRITABLE)) {
+            // An error the next attempt says, too.
+            Ok(socket) => drop(socket.writable().await),
+            // There is no descriptor left to wait with.
+            Err(_) => tokio::time::sleep(ROOM_RETRY).await,
+        }
     }
 }
 

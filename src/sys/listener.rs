@@ -23,8 +23,10 @@ use interprocess::os::unix::local_socket::ListenerOptionsExt as _;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+use super::credentials::uid_and_pid_of_peer;
 use super::{Access, ListenError, SECRET_BYTES, Secret, Socket, secret};
 use lock::Lock;
 
@@ -34,7 +36,7 @@ pub(crate) const PATH_BYTES_MAX: usize = 107;
 /// A listening socket with its file and its lock. Dropped in this order, so that the file goes while the lock is held.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    socket: UnixListener,
+    socket: AsyncFd<OwnedFd>,
     _file: Placed,
     _key: Placed,
     _lock: Lock,
@@ -61,13 +63,11 @@ impl Listener {
 
     /// Waits for a client. Cancel-safe.
     pub(crate) async fn accept(&self) -> io::Result<Socket> {
-        loop {
-            match self.socket.accept().await {
-                Ok((stream, _)) => return Ok(stream.into_std()?.into()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let accept = |socket: &OwnedFd| {
+            let accepted = retry_on_intr(|| rustix::net::accept_with(socket, SocketFlags::CLOEXEC));
+            Ok(accepted?)
+        };
+        self.socket.async_io(Interest::READABLE, accept).await
     }
 }
 
@@ -140,7 +140,7 @@ fn place_key(
     Ok(placed)
 }
 
-fn listen(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener, Placed), ListenError> {
+fn listen(path: &Path, mode: u32, group: Option<u32>) -> Result<(AsyncFd<OwnedFd>, Placed), ListenError> {
     // The group that it is made with is not the one that it is for.
     let first_mode = if group.is_some() { mode & 0o700 } else { mode };
     let listener = create(path, first_mode).map_err(host("listen", path))?;
@@ -148,7 +148,7 @@ fn listen(path: &Path, mode: u32, group: Option<u32>) -> Result<(UnixListener, P
     Ok((listener, file))
 }
 
-fn create(path: &Path, mode: u32) -> io::Result<UnixListener> {
+fn create(path: &Path, mode: u32) -> io::Result<AsyncFd<OwnedFd>> {
     let listener = ListenerOptions::new()
         .name(path.to_fs_name::<GenericFilePath>()?)
         .mode(mode)
@@ -160,7 +160,8 @@ fn create(path: &Path, mode: u32) -> io::Result<UnixListener> {
             remove_own(path);
         }
     })?;
-    UnixListener::from_std(OwnedFd::from(listener).into()).inspect_err(|_| remove_own(path))
+    let listener = AsyncFd::with_interest(OwnedFd::from(listener), Interest::READABLE);
+    listener.inspect_err(|_| remove_own(path))
 }
 
 /// Removes the socket of an attempt to listen that failed after its file was made.
@@ -230,9 +231,8 @@ fn server(path: &Path) -> io::Result<Option<Server>> {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
         Ok(()) => {
-            let peer = UnixStream::from_std(socket.into())?.peer_cred()?;
-            let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid != 0);
-            Ok(Some(Server { uid: peer.uid(), pid }))
+            let (uid, pid) = uid_and_pid_of_peer(&socket)?;
+            Ok(Some(Server { uid, pid }))
         }
         // A full queue of clients is somebody's: its file tells whose.
         Err(Errno::AGAIN) => Ok(Some(Server { uid: std::fs::symlink_metadata(path)?.uid(), pid: None })),

@@ -115,10 +115,8 @@ pub(crate) fn read_file(path: &Path, owner: u32) -> io::Result<Secret> {
     } else if found.len() != SECRET_BYTES as u64 {
         format!("it has {} bytes, not {SECRET_BYTES}", found.len())
     } else {
-        return expose(|bytes| {
-            file.read_exact_at(bytes, 0)?;
-            Ok(Secret::of(bytes))
-        });
+        // It is as good a place as one of ours.
+        return Ok(Secret(Place::Unmapped(file)));
     };
     Err(io::Error::new(io::ErrorKind::InvalidData, problem))
 }

@@ -197,6 +197,8 @@ fn the_page_has_the_limits_of_the_sources() {
         REQUESTS_PER_SECOND,
         REQUESTS_AHEAD,
         REQUESTS_PAUSE,
+        PART_PAUSE,
+        BREACH_PAUSE,
         REQUEST_DEADLINE,
         ROUTE_DEADLINE,
         PATTERNS_MAX,

@@ -1,5 +1,7 @@
 //! The loop, with clients in its own process.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::*;
 use crate::access::Component;
 use crate::broker::DaemoneyeBroker;
@@ -42,6 +44,22 @@ async fn the_agents_name_is_for_another_process_that_has_a_token_for_it() {
     let token = broker.issue_token(terms).await.expect("descriptors");
     let agent = EventBusClient::connect(options().token(token)).await.expect("it has a token");
     agent.publisher("control.collector.lifecycle").await.expect("the agent may");
+}
+
+#[tokio::test]
+async fn who_sends_what_is_no_message_is_sent_away_after_a_pause() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bus.sock");
+    let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
+    broker.start().await.expect("a free path");
+    let since = Instant::now();
+    let mut stream = tokio::net::UnixStream::connect(&path).await.expect("it listens");
+    stream.write_all(&[0xFF; 4]).await.expect("it is read");
+    let mut told = Vec::new();
+    let end = tokio::time::timeout(LONG, stream.read_to_end(&mut told)).await;
+    end.expect("it ends").expect("it is closed");
+    assert!(!told.is_empty(), "it is told why");
+    assert!(since.elapsed() >= BREACH_PAUSE, "it was hung up on after {:?}", since.elapsed());
 }
 
 #[tokio::test]

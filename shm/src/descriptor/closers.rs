@@ -21,10 +21,11 @@ impl<T: Send + 'static> Closers<T> {
         Self(Mutex::new(State { waiting: VecDeque::new(), at_work: 0 }))
     }
 
-    /// Drops `what`, elsewhere and later.
-    pub(super) fn close(&'static self, what: T) {
+    /// Drops `what`, elsewhere and later. For all of it one thread more is started: where one thing holds that up, those that are started
+    /// later see to the rest.
+    pub(super) fn close(&'static self, what: impl IntoIterator<Item = T>) {
         let mut state = self.state();
-        state.waiting.push_back(what);
+        state.waiting.extend(what);
         if state.at_work == THREADS_MAX {
             return;
         }
@@ -61,7 +62,7 @@ impl<T: Send + 'static> Closers<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
     use std::time::Duration;
 
     use super::*;
@@ -91,7 +92,7 @@ mod tests {
             let (go, wait) = channel();
             let_go.push(go);
             // This thread would wait here for ever, if it was the one to drop it.
-            CLOSERS.close(Slow { begun: begun.clone(), let_go: wait });
+            CLOSERS.close([Slow { begun: begun.clone(), let_go: wait }]);
         }
         for _ in 0..THREADS_MAX {
             has_begun.recv_timeout(DEADLINE).expect("as many as there may be are at it");
@@ -103,5 +104,26 @@ mod tests {
         for _ in THREADS_MAX..3 * THREADS_MAX {
             has_begun.recv_timeout(DEADLINE).expect("what waited is closed in its turn");
         }
+    }
+
+    #[test]
+    fn what_holds_its_closer_up_keeps_nothing_open_that_was_handed_over_with_it() {
+        static CLOSERS: Closers<Slow> = Closers::new();
+        let slow = || {
+            let ((begun, has_begun), (go, let_go)) = (channel(), channel());
+            (Slow { begun, let_go }, has_begun, go)
+        };
+        let (held_up, first_begun, first_go) = slow();
+        let (beside, second_begun, second_go) = slow();
+        let (later, third_begun, third_go) = slow();
+        CLOSERS.close([held_up, beside]);
+        first_begun.recv_timeout(DEADLINE).expect("there is a thread for them");
+        assert_eq!(second_begun.try_recv(), Err(TryRecvError::Empty), "and no other");
+        CLOSERS.close([later]);
+        second_begun.recv_timeout(DEADLINE).expect("the next thread sees to it");
+        assert_eq!(first_begun.try_recv(), Err(TryRecvError::Empty), "it is held up still");
+        drop(second_go);
+        third_begun.recv_timeout(DEADLINE).expect("and goes on");
+        drop((first_go, third_go));
     }
 }

@@ -23,9 +23,9 @@ const WITHOUT_WAITING: RecvFlags = RecvFlags::DONTWAIT;
 #[cfg(target_os = "linux")]
 const AT_ONCE_BYTES_MAX: i64 = 64 << 20;
 
-static CLOSERS: Closers<Vec<Foreign>> = Closers::new();
+static CLOSERS: Closers<Foreign> = Closers::new();
 /// For ends of doorbells: they must not stay open because something else is stuck.
-static BELL_CLOSERS: Closers<Vec<Foreign>> = Closers::new();
+static BELL_CLOSERS: Closers<Foreign> = Closers::new();
 
 /// What a peer may have had in its hands.
 #[derive(Debug)]
@@ -86,14 +86,14 @@ impl Drop for Descriptor {
         match self.kind {
             #[cfg(target_os = "linux")]
             Kind::OwnMemory => drop(open),
-            Kind::Bell => BELL_CLOSERS.close(vec![Foreign(open)]),
+            Kind::Bell => BELL_CLOSERS.close([Foreign(open)]),
             Kind::Any if is_small_memory(open.as_fd()) => drop(open),
-            Kind::Any => CLOSERS.close(vec![Foreign(open)]),
+            Kind::Any => CLOSERS.close([Foreign(open)]),
         }
     }
 }
 
-/// Drops what one peer has sent: one after the other, by one thread. A thread for each would cost this one more than it cost the peer.
+/// Drops what one peer has sent, and starts one thread for all of it. One for each would cost this one more than it cost the peer.
 pub fn close_together(descriptors: impl IntoIterator<Item = Descriptor>) {
     let foreign = |mut descriptor: Descriptor| match descriptor.kind {
         Kind::Any if !is_small_memory(descriptor.as_fd()) => descriptor.open.take().map(Foreign),

@@ -91,11 +91,24 @@ impl MessageReader {
         Self { frames, descriptors, buffer: Stream::buffer(), in_parts: false, pause }
     }
 
-    /// The next message, and the descriptor that came with it. Cancel-safe.
+    /// The next message, and the descriptor that came with it; after an error there is no other. Cancel-safe.
     pub(crate) async fn next<M: Message>(
         &mut self,
         stream: &Stream,
     ) -> Result<(M, Option<Descriptor>), LinkError> {
+        let next = self.read(stream).await;
+        if next.is_err() {
+            // The peer may be kept for a while yet, what it has sent may not.
+            self.close_descriptors();
+        }
+        next
+    }
+
+    fn close_descriptors(&mut self) {
+        shm::close_together(self.descriptors.drain(..));
+    }
+
+    async fn read<M: Message>(&mut self, stream: &Stream) -> Result<(M, Option<Descriptor>), LinkError> {
         loop {
             if let Some(bytes) = self.frames.next()? {
                 let message: M = decode(bytes)?;
@@ -131,7 +144,7 @@ impl MessageReader {
 impl Drop for MessageReader {
     /// What is left over one peer has sent.
     fn drop(&mut self) {
-        shm::close_together(self.descriptors.drain(..));
+        self.close_descriptors();
     }
 }
 
@@ -297,7 +310,6 @@ mod tests {
             send(&peer, &bytes_of(&request), &borrowed(&passed));
             let error = next(&stream, &mut reader).await;
             assert!(matches!(error, Err(LinkError::Descriptor)), "{request:?} {descriptors}: {error:?}");
-            drop(reader);
             assert_closed(passed, other_ends);
         }
     }
@@ -310,7 +322,6 @@ mod tests {
             send(&peer, &bytes_of(&segment(1)), &borrowed(&passed));
             let error = next(&stream, &mut reader).await;
             assert!(matches!(error, Err(LinkError::Descriptor)), "{count}: {error:?}");
-            drop(reader);
             assert_closed(passed, other_ends);
         }
     }
@@ -326,7 +337,6 @@ mod tests {
             send(&peer, std::slice::from_ref(byte), &[fd]);
         }
         assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Descriptor)));
-        drop(reader);
         assert_closed(passed, other_ends);
     }
 
@@ -429,7 +439,6 @@ mod tests {
         send(&peer, &bytes_of(&segment(1))[..5], &borrowed(&passed));
         drop(peer);
         assert!(matches!(next(&stream, &mut reader).await, Err(LinkError::Closed)));
-        drop(reader);
         assert_closed(passed, other_ends);
     }
 

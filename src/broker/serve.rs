@@ -501,7 +501,7 @@ struct Source {
 }
 
 impl Source {
-    /// The next message, once it is to be read. Cancel-safe.
+    /// The next message, once it is to be read, or what ends the session. To be cancelled only where the session ends.
     async fn next(&self, reader: &mut MessageReader) -> Result<(Request, Option<Descriptor>), LinkError> {
         while let Some(until) = self.paused.take() {
             tokio::time::sleep_until(until.into()).await;

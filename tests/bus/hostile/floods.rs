@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Scene, count, texts};
 use crate::support::look::{self, Held};
+use crate::support::roles::hostile::floods::raise_descriptor_limit;
 use crate::support::roles::hostile::wire;
 use crate::support::{DEADLINE, Folder, Role, STRANGER, is_named, wait_until};
 
@@ -91,6 +92,7 @@ fn beside_each_flood_others_are_served_and_nothing_is_left_of_it() {
 
 #[test]
 fn a_storm_of_connections_that_say_nothing_sweeps_nobody_away_who_says_hello() {
+    raise_descriptor_limit();
     let scene = Scene::new();
     let connect = |_: usize| UnixStream::connect(scene.folder.socket()).expect("the broker listens");
     // All wait to be let in, more of them after the honest one than may be there without a hello.

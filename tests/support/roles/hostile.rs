@@ -26,7 +26,7 @@ use wire::{Frame, Notice, Reader, handle, refusal, request};
 mod attacks;
 mod bells;
 mod descriptors;
-mod floods;
+pub(crate) mod floods;
 mod names;
 mod record;
 mod ring;

@@ -94,10 +94,15 @@ fn subscribe(number: u64, patterns: u64) -> Frame {
     frame.number(0)
 }
 
-/// So many connections that say nothing, for as long as they are let.
-fn mute(path: &str, going: &impl Fn() -> bool, count: usize) -> u64 {
+/// Lets this process have as many descriptors as it may, and those that it starts from now on.
+pub(crate) fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("it may be raised");
+}
+
+/// So many connections that say nothing, for as long as they are let.
+fn mute(path: &str, going: &impl Fn() -> bool, count: usize) -> u64 {
+    raise_descriptor_limit();
     let connect = |_| UnixStream::connect(path).expect("the broker listens");
     let streams: Vec<UnixStream> = (0..count).map(connect).collect();
     while going() {

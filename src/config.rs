@@ -111,9 +111,9 @@ pub(crate) const TOPICS_OF_ALL: usize = 4 * PUBLISHERS_MAX * TOPICS_MAX;
 /// Publishers of all sessions. Above it: refused.
 pub(crate) const PUBLISHERS_OF_ALL: usize = 4096;
 
-/// Of these those of strangers together, of which the first has half. Each costs whoever hears it a ring, so many take half of what a
-/// subscriber has for rings that is the only one of its user: who may publish what others listen to could use up their share else. Above
-/// it: refused.
+/// Of these those of strangers together, of which the first has half, and a session of it half of that. Each costs whoever hears it a
+/// ring, so many take half of what a subscriber has for rings that is the only one of its user: who may publish what others listen to
+/// could use up their share else. Above it: refused.
 pub(crate) const PUBLISHERS_OF_STRANGERS: usize = 64;
 
 /// Which part of everything else that is shared out is kept for the users of components: a quarter, so that whoever they let in beside

@@ -104,13 +104,33 @@ impl<F> Machine<F> {
     /// publishing. Where a subscriber's share does not hold what it asked for, the ring is of the broker's own size; where it
     /// does not hold that either, its session ends, since it would miss events and not know. The agent's can't end: the topic is refused.
     pub(super) fn afford_declare(
-        &self,
+        &mut self,
         session: SessionId,
         publisher: Option<PublisherId>,
         asked: &BTreeMap<SessionId, u64>,
     ) -> Result<BTreeMap<SessionId, Terms>, Refusal> {
-        let (mut terms, mut charges) = (BTreeMap::new(), self.charges.clone());
-        let mut larger = Vec::new();
+        let mut tried = Vec::new();
+        let terms = self.terms(session, publisher, asked, &mut tried);
+        // Each ring is charged when it comes to be. A copy of all charges would cost a declaration more, the more sessions there are.
+        for (account, bytes) in tried {
+            self.charges.release(account, Resource::RingBytes, bytes);
+        }
+        terms
+    }
+
+    /// As above, and what is charged for it meanwhile.
+    fn terms(
+        &mut self,
+        session: SessionId,
+        publisher: Option<PublisherId>,
+        asked: &BTreeMap<SessionId, u64>,
+        tried: &mut Vec<(Account, u64)>,
+    ) -> Result<BTreeMap<SessionId, Terms>, Refusal> {
+        let charges = &mut self.charges;
+        let mut take = |account, bytes| {
+            charges.take(account, Resource::RingBytes, bytes).inspect(|()| tried.push((account, bytes)))
+        };
+        let (mut terms, mut larger) = (BTreeMap::new(), Vec::new());
         for (&subscriber, &asked_bytes) in asked {
             let has_ring =
                 publisher.is_some_and(|publisher| self.pairs.contains_key(&(publisher, subscriber)));
@@ -118,8 +138,9 @@ impl<F> Machine<F> {
                 terms.insert(subscriber, Terms { asked_bytes, ring_bytes: Ok(asked_bytes) });
                 continue;
             }
-            let (account, own) = (self.account(subscriber), self.settings.ring_bytes.min(asked_bytes));
-            let taken = charges.take(account, Resource::RingBytes, bytes_of_ring(own));
+            let (account, own) =
+                (self.sessions[&subscriber].account, self.settings.ring_bytes.min(asked_bytes));
+            let taken = take(account, bytes_of_ring(own));
             if account.payer == Payer::Agent {
                 taken?;
             }
@@ -131,7 +152,7 @@ impl<F> Machine<F> {
         }
         // Once each has the usual size.
         for (account, asked_bytes) in larger {
-            if charges.take(account, Resource::RingBytes, asked_bytes - self.settings.ring_bytes).is_ok() {
+            if take(account, asked_bytes - self.settings.ring_bytes).is_ok() {
                 terms.insert(account.session, Terms { asked_bytes, ring_bytes: Ok(asked_bytes) });
             }
         }

@@ -6,12 +6,12 @@
 //!
 //! - **All of it**, for everybody together. It bounds the broker's memory.
 //! - **What a user may have**, however little the others want: no user can use up the whole.
-//! - **What a session may have of that**: as much as it leaves to the others of its user, as with strangers below. So a collector that
-//!   goes wrong does not keep those beside it from subscribing, who have its user.
 //! - **What strangers may have together**; the rest is kept for *components*, the agent's own process and the users that the
 //!   operator names as theirs. Of that a stranger has as much as it leaves to the others: half of it for the first, half of
 //!   the rest for the second. So however many users somebody has, there is something left for one more, as in dbus-broker, where a user
 //!   has 1/n of what is left.
+//! - **What a session may have of what its user may**, be that a stranger or not: as much as it leaves to the others of its user. So a
+//!   collector that goes wrong does not keep those beside it from subscribing, who have its user.
 //!
 //! The agent's process has no share, it is limited by the whole alone; its connections are not limited at all, since other
 //! clients must not be able to keep it out.
@@ -51,7 +51,7 @@ pub(super) struct Account {
 type Amounts = [u64; Resource::COUNT];
 
 /// What is in use.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Charges {
     limits: Limits,
     by_payer: BTreeMap<Payer, Amounts>,
@@ -120,14 +120,15 @@ impl Charges {
         };
         if let Payer::Uid(uid) = payer {
             let own = self.of(payer, resource);
-            within(Sharer::User { uid }, own, share.per_uid)?;
-            if self.is_stranger(payer) {
-                let left = share.strangers.saturating_sub(self.strangers[index]);
-                within(Sharer::User { uid }, own, half_with(own, left))?;
-            }
+            let left = share.strangers.saturating_sub(self.strangers[index]);
+            let limit = match self.is_stranger(payer) {
+                true => share.per_uid.min(half_with(own, left)),
+                false => share.per_uid,
+            };
+            within(Sharer::User { uid }, own, limit)?;
             if resource.is_many_for_a_session() {
                 let of_session = self.by_session.get(&session).map_or(0, |amounts| amounts[index]);
-                let left = share.per_uid.saturating_sub(own);
+                let left = limit.saturating_sub(own);
                 within(Sharer::Session, of_session, half_with(of_session, left))?;
             }
         }

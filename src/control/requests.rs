@@ -251,7 +251,7 @@ impl<F> Machine<F> {
 
     /// A topic that may be published on, and who receives it, with the ring that comes to be for it.
     fn check_declare(
-        &self,
+        &mut self,
         session: SessionId,
         known: Option<PublisherId>,
         topics: usize,

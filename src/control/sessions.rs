@@ -279,8 +279,8 @@ impl<F> Machine<F> {
                 if account.payer == Payer::Agent {
                     return None;
                 }
-                match self.oldest_without_hello(exceeded.whose) {
-                    Some(oldest) => self.dismiss(oldest, GoodbyeReason::HelloDeadline),
+                match self.first_to_go(exceeded.whose) {
+                    Some(first) => self.dismiss(first, GoodbyeReason::HelloDeadline),
                     None => return Some(exceeded),
                 }
             }
@@ -300,7 +300,7 @@ impl<F> Machine<F> {
 
     /// There are no descriptors for newcomers: those who have not said hello hold some, the oldest for the longest.
     pub(super) fn make_room(&mut self) {
-        let Some(oldest) = self.oldest_without_hello(Sharer::Everybody) else {
+        let Some(oldest) = self.half_open_of(Sharer::Everybody).next() else {
             return;
         };
         let left = self.sessions[&oldest].hello_deadline.saturating_duration_since(self.now);
@@ -309,18 +309,26 @@ impl<F> Machine<F> {
         }
     }
 
-    /// Who connects and stays mute must not keep others out: of this user, or of any.
-    fn oldest_without_hello(&self, sharer: Sharer) -> Option<SessionId> {
-        let of_it = |session: &SessionId| match (sharer, self.sessions[session].account.payer) {
+    /// Who has not been let in yet, of this user, or of any: the oldest first.
+    fn half_open_of(&self, sharer: Sharer) -> impl Iterator<Item = SessionId> {
+        let of_it = move |session: &SessionId| match (sharer, self.sessions[session].account.payer) {
             (_, Payer::Agent) | (Sharer::Session, _) => false,
             (Sharer::Everybody, Payer::Uid(_)) => true,
             (Sharer::User { uid }, Payer::Uid(own)) => uid == own,
         };
-        let mut waiting = self.half_open.iter().map(|(_, session)| *session).filter(of_it);
-        let oldest = waiting.next()?;
-        // Who has said something is about to prove itself: a storm of those who say nothing must not sweep it away.
-        let mute = |session: &SessionId| self.sessions[session].is_new();
-        Some(std::iter::once(oldest).chain(waiting).find(mute).unwrap_or(oldest))
+        self.half_open.iter().map(|(_, session)| *session).filter(of_it)
+    }
+
+    /// Who goes for a newcomer. Who has said nothing, and who has begun a hello, are in two queues, and the longer one gives up its first: a
+    /// storm of either kind sweeps nobody of the other away, and itself only after as many as there is room for half of.
+    fn first_to_go(&self, sharer: Sharer) -> Option<SessionId> {
+        let (mut mute, mut begun) = ((0, None), (0, None));
+        for session in self.half_open_of(sharer) {
+            let (count, first) = if self.sessions[&session].is_new() { &mut mute } else { &mut begun };
+            *count += 1;
+            first.get_or_insert(session);
+        }
+        if mute.0 >= begun.0 { mute.1 } else { begun.1 }
     }
 
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {

@@ -317,7 +317,7 @@ fn a_publisher_does_not_pay_for_those_who_hear_it() {
 #[test]
 fn what_subscribers_ask_for_beyond_the_usual_size_keeps_nobody_from_publishing() {
     let large = RING_BYTES << 2;
-    let mut world = World::with_budget(10 * ONE, 10 * ONE);
+    let mut world = World::with_budget(20 * ONE, 10 * ONE);
     let (procmond, agent) = (world.join("procmond"), world.join("agent"));
     let strangers = ["detector", "exporter"].map(|name| world.join_from(STRANGER, name));
     for stranger in strangers {

@@ -38,25 +38,24 @@ fn subscribes(world: &mut World, session: SessionId) -> usize {
 
 #[test]
 fn each_stranger_leaves_as_much_as_it_has_and_what_is_kept_for_components_is_left() {
-    let share = Share { total: 16, per_uid: 14, strangers: 12 };
+    let share = Share { total: 32, per_uid: 28, strangers: 24 };
     let mut world = limited(Resource::Subscriptions, share);
-    let strangers = [0, 1, 2, 3].map(|number| world.join_from(stranger(number), &format!("tool-{number}")));
-    assert_eq!(strangers.map(|session| subscribes(&mut world, session)), [6, 3, 1, 1]);
-    world.subscribe(strangers[0], 99, &["control.health.#"]);
-    assert_eq!(
-        over(&world.heard(strangers[0])),
-        (Resource::Subscriptions, Sharer::User { uid: 3000 }, 1, 6, 3)
-    );
-    // Another session of the same user.
-    let again = world.join_from(stranger(0), "tool-again");
-    assert_eq!(subscribes(&mut world, again), 0);
-    let component = world.join("procmond");
-    assert_eq!(subscribes(&mut world, component), 5, "all that is left");
+    // Two sessions of each.
+    let strangers: Vec<SessionId> =
+        (0..6).map(|number| world.join_from(stranger(number / 2), &format!("tool-{number}"))).collect();
+    let had: Vec<usize> = strangers.iter().map(|session| subscribes(&mut world, *session)).collect();
+    assert_eq!(had, [6, 3, 3, 2, 2, 1]);
     let agent = world.join("agent");
-    world.subscribe(agent, 0, &["control.health.#"]);
-    assert_eq!(over(&world.heard(agent)), (Resource::Subscriptions, Sharer::Everybody, 1, 16, 16));
+    let component = world.join("procmond");
+    assert_eq!(subscribes(&mut world, component), 14);
+    world.subscribe(strangers[4], 99, &["control.health.#"]);
+    assert_eq!(over(&world.heard(strangers[4])), (Resource::Subscriptions, Sharer::Session, 1, 2, 2));
+    assert_eq!(subscribes(&mut world, agent), 1, "all that is left");
+    world.subscribe(agent, 1, &["control.health.#"]);
+    assert_eq!(over(&world.heard(agent)), (Resource::Subscriptions, Sharer::Everybody, 1, 32, 32));
     world.end(strangers[0]);
-    assert_eq!(subscribes(&mut world, agent), 6);
+    world.subscribe(agent, 1, &["control.health.#"]);
+    assert_eq!(names(&world.heard(agent)), ["subscribed"]);
 }
 
 #[test]
@@ -78,6 +77,13 @@ fn a_session_has_as_much_as_it_leaves_to_the_others_of_its_user() {
         world.subscribe(sessions[1], number, &["control.health.#"]);
     }
     assert_eq!(names(&world.heard(sessions[1])), ["subscribed", "refused"], "what has ended counts no more");
+}
+
+#[test]
+fn a_session_of_a_stranger_leaves_to_the_others_of_its_user_half_of_what_a_stranger_may_have() {
+    let mut world = limited(Resource::Subscriptions, Share { total: 64, per_uid: 32, strangers: 16 });
+    let sessions = ["procmond", "netmond", "fsmond"].map(|name| world.join_from(stranger(0), name));
+    assert_eq!(sessions.map(|session| subscribes(&mut world, session)), [4, 2, 1]);
 }
 
 #[test]
@@ -125,20 +131,43 @@ fn of_a_user_with_too_many_connections_the_oldest_without_a_hello_goes_or_the_ne
     world.join("agent");
 }
 
+/// A session that has said hello, and is to prove itself.
+fn begins(world: &mut World, client_id: &str) -> SessionId {
+    let session = world.connect(USER);
+    world.say(session, Request::Hello(hello_of(client_id)));
+    session
+}
+
 #[test]
-fn of_those_without_a_hello_the_mute_go_before_those_who_have_begun_one() {
-    let mut world = limited(Resource::Handshakes, Share { total: 9, per_uid: 3, strangers: 9 });
-    let begun = [0, 1].map(|number| {
-        let session = world.connect(USER);
-        world.say(session, Request::Hello(hello_of(&format!("tool-{number}"))));
-        session
-    });
-    for _ in 0..3 {
-        let mute = world.connect(USER);
+fn a_storm_of_the_mute_or_of_those_who_begin_a_hello_sweeps_nobody_of_the_other_kind_away() {
+    let share = Share { total: 20, per_uid: 10, strangers: 20 };
+    let mut world = limited(Resource::Handshakes, share);
+    let begun = begins(&mut world, "procmond");
+    for _ in 0..30 {
         world.connect(USER);
-        assert!(!world.is_connected(mute), "the oldest that has said nothing");
     }
-    assert!(begun.iter().all(|session| world.is_connected(*session)));
+    assert!(world.is_connected(begun), "it is about to prove itself");
+    let mut world = limited(Resource::Handshakes, share);
+    let mute = world.connect(USER);
+    for number in 0..30 {
+        begins(&mut world, &format!("tool-{number}"));
+    }
+    assert!(world.is_connected(mute), "it is about to say hello");
+}
+
+#[test]
+fn whatever_the_others_do_a_newcomer_stays_while_half_of_what_there_is_room_for_comes_after_it() {
+    let mut world = limited(Resource::Handshakes, Share { total: 20, per_uid: 10, strangers: 20 });
+    for number in 0..20 {
+        begins(&mut world, &format!("tool-{number}"));
+    }
+    let newcomer = world.connect(USER);
+    for _ in 0..4 {
+        world.connect(USER);
+    }
+    assert!(world.is_connected(newcomer));
+    world.hello(newcomer, "procmond");
+    assert_eq!(names(&world.heard(newcomer)), ["welcome"]);
 }
 
 #[test]
@@ -167,6 +196,13 @@ fn where_descriptors_are_short_those_who_have_not_said_hello_go_one_by_one_and_n
     world.feed(Input::Crowded);
     world.feed(Input::Crowded);
     assert!(!world.is_connected(mute[1]) && world.is_connected(joined) && world.is_connected(newcomer));
+    // Who has begun a hello holds some, too, and who is mute does not shield it.
+    let begun = begins(&mut world, "tool");
+    world.end(newcomer);
+    world.wait(HELLO_GRACE);
+    let newcomer = world.connect(USER);
+    world.feed(Input::Crowded);
+    assert!(!world.is_connected(begun) && world.is_connected(newcomer));
 }
 
 #[test]

@@ -67,6 +67,56 @@ pub enum Disconnected {
     Protocol(String),
 }
 
+/// Whether there is a broker, and if not, whether this client waits for one.
+///
+/// A client comes back by itself: it looks for its broker again and again, at first after some 50 ms, later each 15 to 30 s, registers, declares
+/// its topics and subscribes again. Meanwhile events go on over the rings that are there.
+///
+/// ```
+/// use daemoneye_eventbus::{Connection, ConnectOptions, EventBusClient};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// let mut connection = procmond.connection();
+/// assert_eq!(*connection.borrow(), Connection::Up);
+///
+/// bus.shutdown().await;
+/// connection.wait_for(|now| matches!(now, Connection::Away(_))).await?;
+/// # drop(bus);
+/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+/// let bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// connection.wait_for(|now| *now == Connection::Up).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Connection {
+    /// There is a broker.
+    Up,
+    /// There is none, for this reason; the client looks for one.
+    Away(Disconnected),
+    /// There is none, for this reason, and the client does not look for one: it is not [to come back](ConnectOptions::comes_back), or somebody
+    /// else is this component now.
+    Over(Disconnected),
+}
+
+impl Connection {
+    /// Why there is no broker.
+    fn why(&self) -> Option<&Disconnected> {
+        match self {
+            Self::Up => None,
+            Self::Away(why) | Self::Over(why) => Some(why),
+        }
+    }
+}
+
 /// Why a topic can't be published on. There is an example at [`EventBusClient::publisher`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -350,7 +400,13 @@ impl EventBusClient {
         Ok(())
     }
 
-    /// Resolves once the session is over, with the reason. Cancel-safe.
+    /// Whether there is a broker, as far as this process knows, to be watched. There is an example at [`Connection`].
+    #[must_use]
+    pub fn connection(&self) -> watch::Receiver<Connection> {
+        self.core.ground.connection.subscribe()
+    }
+
+    /// Resolves once there is no broker, with the reason. Cancel-safe.
     pub async fn disconnected(&self) -> Disconnected {
         self.core.disconnected().await
     }
@@ -416,7 +472,7 @@ impl Core {
             data_events,
             wait_policy,
             deadline,
-            over: watch::channel(None).0,
+            connection: watch::channel(Connection::Up).0,
         });
         let ring_bytes = usize::try_from(welcome.ring_bytes).unwrap_or(usize::MAX);
         let record_bytes_max = u32::try_from(shm::layout::payload_bytes_max(ring_bytes)).unwrap_or(u32::MAX);
@@ -515,17 +571,15 @@ impl Core {
         let _ = self.commands.send(command);
     }
 
-    /// Resolves once the session is over.
+    /// Resolves once there is no broker.
     pub(crate) async fn disconnected(&self) -> Disconnected {
-        let mut over = self.ground.over.subscribe();
-        match over.wait_for(Option::is_some).await {
-            Ok(why) => why.clone().unwrap_or(Disconnected::BrokerGone),
-            Err(_) => Disconnected::BrokerGone,
-        }
+        let mut connection = self.ground.connection.subscribe();
+        let away = connection.wait_for(|now| now.why().is_some()).await;
+        away.ok().and_then(|now| now.why().cloned()).unwrap_or(Disconnected::BrokerGone)
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.ground.over.borrow().is_none()
+        self.ground.connection.borrow().why().is_none()
     }
 
     pub(crate) fn statistics(&self) -> ClientStatistics {

@@ -141,6 +141,12 @@ pub(crate) const PART_PAUSE: Duration = Duration::from_millis(1);
 /// comes ten times a second with each connection that its user may have without a hello.
 pub(crate) const BREACH_PAUSE: Duration = Duration::from_millis(100);
 
+/// After how long a client that has lost its broker first looks for it, at most; half of it at least. Each time that it is not there twice as long.
+pub(crate) const RETURN_FIRST: Duration = Duration::from_millis(50);
+
+/// Up to this: no timer of an idle process is shorter than half a minute, but by the chance that keeps many from coming at once.
+pub(crate) const RETURN_LONGEST: Duration = Duration::from_secs(60);
+
 /// Patterns of one subscription. Above it: refused.
 pub(crate) const PATTERNS_MAX: usize = 64;
 

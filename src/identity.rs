@@ -167,7 +167,7 @@ impl LaunchToken {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Credential, Versions};
+    use crate::wire::{Credential, Life, Versions};
 
     fn hello(client_id: &str, nonce: u8) -> Hello {
         Hello {
@@ -176,6 +176,7 @@ mod tests {
             client_id: client_id.into(),
             nonce: Nonce([nonce; 32]),
             credential: Credential::Key,
+            life: Life { client: 0, before: 0 },
         }
     }
 

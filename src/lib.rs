@@ -90,8 +90,9 @@ pub use broker::{
 };
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
-    BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, DeclareError, Disconnected, EventBusClient,
-    EventReceiver, Nothing, PublishError, Publisher, SubscribeError, SubscribeOptions, Subscription, Unread,
+    BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, Connection, DeclareError, Disconnected,
+    EventBusClient, EventReceiver, Nothing, PublishError, Publisher, SubscribeError, SubscribeOptions,
+    Subscription, Unread,
 };
 pub use control::{Identity, Member, Payer, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;

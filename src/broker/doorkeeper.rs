@@ -185,7 +185,7 @@ impl Doorkeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Nonce, TokenId, Versions};
+    use crate::wire::{Life, Nonce, TokenId, Versions};
 
     const PROCMOND: Caller = Caller { uid: 65534, pid: Some(7) };
 
@@ -200,6 +200,7 @@ mod tests {
             client_id: client_id.into(),
             nonce: Nonce([1; 32]),
             credential,
+            life: Life { client: 0, before: 0 },
         }
     }
 

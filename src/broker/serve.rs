@@ -19,13 +19,13 @@ use super::outgoing::{Frame, Outgoing};
 use super::pairs::Spoke;
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, Invited, StartError, shares};
-use crate::client::{ClientSettings, Core, Disconnected, run_session};
+use crate::client::{ClientSettings, Connection as Connected, Core, run_session};
 use crate::config::{BREACH_PAUSE, HELLO_DEADLINE, PART_PAUSE, REQUEST_DEADLINE};
 use crate::control::{Action, Awaited, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader};
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
 use crate::wire::{
-    Credential, Epoch, GoodbyeReason, Handle, Hello, Nonce, Notice, Request, RingId, Versions,
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Nonce, Notice, Request, RingId, Versions,
 };
 
 mod arrivals;
@@ -69,7 +69,7 @@ struct Connection {
 enum Peer {
     Remote(Remote),
     /// A client in this process, and whether its handles have heard that the session is over. `None`: it was not let in.
-    Embedded(Option<watch::Receiver<Option<Disconnected>>>),
+    Embedded(Option<watch::Receiver<Connected>>),
 }
 
 #[derive(Debug)]
@@ -259,6 +259,7 @@ impl Server {
             client_id: client_id.to_owned(),
             nonce: Nonce([0; 32]),
             credential: Credential::Nothing,
+            life: Life { client: 0, before: 0 },
         };
         self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
         let Ok((Notice::Welcome(welcome), _)) = notices.try_recv() else {
@@ -268,11 +269,17 @@ impl Server {
         let settings = ClientSettings { queue_bytes, wait_policy, deadline: REQUEST_DEADLINE };
         let (core, ground, channels) = Core::new(&welcome, settings);
         if let Some(connection) = self.connections.get_mut(&session) {
-            connection.peer = Peer::Embedded(Some(ground.over.subscribe()));
+            connection.peer = Peer::Embedded(Some(ground.connection.subscribe()));
         }
         // Who has stopped waiting drops the core, which ends the session.
         let _ = reply.send(Ok(core));
-        tokio::task::spawn_local(run_session(ground, welcome, Link::Local { requests, notices }, channels));
+        tokio::task::spawn_local(run_session(
+            ground,
+            welcome,
+            Link::Local { requests, notices },
+            channels,
+            None,
+        ));
     }
 
     fn event(&mut self, event: Event) {
@@ -479,7 +486,7 @@ impl Server {
             }
             for over in &mut embedded {
                 // A session that is gone has said so.
-                let _ = over.wait_for(Option::is_some).await;
+                let _ = over.wait_for(|now| *now != Connected::Up).await;
             }
         };
         if tokio::time::timeout(FAREWELL, all).await.is_err() {

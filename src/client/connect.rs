@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::publisher::deadline_of;
+use super::session::Home;
 use super::{ClientSettings, Core, session};
 use crate::config;
 use crate::dataplane::WaitPolicy;
@@ -17,7 +18,7 @@ use crate::identity::{self, LaunchToken, Proofs};
 use crate::instance::Instance;
 use crate::link::{Link, LinkError};
 use crate::sys::{self, PATH_BYTES_MAX, Secret, Socket, SocketEnd, Stream};
-use crate::wire::{Credential, GoodbyeReason, Hello, Notice, Refusal, Request, Versions, Welcome};
+use crate::wire::{Credential, GoodbyeReason, Hello, Life, Notice, Refusal, Request, Versions, Welcome};
 
 /// How to reach a broker, and as whom.
 ///
@@ -39,6 +40,7 @@ pub struct ConnectOptions {
     expected_broker_uid: Option<u32>,
     token: Option<Arc<LaunchToken>>,
     key_file: Option<PathBuf>,
+    comes_back: bool,
 }
 
 impl ConnectOptions {
@@ -56,6 +58,7 @@ impl ConnectOptions {
             expected_broker_uid: None,
             token: None,
             key_file: None,
+            comes_back: true,
         }
     }
 
@@ -121,6 +124,14 @@ impl ConnectOptions {
     #[must_use]
     pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.key_file = Some(path.into());
+        self
+    }
+
+    /// Whether the client comes back by itself when its broker is gone, as it does at first: see [`Connection`](crate::Connection). Over a
+    /// connection that was inherited it can't.
+    #[must_use]
+    pub fn comes_back(mut self, comes_back: bool) -> Self {
+        self.comes_back = comes_back;
         self
     }
 
@@ -250,7 +261,12 @@ pub(super) async fn connect(options: ConnectOptions) -> Result<Arc<Core>, Connec
 
 /// The life of a client's control thread.
 async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, ConnectError>>) {
-    match introduce(&options).await {
+    let mut client = [0; 8];
+    if let Err(error) = sys::randomize(&mut client) {
+        return drop(reply.send(Err(ConnectError::Host(error))));
+    }
+    let life = Life { client: u64::from_le_bytes(client), before: 0 };
+    match introduce(&options, life).await {
         Ok((link, welcome)) => {
             if welcome.backing == shm::Backing::Named {
                 shm::collect_abandoned();
@@ -258,14 +274,16 @@ async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, 
             let (core, ground, channels) = Core::new(&welcome, options.settings());
             // Who has stopped waiting drops the core, which ends the session below.
             let _ = reply.send(Ok(core));
-            session::run(ground, welcome, link, channels).await;
+            // A connection that was inherited can't be made anew.
+            let home = (options.comes_back && options.inherited.is_none()).then_some(Home { options, life });
+            session::run(ground, welcome, link, channels, home).await;
         }
         Err(error) => drop(reply.send(Err(error))),
     }
 }
 
 /// Connects, checks who listens, and says hello.
-async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectError> {
+pub(super) async fn introduce(options: &ConnectOptions, life: Life) -> Result<(Link, Welcome), ConnectError> {
     let path = &options.path;
     let deadline = deadline_of(options.deadline);
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
@@ -275,7 +293,7 @@ async fn introduce(options: &ConnectOptions) -> Result<(Link, Welcome), ConnectE
     check_broker(options, broker)?;
     let known = Known::of(options, broker)?;
     let mut link = Link::over(stream);
-    let welcome = tokio::time::timeout_at(deadline.into(), greet(&mut link, options, &known)).await;
+    let welcome = tokio::time::timeout_at(deadline.into(), greet(&mut link, options, &known, life)).await;
     let welcome = welcome.map_err(|_| too_late(options))??;
     let protocol = |what: String| ConnectError::Protocol { path: path.clone(), what };
     Ok((link, checked(welcome).map_err(protocol)?))
@@ -329,7 +347,12 @@ impl Known {
 }
 
 /// Says hello, and proves what can be proven. Who can prove something is not welcomed by a broker that can't.
-async fn greet(link: &mut Link, options: &ConnectOptions, known: &Known) -> Result<Welcome, ConnectError> {
+async fn greet(
+    link: &mut Link,
+    options: &ConnectOptions,
+    known: &Known,
+    life: Life,
+) -> Result<Welcome, ConnectError> {
     let protocol = |what: String| ConnectError::Protocol { path: options.path.clone(), what };
     let broken = |error: LinkError| protocol(error.to_string());
     let hello = Hello {
@@ -338,6 +361,7 @@ async fn greet(link: &mut Link, options: &ConnectOptions, known: &Known) -> Resu
         client_id: options.client_id.clone(),
         nonce: identity::nonce().map_err(ConnectError::Host)?,
         credential: known.credential(),
+        life,
     };
     link.send(Request::Hello(hello.clone()), None).await.map_err(broken)?;
     let mut answer = link.next().await.map_err(broken)?.0;

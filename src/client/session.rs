@@ -3,29 +3,30 @@
 //! It runs on a thread of its own (in the broker's process: on the broker's), so that it answers the broker however busy the
 //! application is. It owns the inbox, and tells outboxes what is wanted of them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use shm::Descriptor;
 use tokio::sync::{oneshot, watch};
 
-use super::{Channels, DeclareError, Disconnected, SubscribeError, Subscribed};
-use crate::access::Component;
-use crate::dataplane::{
-    DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, Origin, OutboxShared, RouteTarget, WaitPolicy,
-};
+use super::{Channels, ConnectOptions, Connection, Disconnected, Subscribed};
+use crate::dataplane::{DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, RouteTarget, WaitPolicy};
 use crate::link::{Link, LinkError};
-use crate::routing::TopicId;
-use crate::topic::{Topic, TopicPattern};
-use crate::wire::{Notice, PublisherId, Request, RingId, Welcome};
+use crate::wire::{Notice, Request, RingId, Welcome};
 
 mod command;
+mod home;
 mod making;
+mod publishers;
 mod rings;
+mod subscriptions;
 pub(crate) use command::{Command, Commands, Reply};
+pub(crate) use home::Home;
 use making::Making;
-use rings::RingState;
+use publishers::PublisherState;
+use rings::{Held, Pair, RingState};
+use subscriptions::SubscriptionState;
 
 /// What a session shares with the handles of its client.
 #[derive(Debug)]
@@ -37,32 +38,13 @@ pub(crate) struct Ground {
     pub(crate) wait_policy: WaitPolicy,
     /// How long to wait for the broker's answer to one request.
     pub(crate) deadline: Duration,
-    /// `None` while the session lives.
-    pub(crate) over: watch::Sender<Option<Disconnected>>,
-}
-
-#[derive(Debug)]
-struct PublisherState {
-    outbox: Arc<OutboxShared>,
-    id: Option<PublisherId>,
-    topics: Vec<Topic>,
-    /// One declaration is under way at a time, so that topic numbers have no gaps.
-    in_flight: Option<(Topic, Reply<TopicId, DeclareError>)>,
-    waiting: VecDeque<(Topic, Reply<TopicId, DeclareError>)>,
+    pub(crate) connection: watch::Sender<Connection>,
 }
 
 #[derive(Debug)]
 enum Asked {
     Declare { publisher: u32 },
-    Subscribe { subscription: u32, reply: Reply<Subscribed, SubscribeError> },
-}
-
-/// A subscription that the broker is not asked for yet.
-#[derive(Debug)]
-struct Joining {
-    patterns: Vec<TopicPattern>,
-    ring_bytes: Option<u64>,
-    reply: Reply<Subscribed, SubscribeError>,
+    Subscribe { subscription: u32 },
 }
 
 /// The session's state.
@@ -70,60 +52,46 @@ struct Joining {
 pub(crate) struct Session {
     ground: Arc<Ground>,
     welcome: Welcome,
+    /// How often it has come back.
+    life: u16,
     inbox: Option<Inbox>,
     publishers: HashMap<u32, PublisherState>,
+    subscriptions: HashMap<u32, SubscriptionState>,
+    /// Subscriptions that the broker of before had granted, and that of now has not.
+    missing: HashSet<u32>,
     rings: HashMap<RingId, RingState>,
+    held: HashMap<RingId, Held>,
+    /// Brokers that are gone, and of which the data thread has yet to take note.
+    detaching: u32,
     making: Making,
-    /// Subscriptions that the data thread is to count in first.
-    joining: HashMap<u32, Joining>,
     asked: HashMap<u32, Asked>,
     last_request: u32,
     outgoing: VecDeque<(Request, Option<Descriptor>)>,
 }
 
-/// Runs a session that has been welcomed, until nobody holds a handle of its client any more.
-pub(crate) async fn run(ground: Arc<Ground>, welcome: Welcome, mut link: Link, channels: Channels) {
-    let Channels { mut commands, mut data_events } = channels;
+/// Runs a session that has been welcomed, until nobody holds a handle of its client any more. Without a way home it ends with its broker.
+pub(crate) async fn run(
+    ground: Arc<Ground>,
+    welcome: Welcome,
+    mut link: Link,
+    mut channels: Channels,
+    mut home: Option<Home>,
+) {
     let mut session = Session::new(ground, welcome);
-    let why = 'session: loop {
-        while let Some((request, descriptor)) = session.outgoing.pop_front() {
-            match link.send(request, descriptor).await {
-                Ok(()) => {}
-                // A part of the request may be on its way: no other can follow it.
-                Err(LinkError::Host(error)) => break 'session Disconnected::Host(error.to_string()),
-                Err(error) => {
-                    session.outgoing.clear();
-                    // The broker may have said why it goes; that is worth more than how the line broke.
-                    tracing::debug!(%error, "the broker takes no more requests");
-                }
-            }
-        }
-        tokio::select! {
-            notice = link.next() => match notice {
-                Ok((Notice::Goodbye { reason }, _)) => break Disconnected::Dismissed(reason),
-                Ok((notice, descriptor)) => session.notice(notice, descriptor),
-                Err(LinkError::Closed) => break Disconnected::BrokerGone,
-                Err(LinkError::Host(error)) => break Disconnected::Host(error.to_string()),
-                Err(error) => break Disconnected::Protocol(error.to_string()),
-            },
-            command = commands.recv() => match command {
-                Some(command) => session.command(command),
-                None => return,
-            },
-            Some(event) = data_events.recv() => session.data_event(event),
-            Some(made) = session.making.next() => session.made(made),
-        }
-    };
-    drop(link);
-    session.over(&why);
     loop {
-        tokio::select! {
-            command = commands.recv() => match command {
-                Some(command) => Session::refuse(command, &why),
-                None => return,
-            },
-            Some(event) = data_events.recv() => session.data_event(event),
-        }
+        let Some(why) = session.live(link, &mut channels).await else { return };
+        let Some(home) = home.as_mut().filter(|_| !why.is_final()) else {
+            session.over(&why);
+            return session.refuse_all(&why, &mut channels).await;
+        };
+        session.lose_broker(&why);
+        home.life.before = home.life.before.saturating_add(1);
+        let found = tokio::select! {
+            found = home.find() => found,
+            () = session.wait_for_broker(&mut channels) => return,
+        };
+        session.find_broker(found.1);
+        link = found.0;
     }
 }
 
@@ -132,14 +100,77 @@ impl Session {
         Self {
             ground,
             welcome,
+            life: 0,
             inbox: None,
             publishers: HashMap::new(),
+            subscriptions: HashMap::new(),
+            missing: HashSet::new(),
             rings: HashMap::new(),
+            held: HashMap::new(),
+            detaching: 0,
             making: Making::new(),
-            joining: HashMap::new(),
             asked: HashMap::new(),
             last_request: 0,
             outgoing: VecDeque::new(),
+        }
+    }
+
+    /// Lives with one broker. Why that has ended; `None`: nobody holds a handle any more.
+    async fn live(&mut self, mut link: Link, channels: &mut Channels) -> Option<Disconnected> {
+        loop {
+            while let Some((request, descriptor)) = self.outgoing.pop_front() {
+                let Some(request) = self.for_broker(request) else { continue };
+                match link.send(request, descriptor).await {
+                    Ok(()) => {}
+                    // A part of the request may be on its way: no other can follow it.
+                    Err(LinkError::Host(error)) => return Some(Disconnected::Host(error.to_string())),
+                    Err(error) => {
+                        self.outgoing.clear();
+                        // The broker may have said why it goes; that is worth more than how the line broke.
+                        tracing::debug!(%error, "the broker takes no more requests");
+                    }
+                }
+            }
+            tokio::select! {
+                notice = link.next() => match notice {
+                    Ok((Notice::Goodbye { reason }, _)) => return Some(Disconnected::Dismissed(reason)),
+                    Ok((notice, descriptor)) => self.notice(notice, descriptor),
+                    Err(LinkError::Closed) => return Some(Disconnected::BrokerGone),
+                    Err(LinkError::Host(error)) => return Some(Disconnected::Host(error.to_string())),
+                    Err(error) => return Some(Disconnected::Protocol(error.to_string())),
+                },
+                command = channels.commands.recv() => self.command(command?),
+                Some(event) = channels.data_events.recv() => self.data_event(event),
+                Some(made) = self.making.next() => self.made(made),
+            }
+        }
+    }
+
+    /// Goes on without a broker, until nobody holds a handle any more. Cancel-safe.
+    async fn wait_for_broker(&mut self, channels: &mut Channels) {
+        loop {
+            tokio::select! {
+                command = channels.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                Some(event) = channels.data_events.recv() => self.data_event(event),
+            }
+            // Nobody hears it.
+            self.outgoing.clear();
+        }
+    }
+
+    /// There will be no broker any more.
+    async fn refuse_all(&mut self, why: &Disconnected, channels: &mut Channels) {
+        loop {
+            tokio::select! {
+                command = channels.commands.recv() => match command {
+                    Some(command) => Self::refuse(command, why),
+                    None => return,
+                },
+                Some(event) = channels.data_events.recv() => self.data_event(event),
+            }
         }
     }
 
@@ -150,69 +181,39 @@ impl Session {
     fn command(&mut self, command: Command) {
         match command {
             Command::OpenPublisher { publisher, outbox } => {
-                let state = PublisherState {
-                    outbox,
-                    id: None,
-                    topics: Vec::new(),
-                    in_flight: None,
-                    waiting: VecDeque::new(),
-                };
-                self.publishers.insert(publisher, state);
+                self.publishers.insert(publisher, PublisherState::new(outbox));
             }
-            Command::Declare { publisher, topic, reply } => {
-                let reply = self.in_time(reply, DeclareError::Timeout);
-                if let Some(state) = self.publishers.get_mut(&publisher) {
-                    state.waiting.push_back((topic, reply));
-                    self.declare_next(publisher);
-                }
-            }
-            Command::ClosePublisher { publisher } => {
-                if self.publishers.remove(&publisher).is_some_and(|state| state.ever_declared()) {
-                    self.ask(Request::ClosePublisher { publisher });
-                }
-            }
+            Command::Declare { publisher, topic, reply } => self.declare(publisher, topic, reply),
+            Command::ClosePublisher { publisher } => self.close_publisher(publisher),
             Command::Subscribe { subscription, patterns, ring_bytes, reply } => {
-                let reply = self.in_time(reply, SubscribeError::Timeout);
-                self.joining.insert(subscription, Joining { patterns, ring_bytes, reply });
-                match &self.inbox {
-                    Some(inbox) => inbox.join(subscription),
-                    None => self.subscribe(subscription),
-                }
+                self.begin_subscription(subscription, patterns, ring_bytes, reply);
             }
-            Command::Unsubscribe { subscription } => {
-                self.refresh();
-                if self.joining.remove(&subscription).is_none() {
-                    self.ask(Request::Unsubscribe { subscription });
-                }
-            }
-        }
-    }
-
-    /// Asks the broker for a subscription that the data thread counts in: had the broker been asked first, an event could come
-    /// before its queue is known.
-    fn subscribe(&mut self, subscription: u32) {
-        if let Some(Joining { patterns, ring_bytes, reply }) = self.joining.remove(&subscription) {
-            let request = self.next_request(Asked::Subscribe { subscription, reply });
-            let patterns = patterns.iter().map(TopicPattern::to_string).collect();
-            self.ask(Request::Subscribe { request, subscription, patterns, ring_bytes });
+            Command::Unsubscribe { subscription } => self.end_subscription(subscription),
         }
     }
 
     /// Lets go of who waits for an answer when the deadline has passed. An answer that comes later still counts: the broker
-    /// did what it says.
+    /// did what it says. What is `late` is that there is no broker, where that is so.
     fn in_time<T, E>(&self, reply: Reply<T, E>, late: E) -> Reply<T, E>
     where
         T: Send + 'static,
-        E: Send + 'static,
+        E: From<Disconnected> + Send + 'static,
     {
         let (inner, answer) = oneshot::channel();
         let answer = tokio::time::timeout(self.ground.deadline, answer);
+        let ground = Arc::clone(&self.ground);
         tokio::spawn(async move {
             match answer.await {
                 Ok(Ok(result)) => self::answer(reply, result),
                 // Dropped unanswered: so is the outer one.
                 Ok(Err(_)) => {}
-                Err(_) => self::answer(reply, Err(late)),
+                Err(_) => {
+                    let error = match &*ground.connection.borrow() {
+                        Connection::Up => late,
+                        Connection::Away(why) | Connection::Over(why) => why.clone().into(),
+                    };
+                    self::answer(reply, Err(error));
+                }
             }
         });
         inner
@@ -231,35 +232,11 @@ impl Session {
         self.last_request
     }
 
-    /// Sends a publisher's next declaration, unless one is under way.
-    fn declare_next(&mut self, publisher: u32) {
-        let Some(state) = self.publishers.get_mut(&publisher) else {
-            return;
-        };
-        if state.in_flight.is_some() {
-            return;
-        }
-        while let Some((topic, reply)) = state.waiting.pop_front() {
-            if let Some(known) = state.topics.iter().position(|other| *other == topic) {
-                // Who has stopped waiting needs no answer.
-                let _ = reply.send(Ok(TopicId::nth(known)));
-                continue;
-            }
-            let topic_number = number(state.topics.len());
-            // Routes come before the answer, and need the topic.
-            state.outbox.add_topic(topic.clone());
-            let text = topic.to_string();
-            state.in_flight = Some((topic, reply));
-            let request = self.next_request(Asked::Declare { publisher });
-            return self.ask(Request::Declare { request, publisher, topic_number, topic: text });
-        }
-    }
-
     fn notice(&mut self, notice: Notice, descriptor: Option<Descriptor>) {
-        match notice {
+        match self.localized(notice) {
             Notice::Refused { request, refusal } => match self.asked.remove(&request) {
                 Some(Asked::Declare { publisher }) => self.declared(publisher, Err(refusal.into())),
-                Some(Asked::Subscribe { reply, .. }) => answer(reply, Err(refusal.into())),
+                Some(Asked::Subscribe { subscription }) => self.subscribed(subscription, Err(refusal)),
                 None => {}
             },
             Notice::Declared { request, publisher: id } => {
@@ -268,17 +245,18 @@ impl Session {
                 }
             }
             Notice::Subscribed { request, granted, withheld, missed } => {
-                if let Some(Asked::Subscribe { subscription, reply }) = self.asked.remove(&request) {
-                    self.ground.hub.begin(subscription);
-                    answer(reply, Ok(Subscribed { granted, withheld, missed }));
+                if let Some(Asked::Subscribe { subscription }) = self.asked.remove(&request) {
+                    self.subscribed(subscription, Ok(Subscribed { granted, withheld, missed }));
                 }
             }
-            Notice::MakeProducerSegment { ring, publisher, ring_bytes } => {
-                let made = self.make_producer_segment(ring, publisher, ring_bytes, descriptor);
+            Notice::MakeProducerSegment { ring, publisher, ring_bytes, subscriber, client } => {
+                let pair = Pair { publisher, subscriber, client };
+                let made = self.make_producer_segment(ring, pair, ring_bytes, descriptor);
                 self.or_no_ring(ring, made);
             }
-            Notice::MakeConsumerSegment { ring, publisher, component } => {
-                let made = self.make_consumer_segment(ring, publisher, &component, descriptor);
+            Notice::MakeConsumerSegment { ring, publisher, component, client, number } => {
+                let whose = (component.as_str(), client, number);
+                let made = self.make_consumer_segment(ring, publisher, whose, descriptor);
                 self.or_no_ring(ring, made);
             }
             Notice::AttachProducer { ring, handle } => {
@@ -299,72 +277,48 @@ impl Session {
                 }
             }
             Notice::Route { order, publisher, topic_number, target } => {
-                if let Some(state) = self.publishers.get(&publisher) {
+                if let Some(state) = self.publishers.get(&publisher)
+                    && let Some(place) = state.place(topic_number)
+                {
                     let target = target.map_or(RouteTarget::Local, |target| RouteTarget::Slot {
                         ring: target.ring,
                         slot: target.slot,
                         generation: target.generation,
                     });
-                    state.outbox.add_route(topic_number, target);
+                    state.outbox.add_route(place, target);
                 }
                 self.ask(Request::Done { order });
             }
             Notice::Unroute { order, publisher, topic_number, ring } => {
-                if let Some(state) = self.publishers.get(&publisher) {
-                    state.outbox.remove_route(topic_number, ring);
+                if let Some(state) = self.publishers.get(&publisher)
+                    && let Some(place) = state.place(topic_number)
+                {
+                    state.outbox.remove_route(place, ring);
                 }
                 self.ask(Request::Done { order });
             }
             Notice::CloseRing { ring, accused } => self.close_ring(ring, accused),
+            Notice::Settled { ring } => self.settled(ring),
             // A second welcome, or a challenge, says nothing new, and a goodbye is the loop's.
             Notice::Welcome(_) | Notice::Challenge { .. } | Notice::Goodbye { .. } => {}
         }
     }
 
-    /// The broker's answer to the declaration that is under way.
-    fn declared(&mut self, publisher: u32, result: Result<PublisherId, DeclareError>) {
-        let origin = self.origin_of_own();
-        let Some(state) = self.publishers.get_mut(&publisher) else {
-            return;
-        };
-        let Some((topic, reply)) = state.in_flight.take() else {
-            return;
-        };
-        match result {
-            Ok(id) => {
-                if state.id.replace(id).is_none() {
-                    state.outbox.set_origin(origin(id));
-                }
-                state.topics.push(topic);
-                answer(reply, Ok(TopicId::nth(state.topics.len() - 1)));
-            }
-            Err(error) => {
-                state.outbox.remove_last_topic();
-                answer(reply, Err(error));
-            }
-        }
-        self.declare_next(publisher);
-    }
-
-    /// Makes the name on what this process publishes to itself.
-    fn origin_of_own(&self) -> impl Fn(PublisherId) -> Arc<Origin> + use<> {
-        let component =
-            Component::from_client_id(&self.welcome.component).expect("the broker's own spelling");
-        let epoch = self.welcome.epoch;
-        move |publisher| Arc::new(Origin { component: component.clone(), publisher, epoch })
-    }
-
     fn data_event(&mut self, event: DataEvent) {
         match event {
             DataEvent::Poisoned { ring, violation } => self.poisoned(ring, violation),
-            DataEvent::Granted { order } => self.ask(Request::Done { order }),
-            DataEvent::Joined { subscription } => self.subscribe(subscription),
+            // Of a grant of a broker that is gone nobody needs to hear.
+            DataEvent::Granted { order } if self.detaching == 0 => self.ask(Request::Done { order }),
+            DataEvent::Granted { .. } => {}
+            DataEvent::Detached => self.detaching -= 1,
+            DataEvent::Ended { ring } => drop(self.rings.remove(&ring)),
+            DataEvent::Joined { subscription } => self.joined(subscription),
             DataEvent::Retired(producers) => drop(producers),
             DataEvent::Wait(wait) => drop(tokio::spawn(wait.carry_out())),
         }
     }
 
-    /// The session has ended: rings that lead here are read to their end, requests will not be answered.
+    /// The session has ended for good: rings that lead here are read to their end, requests will not be answered.
     fn over(&mut self, why: &Disconnected) {
         // The broker is there, and ends all of this session's rings at their other ends, too.
         if matches!(why, Disconnected::Dismissed(_) | Disconnected::Host(_)) {
@@ -377,21 +331,12 @@ impl Session {
             Some(inbox) => inbox.session_over(),
             None => self.ground.hub.end(),
         }
-        for (_, asked) in self.asked.drain() {
-            if let Asked::Subscribe { reply, .. } = asked {
-                answer(reply, Err(why.clone().into()));
-            }
-        }
-        for (_, Joining { reply, .. }) in self.joining.drain() {
-            answer(reply, Err(why.clone().into()));
-        }
+        self.asked.clear();
+        self.end_subscriptions(why);
         for state in self.publishers.values_mut() {
-            state.outbox.orphan();
-            for (_, reply) in state.in_flight.take().into_iter().chain(state.waiting.drain(..)) {
-                answer(reply, Err(why.clone().into()));
-            }
+            state.end(why);
         }
-        self.ground.over.send_replace(Some(why.clone()));
+        self.ground.connection.send_replace(Connection::Over(why.clone()));
     }
 
     /// Answers a command of a session that has ended.
@@ -410,23 +355,14 @@ impl Drop for Session {
         // Joins the data thread: what is in a queue by then is still read.
         drop(self.inbox.take());
         self.ground.hub.end();
-        self.ground.over.send_if_modified(|over| {
-            let open = over.is_none();
-            over.get_or_insert(Disconnected::BrokerGone);
+        self.ground.connection.send_if_modified(|connection| {
+            let open = !matches!(connection, Connection::Over(_));
+            if open {
+                *connection = Connection::Over(Disconnected::BrokerGone);
+            }
             open
         });
     }
-}
-
-impl PublisherState {
-    /// Whether the broker may know of it.
-    fn ever_declared(&self) -> bool {
-        self.id.is_some() || self.in_flight.is_some()
-    }
-}
-
-fn number(count: usize) -> u32 {
-    u32::try_from(count).expect("the broker takes some hundred topics of a publisher")
 }
 
 /// Answers who waits; who has stopped waiting needs no answer.
@@ -445,7 +381,7 @@ mod tests {
     use super::*;
     use crate::config::MAKING_MAX;
     use crate::dataplane::{Queue, Taken};
-    use crate::wire::{Epoch, Handle};
+    use crate::wire::{Epoch, Handle, PublisherId};
 
     const RING_BYTES: usize = 64 << 10;
 
@@ -457,6 +393,11 @@ mod tests {
         let settings = ClientSettings { queue_bytes, wait_policy: WaitPolicy::default(), deadline };
         let (core, ground, _) = Core::new(&welcome, settings);
         (core, Session::new(ground, welcome))
+    }
+
+    fn making_of(ring: RingId, ring_bytes: u64) -> Notice {
+        let subscriber = "detector".to_owned();
+        Notice::MakeProducerSegment { ring, publisher: 0, ring_bytes, subscriber, client: 1 }
     }
 
     /// A segment as the kernel wants it, that does not start as one.
@@ -476,7 +417,8 @@ mod tests {
         let ring = RingId(5);
         let (_other_end, bell) = Doorbell::ends().expect("descriptors");
         let component = "procmond".into();
-        let make = Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component };
+        let make =
+            Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component, client: 1, number: 0 };
         session.notice(make, Some(bell));
         assert!(matches!(session.outgoing.pop_front(), Some((Request::ConsumerSegment { .. }, Some(_)))));
         let spoiled = unformatted(shm::layout::PRODUCER_HEADER_BYTES + RING_BYTES);
@@ -497,7 +439,8 @@ mod tests {
         let (other_end, bell) = Doorbell::ends().expect("descriptors");
         let other_end = Doorbell::from(other_end);
         let component = "procmond".into();
-        let make = Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component };
+        let make =
+            Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component, client: 1, number: 0 };
         session.notice(make, Some(bell));
         session.outgoing.clear();
         let handle = Handle::Name("/deebp000010000000000000000000".parse().expect("a name that nobody has"));
@@ -510,7 +453,7 @@ mod tests {
     fn making(session: &mut Session, ring: RingId) -> Doorbell {
         let (other_end, bell) = Doorbell::ends().expect("descriptors");
         let ring_bytes = 2 * RING_BYTES as u64;
-        session.notice(Notice::MakeProducerSegment { ring, publisher: 0, ring_bytes }, Some(bell));
+        session.notice(making_of(ring, ring_bytes), Some(bell));
         assert!(session.outgoing.is_empty() && session.making.at_work() == 1, "the control thread is free");
         other_end.into()
     }
@@ -544,7 +487,7 @@ mod tests {
         let ring_bytes = 2 * RING_BYTES as u64;
         for ring in (0..100).map(RingId) {
             let (_other_end, bell) = Doorbell::ends().expect("descriptors");
-            session.notice(Notice::MakeProducerSegment { ring, publisher: 0, ring_bytes }, Some(bell));
+            session.notice(making_of(ring, ring_bytes), Some(bell));
             assert!(session.making.at_work() <= MAKING_MAX);
             if ring.0 != 50 {
                 session.notice(Notice::CloseRing { ring, accused: None }, None);
@@ -569,13 +512,13 @@ mod tests {
     #[test]
     fn a_session_that_is_dropped_midway_ends_what_waits_for_it() {
         let (core, session) = session();
-        let over = core.ground.over.subscribe();
+        let connection = core.ground.connection.subscribe();
         let queue = Arc::new(Queue::new(1 << 20));
         core.ground.hub.add(0, vec![], Arc::clone(&queue));
         let mut now = Context::from_waker(Waker::noop());
         assert!(queue.poll_next(&mut Taken::default(), &mut now).is_pending());
         drop(session);
-        assert_eq!(*over.borrow(), Some(Disconnected::BrokerGone));
+        assert_eq!(*connection.borrow(), Connection::Over(Disconnected::BrokerGone));
         assert!(queue.poll_next(&mut Taken::default(), &mut now).is_ready(), "its subscriptions have ended");
     }
 }

@@ -273,7 +273,7 @@ impl Subscription {
     /// The same subscription, event by event.
     #[must_use]
     pub fn into_events(self) -> EventReceiver {
-        EventReceiver { subscription: self, batch: None, lagged: 0, left_out: 0, poisoned: None }
+        EventReceiver { subscription: self, batch: None, lagged: 0, left_out: 0, poisoned: None, away: 0 }
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
@@ -344,6 +344,7 @@ pub struct EventReceiver {
     lagged: u64,
     left_out: u64,
     poisoned: Option<RecvError>,
+    away: u64,
 }
 
 impl EventReceiver {
@@ -354,7 +355,7 @@ impl EventReceiver {
         loop {
             match std::future::poll_fn(|context| self.poll_recv(context)).await {
                 Some(Ok(event)) => return Some(event),
-                Some(Err(RecvError::Lagged(_) | RecvError::Poisoned { .. })) => {}
+                Some(Err(_)) => {}
                 None => return None,
             }
         }
@@ -388,6 +389,12 @@ impl EventReceiver {
     #[must_use]
     pub fn poisoned(&self) -> Option<&RecvError> {
         self.poisoned.as_ref()
+    }
+
+    /// How often this process was away from the bus for a while in which events did not come here: see [`RecvError::Away`].
+    #[must_use]
+    pub fn away(&self) -> u64 {
+        self.away
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Arc<BusEvent>, RecvError>>> {
@@ -430,6 +437,7 @@ impl EventReceiver {
                 match &error {
                     RecvError::Lagged(events) => self.lagged = self.lagged.saturating_add(*events),
                     RecvError::Poisoned { .. } => self.poisoned = Some(error.clone()),
+                    RecvError::Away { .. } => self.away += 1,
                 }
                 return Err(error);
             }

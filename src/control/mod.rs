@@ -410,6 +410,7 @@ impl<F> Machine<F> {
             Request::Done { order } => self.done(session, order),
             Request::NoRing { ring, cause } => self.no_ring(session, ring, &cause),
             Request::Poisoned { ring, violation } => self.poisoned(session, ring, violation),
+            Request::Returned => self.returned(session),
         }
     }
 

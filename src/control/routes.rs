@@ -196,10 +196,19 @@ impl<F> Machine<F> {
             return;
         };
         let (session, number) = (state.session, state.number);
-        let component = self.component(session).to_string();
-        let notice = Notice::MakeProducerSegment { ring: id, publisher: number, ring_bytes };
+        let name_and_client =
+            |session: SessionId| (self.component(session).to_string(), self.sessions[&session].life.client);
+        let (component, client) = name_and_client(session);
+        let (heard_by, hearing) = name_and_client(subscriber);
+        let notice = Notice::MakeProducerSegment {
+            ring: id,
+            publisher: number,
+            ring_bytes,
+            subscriber: heard_by,
+            client: hearing,
+        };
         self.send_with(session, notice, Some(producer_end));
-        let notice = Notice::MakeConsumerSegment { ring: id, publisher, component };
+        let notice = Notice::MakeConsumerSegment { ring: id, publisher, component, client, number };
         self.send_with(subscriber, notice, Some(consumer_end));
     }
 
@@ -259,8 +268,34 @@ impl<F> Machine<F> {
         self.send_with(consumer_session, notice, p.descriptor);
         let notice = Notice::AttachProducer { ring: id, handle: c.handle };
         self.send_with(producer_session, notice, c.descriptor);
+        self.say_settled(id);
         for key in self.routes_between(publisher, subscriber) {
             self.start_granting(key);
+        }
+    }
+
+    /// A client that has come back has its subscriptions again.
+    pub(super) fn returned(&mut self, session: SessionId) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        if std::mem::replace(&mut state.is_whole, true) {
+            return self.fault(session, "a return that was not, or is over");
+        }
+        let rings: Vec<RingId> =
+            self.publishers_heard_by(session).map(|publisher| self.pairs[&(publisher, session)]).collect();
+        for ring in rings {
+            self.say_settled(ring);
+        }
+    }
+
+    /// Tells who publishes over a ring that its subscriber is whole, if both have come back: between them there may be one from before,
+    /// which then goes.
+    fn say_settled(&mut self, id: RingId) {
+        let ring = &self.rings[&id];
+        let Some((producer, consumer)) = self.ends_of(id) else { return };
+        let came_back = |session| self.sessions[session].life.before > 0;
+        let whole = matches!(ring.stage, Stage::Ready) && self.sessions[&consumer].is_whole;
+        if whole && [producer, consumer].iter().all(came_back) {
+            self.send(producer, Notice::Settled { ring: id });
         }
     }
 

@@ -11,8 +11,8 @@ use crate::access::Component;
 use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Credential, GoodbyeReason, Hello, Needed, Nonce, Notice, Proof, PublisherId, Refusal, Request, Resource,
-    RingId, Sharer, TokenId, Versions, Welcome,
+    Credential, GoodbyeReason, Hello, Life, Needed, Nonce, Notice, Proof, PublisherId, Refusal, Request,
+    Resource, RingId, Sharer, TokenId, Versions, Welcome,
 };
 
 /// The component that only the process with the broker in it can be.
@@ -27,6 +27,10 @@ pub(super) struct Session {
     entry: Entry,
     hello_deadline: Instant,
     asked: Asked,
+    /// Of its client, once it has said hello.
+    pub(super) life: Life,
+    /// What its client had subscribed to in its life before is there again, or it had none.
+    pub(super) is_whole: bool,
     pub(super) subscriptions: BTreeMap<u32, Subscribed>,
     /// By the numbers that the client gives them.
     pub(super) publishers: BTreeMap<u32, PublisherId>,
@@ -57,6 +61,7 @@ struct Greeted {
     version: u16,
     component: Component,
     credential: Credential,
+    life: Life,
 }
 
 /// How it is known who a session is.
@@ -269,6 +274,8 @@ impl<F> Machine<F> {
             entry: Entry::New,
             hello_deadline,
             asked: Asked::new(self.now),
+            life: Life { client: 0, before: 0 },
+            is_whole: true,
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
         };
@@ -405,7 +412,7 @@ impl<F> Machine<F> {
 
     /// Lets a session in that is who it says, if the name is free.
     fn enter(&mut self, session: SessionId, greeted: Greeted, known_by: Known) {
-        let Greeted { client_id, version, component, .. } = greeted;
+        let Greeted { client_id, version, component, life, .. } = greeted;
         if let Some(&holder) = self.names.get(&component)
             && self.sessions[&holder].known_by().is_some_and(|holder| known_by.goes_before(holder))
         {
@@ -418,6 +425,7 @@ impl<F> Machine<F> {
         }
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
         state.component = Some(component.clone());
+        (state.life, state.is_whole) = (life, life.before == 0);
         state.entry = Entry::In { known_by };
         let (account, due, identity) = (state.account, state.hello_deadline, state.identity());
         self.half_open.remove(&(due, session));
@@ -457,9 +465,17 @@ impl<F> Machine<F> {
 
     pub(super) fn dismiss_all(&mut self) {
         let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
-        for session in sessions {
-            self.dismiss(session, GoodbyeReason::Shutdown);
+        // All of them first: what they have between them goes on without a broker, so nobody hears that it ends.
+        for &session in &sessions {
+            self.send(session, Notice::Goodbye { reason: GoodbyeReason::Shutdown });
+            self.actions.push(Action::Disconnect { session });
         }
+        let said = self.actions.len();
+        for session in sessions {
+            self.end_session(session, Some(GoodbyeReason::Shutdown));
+        }
+        let rest = self.actions.split_off(said);
+        self.actions.extend(rest.into_iter().filter(|action| !matches!(action, Action::Send { .. })));
     }
 
     /// Takes a session, and all that hangs on it, out of the books: each route of it has a ring or a publisher of its own, and
@@ -529,7 +545,7 @@ fn greeted(hello: &Hello) -> Result<Greeted, Refusal> {
     let component = Component::from_client_id(&hello.client_id)
         .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
     let client_id = cut(&hello.client_id, NAME_BYTES_MAX);
-    Ok(Greeted { client_id, version, component, credential: hello.credential })
+    Ok(Greeted { client_id, version, component, credential: hello.credential, life: hello.life })
 }
 
 /// The start of a peer's text, as much of it as a log line or an answer takes, and on one line.

@@ -8,6 +8,7 @@ mod hello;
 mod limits;
 mod refusals;
 mod reload;
+mod returns;
 mod routes;
 mod shares;
 mod simulation;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::Queue;
+use super::{Queue, RecvError};
 use crate::routing::Trie;
 use crate::topic::{Topic, TopicPattern};
 
@@ -75,6 +75,25 @@ impl Hub {
         self.changed();
         // What waits in the queue is dropped outside the lock: that may run code of others.
         drop(state);
+    }
+
+    /// Ends one subscription: nothing more will come to it.
+    pub(crate) fn end_one(&self, number: u32) {
+        let queue = self.state.lock().subscriptions.get(&number).map(|known| Arc::clone(&known.queue));
+        self.remove(number);
+        if let Some(queue) = queue {
+            queue.end();
+        }
+    }
+
+    /// Tells all subscriptions of something that came between.
+    pub(crate) fn interrupt(&self, error: &RecvError) {
+        let state = self.state.lock();
+        let queues: Vec<_> = state.subscriptions.values().map(|known| Arc::clone(&known.queue)).collect();
+        drop(state);
+        for queue in queues {
+            queue.interrupt(error.clone());
+        }
     }
 
     /// Whether this subscription is the only one.

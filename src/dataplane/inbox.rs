@@ -18,6 +18,7 @@ use shm::{Consumer, Doorbell};
 
 use super::wait::WaitPolicy;
 use super::{DataEvents, Hub, Origin};
+use crate::access::Component;
 use crate::topic::Topic;
 use crate::wire::{OrderId, RingId};
 
@@ -28,6 +29,15 @@ mod slot;
 pub(crate) use desk::{Desk, Served};
 use intake::Intake;
 
+/// What stays of a publisher in another process when it, or this process, comes back to a broker: its component, which the broker knows
+/// for sure, the number of its client, and that client's number for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Lineage {
+    pub(crate) component: Component,
+    pub(crate) client: u64,
+    pub(crate) number: u32,
+}
+
 /// What the data thread, or whoever reads in its place, is told.
 #[derive(Debug)]
 enum Command {
@@ -36,6 +46,7 @@ enum Command {
         consumer: Box<Consumer>,
         doorbell: Doorbell,
         origin: Arc<Origin>,
+        lineage: Lineage,
     },
     /// A slot carries this topic from now on; `order` is the broker's number for it.
     Grant {
@@ -58,6 +69,8 @@ enum Command {
     Join {
         subscription: u32,
     },
+    /// The broker is gone, and there may be another: the rings of now go on until they end by themselves. Say so.
+    Detach,
     /// The session is over: rings go on until they end by themselves.
     SessionOver,
     /// Leave the rings to a thread that waits for its subscription.
@@ -162,8 +175,21 @@ impl Inbox {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    pub(crate) fn add(&self, ring: RingId, consumer: Consumer, doorbell: Doorbell, origin: Arc<Origin>) {
-        self.shared.tell(Command::Add { ring, consumer: Box::new(consumer), doorbell, origin });
+    /// Has a ring read, once those before it of the same lineage were read to their end.
+    pub(crate) fn add(
+        &self,
+        ring: RingId,
+        consumer: Consumer,
+        doorbell: Doorbell,
+        origin: Arc<Origin>,
+        lineage: Lineage,
+    ) {
+        self.shared.tell(Command::Add { ring, consumer: Box::new(consumer), doorbell, origin, lineage });
+    }
+
+    /// Says that the broker is gone, and that there may be another.
+    pub(crate) fn detach(&self) {
+        self.shared.tell(Command::Detach);
     }
 
     /// Has the data thread take records of this slot from now on, and say [`DataEvent::Granted`].

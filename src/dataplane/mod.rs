@@ -19,7 +19,7 @@ mod wait;
 
 pub(crate) use chunk::Chunk;
 pub(crate) use hub::Hub;
-pub(crate) use inbox::{Desk, Inbox, InboxCounters, Served};
+pub(crate) use inbox::{Desk, Inbox, InboxCounters, Lineage, Served};
 pub(crate) use outbox::{Outbox, OutboxShared, RecordLimits, RouteTarget, Wait};
 pub(crate) use queue::{Item, Queue, Taken};
 pub(crate) use received::Origin;
@@ -29,7 +29,9 @@ pub use queue::{Losses, RecvError};
 pub use received::ReceivedBatch;
 pub use wait::WaitPolicy;
 
-use crate::wire::{OrderId, RingId};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::wire::{OrderId, PublisherId, RingId};
 
 /// What the data plane has to tell the control plane.
 #[derive(Debug)]
@@ -40,10 +42,20 @@ pub(crate) enum DataEvent {
     Granted { order: OrderId },
     /// The data thread counts this subscription in.
     Joined { subscription: u32 },
+    /// The data thread knows that the broker of its rings is gone: what it says of grants from here on is for the next.
+    Detached,
+    /// A ring whose broker is gone was read to its end.
+    Ended { ring: RingId },
     /// Rings that a publisher lets go of. To unmap them takes milliseconds, which no publisher shall wait.
     Retired(Vec<shm::Producer>),
     /// A publisher waits for room in its rings.
     Wait(Wait),
+}
+
+/// A number of this process's own for a publisher, here or elsewhere; no other has it, or had it. It stays through all lives of a session.
+fn own_number() -> PublisherId {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    PublisherId(LAST.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Where the data plane says it. The control plane's turn of reading it is bounded by the number of rings.

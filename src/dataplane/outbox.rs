@@ -17,14 +17,14 @@ use shm::{Doorbell, Producer};
 use super::chunk::{Pool, own};
 use super::hub::Queues;
 use super::queue::Source;
-use super::{DataEvent, DataEvents, Hub, Origin};
+use super::{DataEvent, DataEvents, Hub, Origin, own_number};
 use crate::batch::BatchWriter;
 use crate::config::DESERTED_CHECK;
 use crate::hierarchy;
 use crate::routing::{RoutingTable, TopicId};
 use crate::sys;
 use crate::topic::Topic;
-use crate::wire::RingId;
+use crate::wire::{PublisherId, RingId};
 
 mod clock;
 mod ring;
@@ -89,6 +89,8 @@ impl Delivery {
 pub(crate) enum RouteTarget {
     /// To the subscriptions of this process.
     Local,
+    /// The same, as a broker has said that is gone.
+    FormerLocal,
     /// To another process.
     Slot { ring: RingId, slot: u16, generation: u16 },
 }
@@ -106,7 +108,12 @@ pub(crate) struct OutboxShared {
 #[derive(Debug, Default)]
 struct Wanted {
     rings: BTreeMap<RingId, WantedRing>,
-    /// By topic number.
+    /// Rings that carry nothing yet which those before them, to the same subscriber, carry: all of it is to change over at once, so that order
+    /// holds.
+    held: BTreeMap<RingId, Vec<RingId>>,
+    /// Rings that others have taken the place of, and these: what is in them is still read.
+    released: Vec<(RingId, RingId)>,
+    /// By place.
     routes: Vec<(Topic, Vec<RouteTarget>)>,
     origin: Option<Arc<Origin>>,
 }
@@ -149,18 +156,49 @@ impl OutboxShared {
         self.change(|wanted| wanted.routes.pop());
     }
 
-    pub(crate) fn add_ring(&self, id: RingId, producer: Producer, doorbell: Doorbell) {
+    /// Takes all routes of a topic away: it may not be published on any longer.
+    pub(crate) fn clear_topic(&self, place: u32) {
+        self.change(|wanted| {
+            if let Some((_, targets)) = wanted.routes.get_mut(place as usize) {
+                targets.clear();
+            }
+        });
+    }
+
+    /// Adds a ring, which waits where others lead to the same subscriber from before.
+    pub(crate) fn add_ring(&self, id: RingId, producer: Producer, doorbell: Doorbell, before: Vec<RingId>) {
         self.change(|wanted| {
             wanted.rings.insert(id, Some((producer, doorbell)));
+            if !before.is_empty() {
+                wanted.held.insert(id, before);
+            }
+        });
+    }
+
+    /// Has a ring take the place of those that it waited behind. They are closed: who reads them goes on with this one.
+    pub(crate) fn release_ring(&self, id: RingId) {
+        self.change(|wanted| {
+            for before in wanted.held.remove(&id).unwrap_or_default() {
+                wanted.held.remove(&before);
+                wanted.forget_ring(before);
+                wanted.released.push((before, id));
+            }
+        });
+    }
+
+    /// The broker of now knows all that is to go to this process's own subscriptions.
+    pub(crate) fn forget_former(&self) {
+        self.change(|wanted| {
+            for (_, targets) in &mut wanted.routes {
+                targets.retain(|target| *target != RouteTarget::FormerLocal);
+            }
         });
     }
 
     pub(crate) fn remove_ring(&self, id: RingId) {
         let unused = self.change(|wanted| {
-            for (_, targets) in &mut wanted.routes {
-                targets.retain(|target| !matches!(target, RouteTarget::Slot { ring, .. } if *ring == id));
-            }
-            wanted.rings.remove(&id)
+            wanted.held.remove(&id);
+            wanted.forget_ring(id)
         });
         // A ring that was never taken over is unmapped here, outside the lock.
         drop(unused);
@@ -169,6 +207,9 @@ impl OutboxShared {
     pub(crate) fn add_route(&self, topic_number: u32, target: RouteTarget) {
         self.change(|wanted| {
             if let Some((_, targets)) = wanted.routes.get_mut(topic_number as usize) {
+                if target == RouteTarget::Local {
+                    targets.retain(|known| *known != RouteTarget::FormerLocal);
+                }
                 targets.push(target);
             }
         });
@@ -179,7 +220,7 @@ impl OutboxShared {
         self.change(|wanted| {
             if let Some((_, targets)) = wanted.routes.get_mut(topic_number as usize) {
                 targets.retain(|target| match target {
-                    RouteTarget::Local => ring.is_some(),
+                    RouteTarget::Local | RouteTarget::FormerLocal => ring.is_some(),
                     RouteTarget::Slot { ring: other, .. } => Some(*other) != ring,
                 });
             }
@@ -188,7 +229,13 @@ impl OutboxShared {
 
     /// Says that the session is over. Rings stay, and from now on their doorbells tell who is gone.
     pub(crate) fn orphan(&self) {
-        self.change(|_| self.orphaned.store(true, Ordering::Relaxed));
+        self.change(|wanted| {
+            self.orphaned.store(true, Ordering::Relaxed);
+            let targets = wanted.routes.iter_mut().flat_map(|(_, targets)| targets);
+            for target in targets.filter(|target| **target == RouteTarget::Local) {
+                *target = RouteTarget::FormerLocal;
+            }
+        });
     }
 
     /// Sums over all calls so far; `subscribers` are those of the last.
@@ -211,6 +258,24 @@ impl OutboxShared {
     }
 }
 
+impl Wanted {
+    fn forget_ring(&mut self, id: RingId) -> Option<WantedRing> {
+        for (_, targets) in &mut self.routes {
+            targets.retain(|target| !matches!(target, RouteTarget::Slot { ring, .. } if *ring == id));
+        }
+        self.rings.remove(&id)
+    }
+
+    /// Whether a target is to wait: it is over a ring that takes the place of one which carries the topic.
+    fn waits(&self, target: RouteTarget, targets: &[RouteTarget], is_there: impl Fn(RingId) -> bool) -> bool {
+        let RouteTarget::Slot { ring, .. } = target else { return false };
+        let Some(before) = self.held.get(&ring) else { return false };
+        targets.iter().any(|other| {
+            matches!(other, RouteTarget::Slot { ring, .. } if before.contains(ring) && is_there(*ring))
+        })
+    }
+}
+
 /// How many bytes a record may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordLimits {
@@ -230,6 +295,8 @@ pub(crate) struct Outbox {
     events: DataEvents,
     hub_seen: u64,
     origin: Option<Arc<Origin>>,
+    /// This process's own number for the publisher.
+    number: PublisherId,
     table: RoutingTable<Target>,
     /// `None` where the subscriber is gone, or broke the ring.
     rings: Vec<Option<OutRing>>,
@@ -265,6 +332,7 @@ impl Outbox {
             events,
             hub_seen: 0,
             origin: None,
+            number: own_number(),
             table: RoutingTable::build(0, []),
             rings: Vec::new(),
             dirty: Vec::new(),
@@ -315,7 +383,7 @@ impl Outbox {
                     let origin = self.origin.as_ref().expect("a topic is routed after it was declared");
                     let mut chunk = self.pool.take(record.bytes(), topic, origin);
                     own(&mut chunk).push_own(record);
-                    let source = Source { publisher: origin.publisher, urgent: *urgent };
+                    let source = Source { publisher: self.number, urgent: *urgent };
                     queues.iter().filter_map(|queue| queue.push(&chunk, source)).for_each(Waker::wake);
                     self.pool.keep(&chunk);
                     true
@@ -397,22 +465,37 @@ impl Outbox {
         self.hub_seen = self.hub.generation();
         self.origin.clone_from(&wanted.origin);
         let orphaned = shared.orphaned.load(Ordering::Relaxed);
-        let stays = |ring: &OutRing| wanted.rings.contains_key(&ring.id) && !(orphaned && ring.is_deserted());
-        let (kept, dropped): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.rings).into_iter().partition(|ring| ring.as_ref().is_some_and(stays));
-        self.rings = kept;
+        let released = std::mem::take(&mut wanted.released);
+        for ring in self.rings.iter_mut().flatten() {
+            if released.iter().any(|(before, _)| *before == ring.id) {
+                ring.close();
+            }
+        }
+        let mut dropped = Vec::new();
+        for mut ring in std::mem::take(&mut self.rings).into_iter().flatten() {
+            let stays = wanted.rings.contains_key(&ring.id) || (ring.is_closing() && !ring.is_done());
+            if stays && !(orphaned && ring.is_deserted()) {
+                self.rings.push(Some(ring));
+            } else {
+                dropped.push(ring);
+            }
+        }
         for (id, ring) in &mut wanted.rings {
             if let Some((producer, doorbell)) = ring.take() {
                 self.rings.push(Some(OutRing::new(*id, producer, doorbell, self.sequence)));
             }
         }
+        for ring in self.rings.iter_mut().flatten() {
+            ring.note_before(&released);
+        }
         let routes = wanted.routes.iter().enumerate().map(|(number, (topic, targets))| {
-            let targets = targets.iter().filter_map(|target| self.resolve(topic, *target)).collect();
-            (TopicId::nth(number), targets)
+            let is_there = |id| self.rings.iter().flatten().any(|ring| ring.id == id);
+            let now = targets.iter().filter(|target| !wanted.waits(**target, targets, is_there));
+            (TopicId::nth(number), now.filter_map(|target| self.resolve(topic, *target)).collect())
         });
         self.table = RoutingTable::build(generation, routes);
         drop(wanted);
-        retire(&self.events, dropped.into_iter().flatten());
+        retire(&self.events, dropped);
     }
 
     /// Now and then looks whether subscribers are still there. One that sleeps shows it by its doorbell when it is woken; one
@@ -423,13 +506,13 @@ impl Outbox {
         }
         self.checked = now;
         for ring in &mut self.rings {
-            retire(&self.events, ring.take_if(|ring| ring.is_deserted()));
+            retire(&self.events, ring.take_if(|ring| ring.is_deserted() || ring.is_done()));
         }
     }
 
     fn resolve(&self, topic: &Topic, target: RouteTarget) -> Option<Target> {
         match target {
-            RouteTarget::Local => {
+            RouteTarget::Local | RouteTarget::FormerLocal => {
                 let urgent = hierarchy::is_urgent(topic);
                 Some(Target::Local { topic: topic.clone(), queues: self.hub.targets(topic), urgent })
             }

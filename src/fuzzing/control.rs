@@ -8,7 +8,7 @@ use crate::control::{
     Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, SessionId, Settings, Share, invariants,
 };
 use crate::wire::{
-    Credential, Epoch, GoodbyeReason, Handle, Hello, Nonce, Notice, Proof, Request, Resource, RingId,
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Nonce, Notice, Proof, Request, Resource, RingId,
     Versions, codec,
 };
 
@@ -185,6 +185,7 @@ impl Bus {
                 client_id: client_id.into(),
                 nonce: Nonce([0; 32]),
                 credential: Credential::Key,
+                life: Life { client: 0, before: 0 },
             };
             self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
         }

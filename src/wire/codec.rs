@@ -40,7 +40,7 @@ mod tests {
     use super::*;
     use crate::config::FRAME_BYTES_MAX;
     use crate::wire::frames::Deframer;
-    use crate::wire::{Credential, Hello, Nonce, Notice, Request, Versions};
+    use crate::wire::{Credential, Hello, Life, Nonce, Notice, Request, Versions};
     use proptest::prelude::*;
 
     fn hello() -> Request {
@@ -50,6 +50,7 @@ mod tests {
             client_id: "procmond".into(),
             nonce: Nonce([7; 32]),
             credential: Credential::Key,
+            life: Life { client: 0, before: 0 },
         })
     }
 

@@ -123,6 +123,16 @@ pub(crate) struct Hello {
     pub(crate) client_id: String,
     pub(crate) nonce: Nonce,
     pub(crate) credential: Credential,
+    pub(crate) life: Life,
+}
+
+/// One of the sessions that a client has, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Life {
+    /// The client's own number, made up once. It means something together with the component alone, which the broker knows for sure.
+    pub(crate) client: u64,
+    /// Sessions that it had before.
+    pub(crate) before: u32,
 }
 
 /// Client to broker.
@@ -180,6 +190,21 @@ pub(crate) enum Request {
     Proof {
         proof: Proof,
     },
+    /// A client that has come back: what it had subscribed to before it has asked for again, and been answered.
+    Returned,
+}
+
+impl Request {
+    /// The ring that it is about.
+    pub(crate) fn ring_mut(&mut self) -> Option<&mut RingId> {
+        match self {
+            Self::ProducerSegment { ring, .. }
+            | Self::ConsumerSegment { ring, .. }
+            | Self::NoRing { ring, .. }
+            | Self::Poisoned { ring, .. } => Some(ring),
+            _ => None,
+        }
+    }
 }
 
 /// A list that takes the memory of what is in its frame. By itself serde sets up to 1 MiB aside for what the length claims, and
@@ -255,17 +280,22 @@ pub(crate) enum Notice {
         #[serde(deserialize_with = "list")]
         missed: Vec<String>,
     },
-    /// Make the writing segment of a ring, for so many data bytes. With the doorbell's end.
+    /// Make the writing segment of a ring to the client of this number, of `subscriber`, for so many data bytes. With the doorbell's end.
     MakeProducerSegment {
         ring: RingId,
         publisher: u32,
         ring_bytes: u64,
+        subscriber: String,
+        client: u64,
     },
-    /// Make the reading side's segment of a ring from `publisher` of `component`. With the doorbell's end.
+    /// Make the reading side's segment of a ring from `publisher` of `component`: by its client's number, and that client's number for
+    /// it, it is known again. With the doorbell's end.
     MakeConsumerSegment {
         ring: RingId,
         publisher: PublisherId,
         component: String,
+        client: u64,
+        number: u32,
     },
     /// The consumer's segment: the ring is complete.
     AttachProducer {
@@ -320,6 +350,29 @@ pub(crate) enum Notice {
         nonce: Nonce,
         proof: Proof,
     },
+    /// Who hears over this ring has come back whole: all routes to it that were there before are there again.
+    Settled {
+        ring: RingId,
+    },
+}
+
+impl Notice {
+    /// The ring that it is about.
+    pub(crate) fn ring_mut(&mut self) -> Option<&mut RingId> {
+        match self {
+            Self::MakeProducerSegment { ring, .. }
+            | Self::MakeConsumerSegment { ring, .. }
+            | Self::AttachProducer { ring, .. }
+            | Self::AttachConsumer { ring, .. }
+            | Self::Grant { ring, .. }
+            | Self::Route { target: Some(SlotTarget { ring, .. }), .. }
+            | Self::Unroute { ring: Some(ring), .. }
+            | Self::Revoke { ring, .. }
+            | Self::CloseRing { ring, .. }
+            | Self::Settled { ring } => Some(ring),
+            _ => None,
+        }
+    }
 }
 
 /// Why the broker does not do what was asked. Nothing has changed.

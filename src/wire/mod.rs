@@ -13,7 +13,7 @@ mod quota;
 mod tests;
 
 pub(crate) use message::{
-    Epoch, Handle, Hello, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome,
+    Epoch, Handle, Hello, Life, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome,
 };
 pub use message::{GoodbyeReason, Refusal, Versions};
 pub use proof::Needed;

@@ -6,7 +6,9 @@ use super::*;
 use crate::access::Component;
 use crate::broker::DaemoneyeBroker;
 use crate::broker::TokenTerms;
-use crate::client::{ConnectError, ConnectOptions, EventBusClient, SubscribeError, SubscribeOptions};
+use crate::client::{
+    ConnectError, ConnectOptions, Disconnected, EventBusClient, SubscribeError, SubscribeOptions,
+};
 use crate::config::HOST_RETRY;
 use crate::sys::Access;
 use crate::wire::Refusal;

@@ -7,28 +7,38 @@ use shm::{
     SegmentError,
 };
 
-use super::making::Made;
-use super::{Ground, Session};
+use super::making::{Made, Making};
+use super::publishers::PublisherState;
+use super::{Disconnected, Ground, Session};
 use crate::access::Component;
-use crate::dataplane::{Inbox, Origin};
-use crate::wire::{Handle, PublisherId, Request, RingId};
+use crate::dataplane::{Inbox, Lineage, Origin, RecvError};
+use crate::wire::{Handle, Notice, PublisherId, Request, RingId};
 
 /// A ring between the broker's first and second word about it.
 #[derive(Debug)]
 pub(super) enum RingState {
     /// The segment is being made.
     Making {
-        publisher: u32,
+        pair: Pair,
         doorbell: Doorbell,
     },
     Producer {
-        publisher: u32,
+        pair: Pair,
         half: Option<(ProducerSegment, Doorbell)>,
     },
     Consumer {
         origin: Arc<Origin>,
+        lineage: Lineage,
         half: Option<(ConsumerSegment, Doorbell)>,
     },
+}
+
+/// A publisher of this client's, and who hears it: the same, whichever broker joined them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pair {
+    pub(super) publisher: u32,
+    pub(super) subscriber: String,
+    pub(super) client: u64,
 }
 
 impl RingState {
@@ -42,7 +52,7 @@ impl Session {
     pub(super) fn make_producer_segment(
         &mut self,
         ring: RingId,
-        publisher: u32,
+        pair: Pair,
         ring_bytes: u64,
         doorbell: Option<Descriptor>,
     ) -> Result<(), SegmentError> {
@@ -52,21 +62,21 @@ impl Session {
         let (capacity, backing) = (capacity(ring_bytes), self.welcome.backing);
         if ring_bytes > self.welcome.ring_bytes {
             // Its size is a stranger's wish: up to a GiB to be allocated, while others wait for an answer.
-            self.rings.insert(ring, RingState::Making { publisher, doorbell });
+            self.rings.insert(ring, RingState::Making { pair, doorbell });
             self.making.want(ring, capacity);
             self.make_waiting();
             return Ok(());
         }
         let segment = ProducerSegment::create(capacity, backing)?;
-        self.offer_producer_segment(ring, publisher, segment, doorbell)
+        self.offer_producer_segment(ring, pair, segment, doorbell)
     }
 
     pub(super) fn made(&mut self, (ring, segment): Made) {
         self.make_waiting();
         match self.rings.remove(&ring) {
-            Some(RingState::Making { publisher, doorbell }) => {
-                let offered = segment
-                    .and_then(|segment| self.offer_producer_segment(ring, publisher, segment, doorbell));
+            Some(RingState::Making { pair, doorbell }) => {
+                let offered =
+                    segment.and_then(|segment| self.offer_producer_segment(ring, pair, segment, doorbell));
                 self.or_no_ring(ring, offered);
             }
             // It was closed meanwhile.
@@ -85,13 +95,13 @@ impl Session {
     fn offer_producer_segment(
         &mut self,
         ring: RingId,
-        publisher: u32,
+        pair: Pair,
         segment: ProducerSegment,
         doorbell: Doorbell,
     ) -> Result<(), SegmentError> {
         let (handle, descriptor) = Handle::split(segment.handle().try_clone()?);
         self.outgoing.push_back((Request::ProducerSegment { ring, handle }, descriptor));
-        self.rings.insert(ring, RingState::Producer { publisher, half: Some((segment, doorbell)) });
+        self.rings.insert(ring, RingState::Producer { pair, half: Some((segment, doorbell)) });
         Ok(())
     }
 
@@ -99,7 +109,7 @@ impl Session {
         &mut self,
         ring: RingId,
         publisher: PublisherId,
-        component: &str,
+        (component, client, number): (&str, u64, u32),
         doorbell: Option<Descriptor>,
     ) -> Result<(), SegmentError> {
         let (Some(doorbell), Ok(component)) =
@@ -110,8 +120,9 @@ impl Session {
         let segment = ConsumerSegment::create(self.welcome.backing)?;
         let (handle, descriptor) = Handle::split(segment.handle().try_clone()?);
         self.outgoing.push_back((Request::ConsumerSegment { ring, handle }, descriptor));
+        let lineage = Lineage { component: component.clone(), client, number };
         let origin = Arc::new(Origin { component, publisher, epoch: self.welcome.epoch });
-        self.rings.insert(ring, RingState::Consumer { origin, half: Some((segment, doorbell)) });
+        self.rings.insert(ring, RingState::Consumer { origin, lineage, half: Some((segment, doorbell)) });
         Ok(())
     }
 
@@ -120,16 +131,99 @@ impl Session {
         ring: RingId,
         peer: Option<shm::Handle>,
     ) -> Result<(), SegmentError> {
-        let (Some(peer), Some(RingState::Producer { publisher, half })) = (peer, self.rings.get_mut(&ring))
-        else {
+        let (Some(peer), Some(RingState::Producer { pair, half })) = (peer, self.rings.get_mut(&ring)) else {
             return Ok(());
         };
-        let (Some((segment, doorbell)), Some(state)) = (half.take(), self.publishers.get(publisher)) else {
+        let (Some((segment, doorbell)), pair) = (half.take(), pair.clone()) else {
             return Ok(());
         };
         let producer = Producer::new(segment, ConsumerView::attach(peer)?);
-        state.outbox.add_ring(ring, producer, doorbell);
+        let before = self.rings_before(ring, &pair);
+        if !before.is_empty() {
+            self.held
+                .insert(ring, Held { publisher: pair.publisher, before: before.clone(), settled: false });
+        }
+        if let Some(state) = self.publishers.get(&pair.publisher) {
+            state.outbox.add_ring(ring, producer, doorbell, before);
+        }
         Ok(())
+    }
+
+    /// Rings of the same pair that an earlier broker made: they carry what there is until this one takes their place.
+    fn rings_before(&self, ring: RingId, pair: &Pair) -> Vec<RingId> {
+        let is_before = |id: &RingId, state: &RingState| {
+            let same = matches!(state, RingState::Producer { pair: other, half: None } if other == pair);
+            same && life_of(*id) != life_of(ring)
+        };
+        let mut before: Vec<RingId> =
+            self.rings.iter().filter(|(id, state)| is_before(id, state)).map(|(id, _)| *id).collect();
+        before.sort_unstable();
+        before
+    }
+
+    /// Who hears over the ring has come back whole.
+    pub(super) fn settled(&mut self, ring: RingId) {
+        if let Some(held) = self.held.get_mut(&ring) {
+            held.settled = true;
+        }
+        self.release_rings();
+    }
+
+    /// Has rings take the place of those from before, where both sides have all that they had.
+    pub(super) fn release_rings(&mut self) {
+        for state in self.publishers.values().filter(|state| state.is_whole()) {
+            if self.missing.is_empty() && self.is_connected() {
+                state.outbox.forget_former();
+            }
+        }
+        let publishers = &self.publishers;
+        let is_due = |held: &Held| {
+            held.settled && publishers.get(&held.publisher).is_none_or(PublisherState::is_whole)
+        };
+        let due: Vec<(RingId, Held)> = self.held.extract_if(|_, held| is_due(held)).collect();
+        for (ring, Held { publisher, before, .. }) in due {
+            if let Some(state) = self.publishers.get(&publisher) {
+                state.outbox.release_ring(ring);
+            }
+            for ring in before {
+                self.rings.remove(&ring);
+                self.held.remove(&ring);
+            }
+        }
+    }
+
+    /// The broker is gone. Rings that are complete go on, if their other ends do.
+    pub(super) fn leave_rings(&mut self, why: &Disconnected) {
+        if !why.leaves_rings() {
+            self.close_all_rings();
+            self.ground.hub.interrupt(&RecvError::Away { why: why.to_string() });
+        }
+        // What the broker has not completed by now it never will.
+        self.making = Making::new();
+        self.rings.retain(|_, ring| ring.is_complete());
+        if let Some(inbox) = &self.inbox {
+            self.detaching += 1;
+            inbox.detach();
+        }
+    }
+
+    /// A ring's number here: brokers number theirs anew, and rings of more than one may be there at once.
+    pub(super) fn localized(&self, mut notice: Notice) -> Notice {
+        if let Some(ring) = notice.ring_mut() {
+            ring.0 = (ring.0 & RING_MASK) | (u64::from(self.life) << RING_BITS);
+        }
+        notice
+    }
+
+    /// What to say to the broker of now. `None`: it is about a ring that it does not know.
+    pub(super) fn for_broker(&self, mut request: Request) -> Option<Request> {
+        if let Some(ring) = request.ring_mut() {
+            let life = life_of(*ring);
+            ring.0 &= RING_MASK;
+            (life == self.life).then_some(request)
+        } else {
+            Some(request)
+        }
     }
 
     pub(super) fn attach_consumer(
@@ -138,14 +232,15 @@ impl Session {
         peer: Option<shm::Handle>,
         ring_bytes: u64,
     ) -> Result<(), SegmentError> {
-        let (Some(peer), Some(RingState::Consumer { origin, half })) = (peer, self.rings.get_mut(&ring))
+        let (Some(peer), Some(RingState::Consumer { origin, lineage, half })) =
+            (peer, self.rings.get_mut(&ring))
         else {
             return Ok(());
         };
         let Some((segment, doorbell)) = half.take() else {
             return Ok(());
         };
-        let origin = Arc::clone(origin);
+        let (origin, lineage) = (Arc::clone(origin), lineage.clone());
         let consumer = Consumer::new(ProducerView::attach(peer, capacity(ring_bytes))?, segment);
         if self.inbox.is_none() {
             let Ground { hub, desk, data_events, inbox_counters, wait_policy, .. } = &*self.ground;
@@ -160,7 +255,7 @@ impl Session {
             self.inbox = Some(inbox);
         }
         if let Some(inbox) = &self.inbox {
-            inbox.add(ring, consumer, doorbell, origin);
+            inbox.add(ring, consumer, doorbell, origin, lineage);
         }
         Ok(())
     }
@@ -198,8 +293,9 @@ impl Session {
 
     pub(super) fn close_ring(&mut self, ring: RingId, accused: Option<String>) {
         match self.rings.remove(&ring) {
-            Some(RingState::Producer { publisher, .. }) => {
-                if let Some(state) = self.publishers.get(&publisher) {
+            Some(RingState::Producer { pair, .. }) => {
+                self.held.remove(&ring);
+                if let Some(state) = self.publishers.get(&pair.publisher) {
                     state.outbox.remove_ring(ring);
                 }
             }
@@ -215,11 +311,29 @@ impl Session {
 
     /// The broker has ended the session, and with it all rings from here and to here: it tells the other ends so.
     pub(super) fn close_all_rings(&mut self) {
-        let rings: Vec<RingId> = self.rings.keys().copied().collect();
+        let rings: Vec<RingId> =
+            self.rings.keys().copied().filter(|ring| life_of(*ring) == self.life).collect();
         for ring in rings {
             self.close_ring(ring, None);
         }
     }
+}
+
+/// A ring that waits behind others to the same subscriber.
+#[derive(Debug)]
+pub(super) struct Held {
+    publisher: u32,
+    before: Vec<RingId>,
+    settled: bool,
+}
+
+/// Bits of a ring's number that are its broker's. No broker lives to number so many.
+const RING_BITS: u32 = 48;
+const RING_MASK: u64 = (1 << RING_BITS) - 1;
+
+/// In which life of the session a ring was made.
+fn life_of(ring: RingId) -> u16 {
+    u16::try_from(ring.0 >> RING_BITS).expect("sixteen bits are left")
 }
 
 /// Where no ring can be that large, its making says so.

@@ -15,7 +15,7 @@ use crate::access::AccessPolicy;
 use crate::config::{FRAME_BYTES_MAX, SESSIONS_MAX};
 use crate::wire::codec::{decode, encode};
 use crate::wire::{
-    Credential, Epoch, GoodbyeReason, Handle, Hello, Needed, Nonce, Notice, Proof, Refusal, Request,
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Needed, Nonce, Notice, Proof, Refusal, Request,
     Resource, RingId, Versions,
 };
 
@@ -41,6 +41,7 @@ pub(super) fn hello_of(client_id: &str) -> Hello {
         client_id: client_id.into(),
         nonce: Nonce([5; 32]),
         credential: Credential::Key,
+        life: Life { client: 0, before: 0 },
     }
 }
 
@@ -358,6 +359,7 @@ pub(super) fn answer_of(notice: &Notice) -> Option<Request> {
 pub(super) fn names(notices: &[Notice]) -> Vec<&'static str> {
     let name = |notice: &Notice| match notice {
         Notice::Challenge { .. } => "challenge",
+        Notice::Settled { .. } => "settled",
         Notice::Welcome(_) => "welcome",
         Notice::Refused { .. } => "refused",
         Notice::Declared { .. } => "declared",

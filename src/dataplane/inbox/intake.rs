@@ -14,7 +14,7 @@ use crate::batch::RECORD_BYTES_TARGET;
 use crate::config::TURN_BYTES_MAX;
 use crate::dataplane::chunk::Pool;
 use crate::dataplane::wait::{Step, Wait};
-use crate::dataplane::{DataEvent, DataEvents, Hub, Origin, Queue, RecvError};
+use crate::dataplane::{DataEvent, DataEvents, Hub, Origin, Queue, RecvError, own_number};
 use crate::sys;
 use crate::wire::RingId;
 
@@ -208,8 +208,20 @@ impl Intake {
 
     fn carry_out(&mut self, command: Command) {
         match command {
-            Command::Add { ring, consumer, doorbell, origin } => {
-                self.rings.push(InRing::new(ring, *consumer, doorbell, origin));
+            Command::Add { ring, consumer, doorbell, origin, lineage } => {
+                let before = self.rings.iter().find(|other| *other.lineage() == lineage);
+                let publisher = before.map_or_else(own_number, InRing::publisher);
+                let is_behind = before.is_some();
+                let mut ring = InRing::new(ring, *consumer, doorbell, origin, lineage, publisher);
+                ring.is_behind = is_behind;
+                self.rings.push(ring);
+            }
+            Command::Detach => {
+                // Nobody closes them any more.
+                self.ended.clear();
+                self.rings.iter_mut().for_each(|ring| ring.is_orphan = true);
+                // Without a control thread there is nobody to tell.
+                let _ = self.events.send(DataEvent::Detached);
             }
             Command::Grant { order, ring, slot, generation, topic } => {
                 let queues = self.hub.targets(&topic);
@@ -268,6 +280,10 @@ impl Intake {
             // It goes on where the last turn has ended, so that each ring has its turn.
             self.next = if self.next < self.rings.len() { self.next } else { 0 };
             let Some(ring) = self.rings.get_mut(self.next) else { break };
+            if ring.is_behind {
+                self.next += 1;
+                continue;
+            }
             let Shared { waiting, counters, .. } = &*self.shared;
             let turn = ring.turn(until.bytes(), waiting, counters, &mut self.pool);
             self.woke |= ring.wake_readers();
@@ -278,15 +294,21 @@ impl Intake {
                     self.next += 1;
                 }
                 Turn::Ended => {
-                    let ring = self.rings.swap_remove(self.next);
-                    if !ring.is_closed() && !self.session_over {
+                    let ring = self.take_out(self.next);
+                    // One behind it may have something by now.
+                    busy = true;
+                    if ring.is_orphan {
+                        // Without a control thread there is nobody to tell.
+                        let _ = self.events.send(DataEvent::Ended { ring: ring.id });
+                    } else if !ring.is_closed() && !self.session_over {
                         let (id, queues) = (ring.id, ring.queues().collect());
                         self.ended.push(EndedRing { id, origin: ring.origin, queues });
                     }
                     self.end_if_drained();
                 }
                 Turn::Broken(violation) => {
-                    let ring = self.rings.swap_remove(self.next);
+                    let ring = self.take_out(self.next);
+                    busy = true;
                     self.report(&ring, violation);
                     self.end_if_drained();
                 }
@@ -296,6 +318,17 @@ impl Intake {
             }
         }
         busy
+    }
+
+    /// Takes a ring out that was read to its end, or broke. The next of its lineage has its turn.
+    fn take_out(&mut self, index: usize) -> InRing {
+        let ring = self.rings.swap_remove(index);
+        let alike = self.rings.iter_mut().filter(|other| other.lineage() == ring.lineage());
+        // Of one lineage a later ring has a larger number.
+        if let Some(next) = alike.min_by_key(|other| other.id) {
+            next.is_behind = false;
+        }
+        ring
     }
 
     /// Notes how much waits, before any of it is taken: a turn may take long.
@@ -328,11 +361,13 @@ impl Intake {
         let mut armed = 0;
         let calm = self.rings.iter_mut().all(|ring| {
             armed += 1;
-            ring.arm(want)
+            ring.is_behind || ring.arm(want)
         });
         if calm {
             let bell = |index: usize| match index.checked_sub(1) {
                 None => &self.woken,
+                // Whatever its publisher does with it: nobody reads it yet.
+                Some(ring) if self.rings[ring].is_behind => &self.woken,
                 Some(ring) => &self.rings[ring].doorbell,
             };
             sys::wait((0..self.rings.len() + 1).map(bell), longest, &mut self.rung);
@@ -341,7 +376,7 @@ impl Intake {
                 self.woken.hear();
             }
             for (ring, rung) in self.rings.iter_mut().zip(&self.rung[1..]) {
-                ring.note_bell(*rung);
+                ring.note_bell(*rung && !ring.is_behind);
             }
         }
         for ring in &mut self.rings[..armed] {

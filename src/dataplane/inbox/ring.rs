@@ -8,8 +8,8 @@ use std::task::Waker;
 use shm::{Consumer, Doorbell, Heard, Moment, Record};
 use zerocopy::IntoBytes;
 
-use super::InboxCounters;
 use super::slot::{Slot, Target};
+use super::{InboxCounters, Lineage};
 use crate::batch::event_count;
 use crate::config::{RECORDS_PER_TURN, TURNS_PER_RING};
 use crate::dataplane::chunk::{CHUNK_BYTES, Chunk, Pool, own};
@@ -18,7 +18,7 @@ use crate::dataplane::queue::Source;
 use crate::dataplane::{Hub, Origin, Queue};
 use crate::hierarchy;
 use crate::topic::Topic;
-use crate::wire::RingId;
+use crate::wire::{PublisherId, RingId};
 
 #[derive(Debug)]
 pub(super) struct InRing {
@@ -41,6 +41,14 @@ pub(super) struct InRing {
     owes_ring: bool,
     /// The doorbell has rung, and that was not taken in yet.
     rung: bool,
+    /// Whose it is, whatever broker it came from.
+    lineage: Lineage,
+    /// This process's own number for that publisher.
+    publisher: PublisherId,
+    /// One before it, of the same publisher, is not read to its end: order holds for each publisher.
+    pub(super) is_behind: bool,
+    /// Its broker is gone, and will not say that it ends.
+    pub(super) is_orphan: bool,
 }
 
 /// What a look at a ring came to.
@@ -99,7 +107,14 @@ fn add(counter: &AtomicU64, events: u64) {
 }
 
 impl InRing {
-    pub(super) fn new(id: RingId, consumer: Consumer, doorbell: Doorbell, origin: Arc<Origin>) -> Self {
+    pub(super) fn new(
+        id: RingId,
+        consumer: Consumer,
+        doorbell: Doorbell,
+        origin: Arc<Origin>,
+        lineage: Lineage,
+        publisher: PublisherId,
+    ) -> Self {
         Self {
             id,
             doorbell,
@@ -113,7 +128,19 @@ impl InRing {
             closed: false,
             owes_ring: false,
             rung: false,
+            lineage,
+            publisher,
+            is_behind: false,
+            is_orphan: false,
         }
+    }
+
+    pub(super) fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    pub(super) fn publisher(&self) -> PublisherId {
+        self.publisher
     }
 
     pub(super) fn grant(&mut self, slot: u16, generation: u16, topic: Topic, queues: &Queues) {
@@ -123,7 +150,7 @@ impl InRing {
         }
         let since = self.now(slot);
         let targets = queues.iter().map(|queue| Target { queue: Arc::clone(queue), since }).collect();
-        let source = Source { publisher: self.origin.publisher, urgent: hierarchy::is_urgent(&topic) };
+        let source = Source { publisher: self.publisher, urgent: hierarchy::is_urgent(&topic) };
         self.slots[index] = Some(Slot { topic, generation, granted: true, source, targets });
     }
 

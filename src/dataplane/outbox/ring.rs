@@ -18,6 +18,9 @@ pub(super) struct OutRing {
     pub(super) dirty: bool,
     /// A wake-up could not be sent and has to be repeated.
     owes_wake: bool,
+    closing: bool,
+    /// Rings whose place it has taken.
+    before: Vec<RingId>,
     marks: Marks,
 }
 
@@ -58,7 +61,16 @@ impl OutRing {
     pub(super) fn new(id: RingId, mut producer: Producer, doorbell: Doorbell, sequence: u64) -> Self {
         producer.set_reserve((producer.capacity() / URGENT_PART) as u64);
         let marks = Marks::new(producer.capacity() as u64, sequence);
-        Self { id, producer, doorbell, dirty: false, owes_wake: false, marks }
+        Self {
+            id,
+            producer,
+            doorbell,
+            dirty: false,
+            owes_wake: false,
+            closing: false,
+            before: Vec::new(),
+            marks,
+        }
     }
 
     /// Whether the ring took the record, whose last event is the publisher's event number `sequence - 1`.
@@ -131,10 +143,31 @@ impl OutRing {
 
     /// Tells the subscriber that this was all.
     pub(super) fn close(&mut self) {
+        self.closing = true;
         if self.producer.close() {
             // Nobody there to wake is nobody to tell.
             let _ = self.doorbell.ring();
         }
+    }
+
+    /// Notes rings whose place it has taken, of those that were given up for others.
+    pub(super) fn note_before(&mut self, given_up: &[(RingId, RingId)]) {
+        self.before.extend(given_up.iter().filter(|(_, by)| *by == self.id).map(|(before, _)| *before));
+    }
+
+    /// Whether it has taken the place of this one.
+    pub(super) fn follows(&self, ring: RingId) -> bool {
+        self.before.contains(&ring)
+    }
+
+    /// Whether it has ended, and may have something left to be read.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// Whether it has ended, and there is nothing left to be read.
+    pub(super) fn is_done(&mut self) -> bool {
+        self.closing && !matches!(self.read_up_to(), Ok(Some(_)))
     }
 
     /// Whether the subscriber's end of the doorbell is closed. Takes in what rang.

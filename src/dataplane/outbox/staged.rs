@@ -33,8 +33,9 @@ struct Before {
 
 impl Before {
     /// Whether what was staged here is for this target, and not for an earlier grant of its slot.
-    fn is_for(&self, ring: RingId, address: &Address) -> bool {
-        (self.ring, self.address.slot, self.address.generation) == (ring, address.slot, address.generation)
+    fn is_for(&self, ring: &OutRing, address: &Address) -> bool {
+        let own = (ring.id, address.slot, address.generation);
+        (self.ring, self.address.slot, self.address.generation) == own || ring.follows(self.ring)
     }
 }
 
@@ -106,15 +107,14 @@ impl Outbox {
             let reached = match target {
                 Target::Local { queues, .. } if queues.is_empty() => continue,
                 Target::Local { queues, urgent, .. } => {
-                    let origin = self.origin.as_ref().expect("a topic is routed after it was declared");
-                    let source = Source { publisher: origin.publisher, urgent: *urgent };
+                    let source = Source { publisher: self.number, urgent: *urgent };
                     queues.iter().for_each(|queue| queue.lost(events, source));
                     false
                 }
                 Target::Ring { index, address } => {
                     let place = &mut self.rings[*index];
                     let Some(ring) = place else { continue };
-                    let reached = before.iter().any(|before| before.is_for(ring.id, address));
+                    let reached = before.iter().any(|before| before.is_for(ring, address));
                     let events = u32::try_from(events).expect("a ring holds fewer");
                     if !reached
                         && let Err(over) =
@@ -172,7 +172,7 @@ mod tests {
         let component = Component::from_client_id("procmond").expect("a legal id");
         shared.set_origin(Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) }));
         shared.add_topic(Topic::new("events.process.batch").expect("a legal topic"));
-        shared.add_ring(RingId(1), producer, doorbell);
+        shared.add_ring(RingId(1), producer, doorbell, vec![]);
         shared.add_route(0, RouteTarget::Slot { ring: RingId(1), slot: 0, generation: 0 });
         let events = tokio::sync::mpsc::unbounded_channel().0;
         let mut outbox = Outbox::new(Arc::clone(&shared), Arc::clone(&hub), events, RING_BYTES as u32 / 8);

@@ -41,6 +41,13 @@ pub enum RecvError {
         /// How.
         violation: String,
     },
+    /// The broker had ended the session, and with it all rings, until this process came back: what was published meanwhile did not come
+    /// here, and how much that was nobody knows.
+    #[error("the session was over for a while: {why}")]
+    Away {
+        /// Why.
+        why: String,
+    },
 }
 
 /// Events that matched a subscription and were lost on their way to it, told to it or yet to be told.

@@ -6,8 +6,8 @@ use crate::access::{Denial, Withheld};
 use crate::hierarchy::TopicAccessLevel;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Credential, Epoch, GoodbyeReason, Handle, Hello, Needed, Nonce, Notice, OrderId, Proof, PublisherId,
-    Refusal, Request, Resource, RingId, Sharer, SlotTarget, TokenId, Versions, Welcome,
+    Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Needed, Nonce, Notice, OrderId, Proof,
+    PublisherId, Refusal, Request, Resource, RingId, Sharer, SlotTarget, TokenId, Versions, Welcome,
 };
 
 /// An enum of the protocol, which the page has a table for.
@@ -56,6 +56,7 @@ documented!(
         NoRing,
         Poisoned,
         Proof,
+        Returned,
     ],
     requests()
 );
@@ -77,6 +78,7 @@ documented!(
         CloseRing,
         Goodbye,
         Challenge,
+        Settled,
     ],
     notices()
 );
@@ -144,6 +146,7 @@ pub(super) fn hello() -> Hello {
         client_id: "procmond-7".into(),
         nonce: nonce(0xaa),
         credential: Credential::Key,
+        life: Life { client: 0, before: 0 },
     }
 }
 
@@ -170,6 +173,7 @@ fn requests() -> Vec<Request> {
         Request::NoRing { ring, cause: "why".into() },
         Request::Poisoned { ring, violation: "how".into() },
         Request::Proof { proof: Proof([0xee; 32]) },
+        Request::Returned,
     ]
 }
 
@@ -193,8 +197,14 @@ fn notices() -> Vec<Notice> {
             withheld: vec![withheld(pattern("b"))],
             missed: vec!["netmond".into()],
         },
-        Notice::MakeProducerSegment { ring, publisher: 2, ring_bytes: 1 << 20 },
-        Notice::MakeConsumerSegment { ring, publisher, component: "fsmond".into() },
+        Notice::MakeProducerSegment {
+            ring,
+            publisher: 2,
+            ring_bytes: 1 << 20,
+            subscriber: "agent".into(),
+            client: 5,
+        },
+        Notice::MakeConsumerSegment { ring, publisher, component: "fsmond".into(), client: 5, number: 2 },
         Notice::AttachProducer { ring, handle: Handle::Descriptor },
         Notice::AttachConsumer { ring, handle: Handle::Descriptor, ring_bytes: 1 << 20 },
         Notice::Grant { order, ring, slot: 2, generation: 3, topic: Topic::new("a.b").expect("it is one") },
@@ -209,6 +219,7 @@ fn notices() -> Vec<Notice> {
         Notice::CloseRing { ring, accused: Some("how".into()) },
         Notice::Goodbye { reason: GoodbyeReason::TooSlow { limit: 4096 } },
         Notice::Challenge { nonce: nonce(0xbb), proof: Proof([0xdd; 32]) },
+        Notice::Settled { ring },
     ]
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::super::{Input, Known, Origin, SessionId};
 use super::super::world::{PROOF, RING_BYTES, answer_of, hello_of};
 use super::{Event, Simulation, origin};
-use crate::wire::{Notice, Proof, Request, RingId};
+use crate::wire::{Life, Notice, Proof, Request, RingId};
 
 const NAMES: [&str; 6] = ["procmond", "netmond", "agent", "detector", "exporter", "tool"];
 /// What each may publish, for the most part, and what nobody may.
@@ -57,6 +57,7 @@ pub(super) struct Client {
     /// It was not read for a while, and may be late for that.
     pub(super) paused: bool,
     welcome: bool,
+    came_back: bool,
     /// It answers nothing any more.
     stopped: bool,
     /// When what it was sent last arrives, when what it has said last does.
@@ -102,6 +103,7 @@ impl Simulation {
             known_by: None,
             paused: false,
             welcome: false,
+            came_back: false,
             stopped: false,
             heard_by: self.now,
             said_by: self.now,
@@ -115,7 +117,10 @@ impl Simulation {
         self.outside.connected(session, origin, self.now);
         self.feed(Input::Connected { session, origin });
         if temper != Temper::Mute {
-            let hello = hello_of(name);
+            let mut hello = hello_of(name);
+            hello.life = Life { client: session.0, before: u32::from(self.dice.chance(2)) };
+            let came_back = hello.life.before > 0;
+            self.clients.get_mut(&session).expect("it was just put there").came_back = came_back;
             // The agent's is in the same process.
             let after = if origin == Origin::Embedded { Duration::ZERO } else { self.dice.millis(2000) };
             self.say_after(session, Request::Hello(hello), after);
@@ -169,6 +174,10 @@ impl Simulation {
         match notice {
             Notice::Welcome(_) => {
                 client.welcome = true;
+                if client.came_back {
+                    let after = self.dice.millis(1500);
+                    self.say_after(session, Request::Returned, after);
+                }
                 for _ in 0..2 {
                     let at = self.now + self.dice.millis(300);
                     self.put(at, Event::Act { session });
@@ -212,7 +221,7 @@ impl Simulation {
                 let after = self.lag(session, 250);
                 self.say_after(session, done, after);
             }
-            Notice::Subscribed { .. } | Notice::Revoke { .. } => {}
+            Notice::Subscribed { .. } | Notice::Revoke { .. } | Notice::Settled { .. } => {}
         }
     }
 

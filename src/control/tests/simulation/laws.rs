@@ -35,6 +35,9 @@ struct Seen {
     component: Option<Component>,
     /// It was told that it is over.
     farewell: bool,
+    /// It had a session before, and has asked for all again that it had then.
+    came_back: bool,
+    whole: bool,
     requests: BTreeMap<u32, (Instant, Asked)>,
     subscriptions: BTreeMap<u32, Subscription>,
     publishers: BTreeMap<u32, Vec<Declared>>,
@@ -159,6 +162,8 @@ impl Outside {
             since,
             component: None,
             farewell: false,
+            came_back: false,
+            whole: false,
             requests: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
@@ -213,8 +218,9 @@ impl Outside {
                 }
             }
             Request::Poisoned { ring, .. } => self.accused(session, *ring),
-            Request::Hello(_)
-            | Request::Proof { .. }
+            Request::Hello(hello) => seen.came_back = hello.life.before > 0,
+            Request::Returned => seen.whole = true,
+            Request::Proof { .. }
             | Request::NoRing { .. }
             | Request::ProducerSegment { .. }
             | Request::ConsumerSegment { .. } => {}
@@ -274,12 +280,19 @@ impl Outside {
                 seen.component = Some(Component::from_client_id(&welcome.component).expect("a name"));
             }
             Notice::Challenge { .. } => {}
+            Notice::Settled { ring } => {
+                let ring = &self.rings[ring];
+                assert!(session == ring.producer && ring.ready, "12: {ring:?}");
+                let back = |session: &SessionId| self.sessions[session].came_back;
+                assert!(back(&ring.producer) && back(&ring.consumer), "12: {ring:?}");
+                assert!(self.sessions[&ring.consumer].whole, "12: {ring:?}");
+            }
             Notice::Goodbye { .. } => seen.farewell = true,
             Notice::Refused { request, .. } => self.answered(session, *request, now, false),
             Notice::Declared { request, .. } | Notice::Subscribed { request, .. } => {
                 self.answered(session, *request, now, true);
             }
-            Notice::MakeProducerSegment { ring, publisher, ring_bytes } => {
+            Notice::MakeProducerSegment { ring, publisher, ring_bytes, .. } => {
                 let seen = SeenRing {
                     producer: session,
                     number: *publisher,

@@ -11,8 +11,8 @@ use super::*;
 use crate::access::Component;
 use crate::batch::{BatchWriter, Opaque};
 use crate::correlation::CorrelationMetadata;
-use crate::dataplane::Taken;
 use crate::dataplane::wait::WaitPolicy;
+use crate::dataplane::{Lineage, Taken};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Epoch, PublisherId};
 
@@ -27,9 +27,11 @@ fn ring() -> (Producer, InRing) {
     let seen_data = ProducerView::attach(share(data.handle()), RING_BYTES).expect("it is as agreed");
     let seen_marks = ConsumerView::attach(share(marks.handle())).expect("it is as agreed");
     let component = Component::from_client_id("procmond").expect("a legal id");
+    let lineage = Lineage { component: component.clone(), client: 1, number: 0 };
     let origin = Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) });
     let (doorbell, _) = Doorbell::pair().expect("descriptors");
-    let mut ring = InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin);
+    let mut ring =
+        InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin, lineage, PublisherId(0));
     ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), &Arc::from([]));
     (Producer::new(data, seen_marks), ring)
 }

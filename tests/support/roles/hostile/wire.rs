@@ -141,7 +141,8 @@ impl Frame {
 /// A hello that offers to prove the broker's key.
 pub(crate) fn hello(id: &str) -> Frame {
     let said = Frame::new(request::HELLO).number(1).number(1).number(0).text(id);
-    said.raw(&[0; 32]).number(1)
+    // With no life of its own.
+    said.raw(&[0; 32]).number(1).number(0).number(0)
 }
 
 /// The answer to what such a hello is challenged with.

@@ -25,7 +25,7 @@ pub(crate) use command::{Command, Commands, Reply};
 pub(crate) use home::Home;
 use making::Making;
 use publishers::PublisherState;
-use rings::{Held, Pair, RingState};
+use rings::{Pair, RingState};
 use subscriptions::SubscriptionState;
 
 /// What a session shares with the handles of its client.
@@ -60,7 +60,10 @@ pub(crate) struct Session {
     /// Subscriptions that the broker of before had granted, and that of now has not.
     missing: HashSet<u32>,
     rings: HashMap<RingId, RingState>,
-    held: HashMap<RingId, Held>,
+    /// Who has come back to the broker of now with all that it may have.
+    settled: HashSet<(String, u64)>,
+    /// Rings that others have just taken the place of.
+    released: Vec<RingId>,
     /// Brokers that are gone, and of which the data thread has yet to take note.
     detaching: u32,
     making: Making,
@@ -106,7 +109,8 @@ impl Session {
             subscriptions: HashMap::new(),
             missing: HashSet::new(),
             rings: HashMap::new(),
-            held: HashMap::new(),
+            settled: HashSet::new(),
+            released: Vec::new(),
             detaching: 0,
             making: Making::new(),
             asked: HashMap::new(),
@@ -298,7 +302,7 @@ impl Session {
                 self.ask(Request::Done { order });
             }
             Notice::CloseRing { ring, accused } => self.close_ring(ring, accused),
-            Notice::Settled { ring } => self.settled(ring),
+            Notice::Settled { component, client } => self.settled(component, client),
             // A second welcome, or a challenge, says nothing new, and a goodbye is the loop's.
             Notice::Welcome(_) | Notice::Challenge { .. } | Notice::Goodbye { .. } => {}
         }

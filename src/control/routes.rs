@@ -268,34 +268,8 @@ impl<F> Machine<F> {
         self.send_with(consumer_session, notice, p.descriptor);
         let notice = Notice::AttachProducer { ring: id, handle: c.handle };
         self.send_with(producer_session, notice, c.descriptor);
-        self.say_settled(id);
         for key in self.routes_between(publisher, subscriber) {
             self.start_granting(key);
-        }
-    }
-
-    /// A client that has come back has its subscriptions again.
-    pub(super) fn returned(&mut self, session: SessionId) {
-        let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        if std::mem::replace(&mut state.is_whole, true) {
-            return self.fault(session, "a return that was not, or is over");
-        }
-        let rings: Vec<RingId> =
-            self.publishers_heard_by(session).map(|publisher| self.pairs[&(publisher, session)]).collect();
-        for ring in rings {
-            self.say_settled(ring);
-        }
-    }
-
-    /// Tells who publishes over a ring that its subscriber is whole, if both have come back: between them there may be one from before,
-    /// which then goes.
-    fn say_settled(&mut self, id: RingId) {
-        let ring = &self.rings[&id];
-        let Some((producer, consumer)) = self.ends_of(id) else { return };
-        let came_back = |session| self.sessions[session].life.before > 0;
-        let whole = matches!(ring.stage, Stage::Ready) && self.sessions[&consumer].is_whole;
-        if whole && [producer, consumer].iter().all(came_back) {
-            self.send(producer, Notice::Settled { ring: id });
         }
     }
 

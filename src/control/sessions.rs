@@ -439,9 +439,43 @@ impl<F> Machine<F> {
             backing: self.settings.backing,
         };
         self.send(session, Notice::Welcome(welcome));
+        if life.before > 0 {
+            self.say_who_is_settled(session);
+        }
         let (right, what) = (Right::Connect, identity.to_string());
         self.report(Report::Granted { session, component: component.clone(), right, what, withheld: 0 });
         self.report(Report::Joined { component });
+    }
+
+    /// A client that has come back has its subscriptions again: publishers that have come back, too, may have rings to it from before, which go
+    /// now.
+    pub(super) fn returned(&mut self, session: SessionId) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        if std::mem::replace(&mut state.is_whole, true) {
+            return self.fault(session, "a return that was not, or is over");
+        }
+        let others = self.returned_sessions().filter(|other| *other != session);
+        for other in others.collect::<Vec<_>>() {
+            self.say_settled(other, session);
+        }
+    }
+
+    /// Tells one that has come back of those that have before it.
+    fn say_who_is_settled(&mut self, session: SessionId) {
+        let whole =
+            self.returned_sessions().filter(|other| *other != session && self.sessions[other].is_whole);
+        for other in whole.collect::<Vec<_>>() {
+            self.say_settled(session, other);
+        }
+    }
+
+    fn returned_sessions(&self) -> impl Iterator<Item = SessionId> {
+        self.names.values().copied().filter(|session| self.sessions[session].life.before > 0)
+    }
+
+    fn say_settled(&mut self, to: SessionId, whole: SessionId) {
+        let (component, client) = (self.component(whole).to_string(), self.sessions[&whole].life.client);
+        self.send(to, Notice::Settled { component, client });
     }
 
     /// The name of a session that has said hello.

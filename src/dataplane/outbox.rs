@@ -112,7 +112,7 @@ struct Wanted {
     /// holds.
     held: BTreeMap<RingId, Vec<RingId>>,
     /// Rings that others have taken the place of, and these: what is in them is still read.
-    released: Vec<(RingId, RingId)>,
+    released: Vec<(RingId, Option<RingId>)>,
     /// By place.
     routes: Vec<(Topic, Vec<RouteTarget>)>,
     origin: Option<Arc<Origin>>,
@@ -175,13 +175,16 @@ impl OutboxShared {
         });
     }
 
-    /// Has a ring take the place of those that it waited behind. They are closed: who reads them goes on with this one.
-    pub(crate) fn release_ring(&self, id: RingId) {
+    /// Has a ring, if there is one, take the place of those that it waited behind. They are closed: who reads them goes on with it.
+    pub(crate) fn release_rings(&self, before: &[RingId], by: Option<RingId>) {
         self.change(|wanted| {
-            for before in wanted.held.remove(&id).unwrap_or_default() {
-                wanted.held.remove(&before);
-                wanted.forget_ring(before);
-                wanted.released.push((before, id));
+            if let Some(by) = by {
+                wanted.held.remove(&by);
+            }
+            for &ring in before {
+                wanted.held.remove(&ring);
+                wanted.forget_ring(ring);
+                wanted.released.push((ring, by));
             }
         });
     }

@@ -350,9 +350,10 @@ pub(crate) enum Notice {
         nonce: Nonce,
         proof: Proof,
     },
-    /// Who hears over this ring has come back whole: all routes to it that were there before are there again.
+    /// This client of that component has come back whole: all routes to it that it still may have are there again.
     Settled {
-        ring: RingId,
+        component: String,
+        client: u64,
     },
 }
 
@@ -368,8 +369,7 @@ impl Notice {
             | Self::Route { target: Some(SlotTarget { ring, .. }), .. }
             | Self::Unroute { ring: Some(ring), .. }
             | Self::Revoke { ring, .. }
-            | Self::CloseRing { ring, .. }
-            | Self::Settled { ring } => Some(ring),
+            | Self::CloseRing { ring, .. } => Some(ring),
             _ => None,
         }
     }

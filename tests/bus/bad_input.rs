@@ -49,10 +49,18 @@ pub(crate) fn frame(message: &[u8]) -> Vec<u8> {
     [&length.to_le_bytes(), message].concat()
 }
 
-/// A hello as version 1 has it: variant 0, oldest and newest version, features, client id, nonce, and that it knows the key.
+/// The end of a hello: the client's own number, a large one, and no session before.
+pub(crate) const LIFE: [u8; 10] = [253, 7, 7, 7, 7, 7, 7, 7, 7, 0];
+
+/// A hello as version 1 has it: variant 0, oldest and newest version, features, client id, nonce, that it knows the key, and its life.
 pub(crate) fn hello(oldest: u8, newest: u8, id: &str) -> Vec<u8> {
+    hello_offering(oldest, newest, id, &[1])
+}
+
+/// As above, with something else to prove.
+pub(crate) fn hello_offering(oldest: u8, newest: u8, id: &str, credential: &[u8]) -> Vec<u8> {
     let length = u8::try_from(id.len()).expect("a short id");
-    frame(&[&[0, oldest, newest, 0, length], id.as_bytes(), &[7; 32], &[1]].concat())
+    frame(&[&[0, oldest, newest, 0, length], id.as_bytes(), &[7; 32], credential, &LIFE].concat())
 }
 
 /// The bus works: one collector's events arrive.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::bad_input::{frame, hello, provoke};
+use super::bad_input::{frame, hello, hello_offering, provoke};
 use crate::support::{DEADLINE, Folder, Role, STRANGER, look, proof, reachable, wait_until};
 
 fn key_of(folder: &Folder) -> PathBuf {
@@ -59,9 +59,7 @@ fn who_does_not_know_the_key_is_not_let_in_and_takes_no_name() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();
     // A hello that offers nothing, and one that proves nothing.
-    let mut nothing = hello(1, 1, "procmond");
-    *nothing.last_mut().expect("a hello") = 0;
-    let refused = provoke(&folder, &nothing);
+    let refused = provoke(&folder, &hello_offering(1, 1, "procmond", &[0]));
     assert_eq!(refused[4], 1, "it is refused: {refused:?}");
     let wrong = [hello(1, 1, "procmond"), frame(&[&[10], &[0; 32][..]].concat())].concat();
     let answer = provoke(&folder, &wrong);
@@ -111,9 +109,8 @@ fn a_token_is_not_used_up_by_who_knows_its_name_alone() {
     let mut agent = Role::agent(&folder, json!({})).up();
     let path = issue(&mut agent, &folder, "token", 0, json!({}));
     let token = fs::read(&path).expect("we are root");
-    let nothing = hello(1, 1, "procmond");
-    let named = [&nothing[4..nothing.len() - 1], &[2], &token[..16]].concat();
-    let wrong = [frame(&named), frame(&[&[10], &[0; 32][..]].concat())].concat();
+    let named = hello_offering(1, 1, "procmond", &[&[2], &token[..16]].concat());
+    let wrong = [named, frame(&[&[10], &[0; 32][..]].concat())].concat();
     let answer = provoke(&folder, &wrong);
     assert_eq!((answer[4], answer[69 + 4]), (14, 1), "it is challenged, and refused: {answer:?}");
     let _procmond = Role::client_with(&folder, "procmond", json!({"token": path})).up();

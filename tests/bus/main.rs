@@ -16,6 +16,7 @@ mod identity;
 mod memory;
 mod overload;
 mod policy;
+mod returns;
 mod rights;
 mod rings;
 mod schedules;

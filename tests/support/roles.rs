@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient,
-    Instance, ProcessEvent, Publisher, RecvError, SocketEnd, SubscribeError, SubscribeOptions, Subscription,
+    AccessPolicy, Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError,
+    EventBusClient, Instance, ProcessEvent, Publisher, RecvError, SocketEnd, SubscribeError,
+    SubscribeOptions, Subscription,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
@@ -119,6 +120,9 @@ fn broker_options(role: &Value, path: PathBuf, queue: Option<usize>) -> BrokerOp
         None => BrokerOptions::new(path),
     };
     options = options.backing(backing);
+    if let Some(path) = role["policy"].as_str() {
+        options = options.policy(AccessPolicy::load(path).expect("a policy of the harness"));
+    }
     if let Some(bytes) = role["ring_bytes"].as_u64() {
         options = options.ring_bytes(size(bytes));
     }
@@ -191,7 +195,7 @@ impl BusRole {
                 Some(Some(instance)) => ConnectOptions::new(id).instance(&instance),
                 None => ConnectOptions::new(id).path(path),
             };
-            options = options.deadline(DEADLINE);
+            options = options.deadline(DEADLINE).comes_back(role["comes_back"] == true);
             if role["stdin"] == true {
                 let end = SocketEnd::take_stdin().expect("descriptors");
                 options = ConnectOptions::from_descriptor(id, end).deadline(DEADLINE);

@@ -1,5 +1,6 @@
 //! A client's side of its rings: segments made and attached as the broker asks, and what becomes of it when that fails.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use shm::{
@@ -8,7 +9,6 @@ use shm::{
 };
 
 use super::making::{Made, Making};
-use super::publishers::PublisherState;
 use super::{Disconnected, Ground, Session};
 use crate::access::Component;
 use crate::dataplane::{Inbox, Lineage, Origin, RecvError};
@@ -34,7 +34,7 @@ pub(super) enum RingState {
 }
 
 /// A publisher of this client's, and who hears it: the same, whichever broker joined them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Pair {
     pub(super) publisher: u32,
     pub(super) subscriber: String,
@@ -138,57 +138,60 @@ impl Session {
             return Ok(());
         };
         let producer = Producer::new(segment, ConsumerView::attach(peer)?);
-        let before = self.rings_before(ring, &pair);
-        if !before.is_empty() {
-            self.held
-                .insert(ring, Held { publisher: pair.publisher, before: before.clone(), settled: false });
-        }
+        let before = self.rings_before(&pair);
         if let Some(state) = self.publishers.get(&pair.publisher) {
             state.outbox.add_ring(ring, producer, doorbell, before);
         }
+        self.release_rings();
         Ok(())
     }
 
-    /// Rings of the same pair that an earlier broker made: they carry what there is until this one takes their place.
-    fn rings_before(&self, ring: RingId, pair: &Pair) -> Vec<RingId> {
-        let is_before = |id: &RingId, state: &RingState| {
+    /// Rings of this pair that an earlier broker made: they carry what there is until another takes their place.
+    fn rings_before(&self, pair: &Pair) -> Vec<RingId> {
+        let is_before = |id: RingId, state: &RingState| {
             let same = matches!(state, RingState::Producer { pair: other, half: None } if other == pair);
-            same && life_of(*id) != life_of(ring)
+            same && life_of(id) != self.life
         };
-        let mut before: Vec<RingId> =
-            self.rings.iter().filter(|(id, state)| is_before(id, state)).map(|(id, _)| *id).collect();
-        before.sort_unstable();
-        before
+        let all = self.rings.iter().filter(|(id, state)| is_before(**id, state));
+        all.map(|(id, _)| *id).collect()
     }
 
-    /// Who hears over the ring has come back whole.
-    pub(super) fn settled(&mut self, ring: RingId) {
-        if let Some(held) = self.held.get_mut(&ring) {
-            held.settled = true;
-        }
+    /// A client has come back with all that it still may have.
+    pub(super) fn settled(&mut self, component: String, client: u64) {
+        self.settled.insert((component, client));
         self.release_rings();
     }
 
-    /// Has rings take the place of those from before, where both sides have all that they had.
+    /// Has rings take the place of those from before, where both sides have all that they may have again. Where there is none, those from
+    /// before end: their subscriber has asked for nothing that they carry, or may not have it any more.
     pub(super) fn release_rings(&mut self) {
-        for state in self.publishers.values().filter(|state| state.is_whole()) {
-            if self.missing.is_empty() && self.is_connected() {
-                state.outbox.forget_former();
+        if !self.missing.is_empty() || !self.is_connected() || self.life == 0 {
+            return;
+        }
+        for (number, state) in &self.publishers {
+            if !state.is_whole() {
+                continue;
+            }
+            state.outbox.forget_former();
+            let mut over: HashMap<&Pair, (Vec<RingId>, Option<RingId>)> = HashMap::new();
+            for (id, ring) in &self.rings {
+                if let RingState::Producer { pair, half: None } = ring
+                    && pair.publisher == *number
+                    && self.settled.contains(&(pair.subscriber.clone(), pair.client))
+                {
+                    let (before, by) = over.entry(pair).or_default();
+                    if life_of(*id) == self.life { *by = Some(*id) } else { before.push(*id) }
+                }
+            }
+            for (before, by) in over.into_values() {
+                if !before.is_empty() {
+                    state.outbox.release_rings(&before, by);
+                    self.released.extend(before);
+                }
             }
         }
-        let publishers = &self.publishers;
-        let is_due = |held: &Held| {
-            held.settled && publishers.get(&held.publisher).is_none_or(PublisherState::is_whole)
-        };
-        let due: Vec<(RingId, Held)> = self.held.extract_if(|_, held| is_due(held)).collect();
-        for (ring, Held { publisher, before, .. }) in due {
-            if let Some(state) = self.publishers.get(&publisher) {
-                state.outbox.release_ring(ring);
-            }
-            for ring in before {
-                self.rings.remove(&ring);
-                self.held.remove(&ring);
-            }
+        for ring in self.released.drain(..) {
+            self.rings.remove(&ring);
         }
     }
 
@@ -198,6 +201,7 @@ impl Session {
             self.close_all_rings();
             self.ground.hub.interrupt(&RecvError::Away { why: why.to_string() });
         }
+        self.settled.clear();
         // What the broker has not completed by now it never will.
         self.making = Making::new();
         self.rings.retain(|_, ring| ring.is_complete());
@@ -294,7 +298,6 @@ impl Session {
     pub(super) fn close_ring(&mut self, ring: RingId, accused: Option<String>) {
         match self.rings.remove(&ring) {
             Some(RingState::Producer { pair, .. }) => {
-                self.held.remove(&ring);
                 if let Some(state) = self.publishers.get(&pair.publisher) {
                     state.outbox.remove_ring(ring);
                 }
@@ -317,14 +320,6 @@ impl Session {
             self.close_ring(ring, None);
         }
     }
-}
-
-/// A ring that waits behind others to the same subscriber.
-#[derive(Debug)]
-pub(super) struct Held {
-    publisher: u32,
-    before: Vec<RingId>,
-    settled: bool,
 }
 
 /// Bits of a ring's number that are its broker's. No broker lives to number so many.

@@ -132,6 +132,7 @@ impl Session {
         if self.missing.remove(&subscription) && self.missing.is_empty() && self.is_connected() {
             self.ask(Request::Returned);
             self.ask_for_what_may_be();
+            self.release_rings();
         }
     }
 

@@ -2,59 +2,45 @@
 
 use super::super::SessionId;
 use super::world::{USER, World, goodbye, hello_of, names};
-use crate::wire::{GoodbyeReason, Life, Notice, Request};
+use crate::wire::{GoodbyeReason, Hello, Life, Notice, Request};
 
 fn join(world: &mut World, name: &str, life: Life) -> SessionId {
     let session = world.connect(USER);
-    world.greet(session, crate::wire::Hello { life, ..hello_of(name) });
+    world.greet(session, Hello { life, ..hello_of(name) });
     assert_eq!(names(&world.heard(session)), ["welcome"]);
     session
 }
 
-fn settled(heard: &[Notice]) -> usize {
-    heard.iter().filter(|notice| matches!(notice, Notice::Settled { .. })).count()
+fn settled(heard: &[Notice]) -> Vec<(String, u64)> {
+    let settled = heard.iter().filter_map(|notice| match notice {
+        Notice::Settled { component, client } => Some((component.clone(), *client)),
+        _ => None,
+    });
+    settled.collect()
 }
 
 #[test]
-fn who_publishes_hears_once_its_subscriber_is_back_with_all_that_it_had() {
-    // Whoever of the two is back first.
-    for publisher_is_first in [true, false] {
+fn who_is_back_hears_of_each_other_that_is_back_with_all_that_it_had_whoever_was_first() {
+    for whole_before in [true, false] {
         let mut world = World::new();
-        let procmond = join(&mut world, "procmond", Life { client: 1, before: 1 });
+        let fresh = world.join("netmond");
         let detector = join(&mut world, "detector", Life { client: 2, before: 7 });
-        for declares in [publisher_is_first, !publisher_is_first] {
-            if declares {
-                world.declare(procmond, 0, 0, "events.process.batch");
-            } else {
-                world.subscribe(detector, 0, &["events.#"]);
-            }
-        }
-        world.settle();
-        let heard = world.heard(procmond);
-        assert_eq!(settled(&heard), 0, "the detector may have had more: {heard:?}");
-        world.say(detector, Request::Returned);
-        world.settle();
-        assert_eq!(settled(&world.heard(procmond)), 1);
-        // A ring that comes later.
-        world.declare(procmond, 1, 0, "events.process.batch");
-        world.settle();
-        assert_eq!((settled(&world.heard(procmond)), settled(&world.heard(detector))), (1, 0));
-    }
-}
-
-#[test]
-fn of_whom_one_was_not_there_before_nothing_is_said() {
-    for (before, after) in [(0, 1), (1, 0), (0, 0)] {
-        let mut world = World::new();
-        let procmond = join(&mut world, "procmond", Life { client: 1, before });
-        let detector = join(&mut world, "detector", Life { client: 2, before: after });
-        world.declare(procmond, 0, 0, "events.process.batch");
         world.subscribe(detector, 0, &["events.#"]);
-        world.settle();
-        if after > 0 {
+        if whole_before {
             world.say(detector, Request::Returned);
         }
-        assert_eq!(settled(&world.heard(procmond)), 0);
+        let procmond = world.connect(USER);
+        world.greet(procmond, Hello { life: Life { client: 1, before: 1 }, ..hello_of("procmond") });
+        world.declare(procmond, 0, 0, "events.process.batch");
+        world.settle();
+        if !whole_before {
+            assert_eq!(settled(&world.heard(procmond)), [], "the detector may have had more");
+            world.say(detector, Request::Returned);
+        }
+        assert_eq!(settled(&world.heard(procmond)), [("detector".to_owned(), 2)]);
+        assert_eq!(settled(&world.heard(fresh)), [], "it can't have anything from before");
+        world.say(procmond, Request::Returned);
+        assert_eq!(settled(&world.heard(detector)), [("procmond".to_owned(), 1)]);
     }
 }
 

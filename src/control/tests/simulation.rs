@@ -23,7 +23,7 @@
 //! 11. Once a reload is answered no publisher uses a route that the policy does not allow, nor one of those after it. Each is answered once,
 //!     and law 5 asks those policies too.
 //!
-//! 12. A ring is said to be settled to its publisher alone, if it and the subscriber have come back, and the subscriber has said that it is whole.
+//! 12. Of whom it is said that it is settled has come back and has said that it is whole, and who hears it has come back, too.
 //!
 //! A schedule that breaks one prints its seed: `EVENTBUS_SEED=0x… cargo test --lib simulated` runs that one again, and
 //! `EVENTBUS_SCHEDULES=100000` so many of them.

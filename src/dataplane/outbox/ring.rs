@@ -151,8 +151,8 @@ impl OutRing {
     }
 
     /// Notes rings whose place it has taken, of those that were given up for others.
-    pub(super) fn note_before(&mut self, given_up: &[(RingId, RingId)]) {
-        self.before.extend(given_up.iter().filter(|(_, by)| *by == self.id).map(|(before, _)| *before));
+    pub(super) fn note_before(&mut self, given_up: &[(RingId, Option<RingId>)]) {
+        self.before.extend(given_up.iter().filter(|(_, by)| *by == Some(self.id)).map(|(before, _)| *before));
     }
 
     /// Whether it has taken the place of this one.

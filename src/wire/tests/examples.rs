@@ -219,7 +219,7 @@ fn notices() -> Vec<Notice> {
         Notice::CloseRing { ring, accused: Some("how".into()) },
         Notice::Goodbye { reason: GoodbyeReason::TooSlow { limit: 4096 } },
         Notice::Challenge { nonce: nonce(0xbb), proof: Proof([0xdd; 32]) },
-        Notice::Settled { ring },
+        Notice::Settled { component: "fsmond".into(), client: 5 },
     ]
 }
 

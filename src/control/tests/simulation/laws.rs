@@ -280,12 +280,14 @@ impl Outside {
                 seen.component = Some(Component::from_client_id(&welcome.component).expect("a name"));
             }
             Notice::Challenge { .. } => {}
-            Notice::Settled { ring } => {
-                let ring = &self.rings[ring];
-                assert!(session == ring.producer && ring.ready, "12: {ring:?}");
-                let back = |session: &SessionId| self.sessions[session].came_back;
-                assert!(back(&ring.producer) && back(&ring.consumer), "12: {ring:?}");
-                assert!(self.sessions[&ring.consumer].whole, "12: {ring:?}");
+            Notice::Settled { component, client } => {
+                assert!(self.sessions[&session].came_back, "12: {session:?}");
+                let whole = &self.sessions[&SessionId(*client)];
+                assert!(whole.came_back && whole.whole, "12: {whole:?}");
+                assert!(
+                    whole.component.as_ref().is_some_and(|name| name.as_str() == component),
+                    "12: {whole:?}"
+                );
             }
             Notice::Goodbye { .. } => seen.farewell = true,
             Notice::Refused { request, .. } => self.answered(session, *request, now, false),

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shm::Descriptor;
 use tokio::sync::{oneshot, watch};
@@ -62,6 +62,10 @@ pub(crate) struct Session {
     rings: HashMap<RingId, RingState>,
     /// Who has come back to the broker of now with all that it may have.
     settled: HashSet<(String, u64)>,
+    /// When rings to who has not come back end.
+    orphans_until: Option<Instant>,
+    /// A ring has ended while there was no broker, and may have ended early.
+    may_have_missed: bool,
     /// Rings that others have just taken the place of.
     released: Vec<RingId>,
     /// Brokers that are gone, and of which the data thread has yet to take note.
@@ -110,6 +114,8 @@ impl Session {
             missing: HashSet::new(),
             rings: HashMap::new(),
             settled: HashSet::new(),
+            orphans_until: None,
+            may_have_missed: false,
             released: Vec::new(),
             detaching: 0,
             making: Making::new(),
@@ -146,6 +152,7 @@ impl Session {
                 command = channels.commands.recv() => self.command(command?),
                 Some(event) = channels.data_events.recv() => self.data_event(event),
                 Some(made) = self.making.next() => self.made(made),
+                () = sleep_until(self.orphans_until) => self.end_orphans(),
             }
         }
     }
@@ -315,7 +322,10 @@ impl Session {
             DataEvent::Granted { order } if self.detaching == 0 => self.ask(Request::Done { order }),
             DataEvent::Granted { .. } => {}
             DataEvent::Detached => self.detaching -= 1,
-            DataEvent::Ended { ring } => drop(self.rings.remove(&ring)),
+            DataEvent::Ended { ring } => {
+                self.rings.remove(&ring);
+                self.may_have_missed |= !self.is_connected();
+            }
             DataEvent::Joined { subscription } => self.joined(subscription),
             DataEvent::Retired(producers) => drop(producers),
             DataEvent::Wait(wait) => drop(tokio::spawn(wait.carry_out())),
@@ -369,160 +379,17 @@ impl Drop for Session {
     }
 }
 
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Answers who waits; who has stopped waiting needs no answer.
 fn answer<T>(reply: oneshot::Sender<T>, result: T) {
     let _ = reply.send(result);
 }
 
 #[cfg(test)]
-mod tests {
-    use std::task::{Context, Waker};
-
-    use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-    use shm::Doorbell;
-
-    use super::super::{ClientSettings, Core};
-    use super::*;
-    use crate::config::MAKING_MAX;
-    use crate::dataplane::{Queue, Taken};
-    use crate::wire::{Epoch, Handle, PublisherId};
-
-    const RING_BYTES: usize = 64 << 10;
-
-    fn session() -> (Arc<Core>, Session) {
-        let component = "agent".into();
-        let (ring_bytes, backing) = (RING_BYTES as u64, shm::Backing::Memfd);
-        let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes, backing };
-        let (queue_bytes, deadline) = (1 << 20, Duration::from_secs(5));
-        let settings = ClientSettings { queue_bytes, wait_policy: WaitPolicy::default(), deadline };
-        let (core, ground, _) = Core::new(&welcome, settings);
-        (core, Session::new(ground, welcome))
-    }
-
-    fn making_of(ring: RingId, ring_bytes: u64) -> Notice {
-        let subscriber = "detector".to_owned();
-        Notice::MakeProducerSegment { ring, publisher: 0, ring_bytes, subscriber, client: 1 }
-    }
-
-    /// A segment as the kernel wants it, that does not start as one.
-    fn unformatted(bytes: usize) -> Descriptor {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let descriptor = rustix::fs::memfd_create("unformatted", flags).expect("memory");
-        rustix::fs::ftruncate(&descriptor, bytes as u64).expect("a size");
-        rustix::fs::fallocate(&descriptor, FallocateFlags::empty(), 0, bytes as u64).expect("memory");
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&descriptor, seals).expect("it may be sealed");
-        descriptor.into()
-    }
-
-    #[test]
-    fn a_publisher_that_spoils_its_segment_is_accused_and_does_not_cost_us_our_session() {
-        let (_core, mut session) = session();
-        let ring = RingId(5);
-        let (_other_end, bell) = Doorbell::ends().expect("descriptors");
-        let component = "procmond".into();
-        let make =
-            Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component, client: 1, number: 0 };
-        session.notice(make, Some(bell));
-        assert!(matches!(session.outgoing.pop_front(), Some((Request::ConsumerSegment { .. }, Some(_)))));
-        let spoiled = unformatted(shm::layout::PRODUCER_HEADER_BYTES + RING_BYTES);
-        let handle = shm::Handle::from(spoiled);
-        shm::check_producer_segment(&handle, RING_BYTES, 0).expect("the broker would hand it on");
-        let (handle, spoiled) = Handle::split(handle);
-        let ring_bytes = RING_BYTES as u64;
-        session.notice(Notice::AttachConsumer { ring, handle, ring_bytes }, spoiled);
-        let said = session.outgoing.pop_front();
-        assert!(matches!(said, Some((Request::Poisoned { ring: RingId(5), .. }, None))), "{said:?}");
-        assert!(session.rings.is_empty() && session.outgoing.is_empty());
-    }
-
-    #[test]
-    fn a_peer_that_took_its_name_along_costs_the_ring_and_nobody_a_session() {
-        let (_core, mut session) = session();
-        let ring = RingId(5);
-        let (other_end, bell) = Doorbell::ends().expect("descriptors");
-        let other_end = Doorbell::from(other_end);
-        let component = "procmond".into();
-        let make =
-            Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component, client: 1, number: 0 };
-        session.notice(make, Some(bell));
-        session.outgoing.clear();
-        let handle = Handle::Name("/deebp000010000000000000000000".parse().expect("a name that nobody has"));
-        session.notice(Notice::AttachConsumer { ring, handle, ring_bytes: RING_BYTES as u64 }, None);
-        assert!(session.rings.is_empty() && session.outgoing.is_empty(), "{:?}", session.outgoing);
-        assert_eq!(other_end.hear(), shm::Heard::PeerGone, "our end of the doorbell is closed");
-    }
-
-    /// The segment is in the offing: nothing is said of it yet.
-    fn making(session: &mut Session, ring: RingId) -> Doorbell {
-        let (other_end, bell) = Doorbell::ends().expect("descriptors");
-        let ring_bytes = 2 * RING_BYTES as u64;
-        session.notice(making_of(ring, ring_bytes), Some(bell));
-        assert!(session.outgoing.is_empty() && session.making.at_work() == 1, "the control thread is free");
-        other_end.into()
-    }
-
-    #[tokio::test]
-    async fn a_segment_that_is_larger_than_usual_is_made_beside_the_control_thread() {
-        let (_core, mut session) = session();
-        let (first, second) = (RingId(5), RingId(6));
-        let bell = making(&mut session, first);
-        let made = session.making.next().await.expect("it is being made");
-        session.made(made);
-        let offered = session.outgoing.pop_front();
-        let Some((Request::ProducerSegment { ring, handle }, descriptor)) = offered else {
-            panic!("{offered:?}")
-        };
-        let handle = handle.join(descriptor).expect("it has what it carries");
-        shm::check_producer_segment(&handle, 2 * RING_BYTES, 0).expect("it has the size asked for");
-        assert_eq!((ring, bell.hear()), (first, shm::Heard::PeerThere), "our end is open");
-
-        let bell = making(&mut session, second);
-        session.notice(Notice::CloseRing { ring: second, accused: None }, None);
-        let made = session.making.next().await.expect("it is being made");
-        session.made(made);
-        assert!(session.outgoing.is_empty(), "of a ring that was closed meanwhile nothing is said");
-        assert_eq!(bell.hear(), shm::Heard::PeerGone);
-    }
-
-    #[tokio::test]
-    async fn who_asks_for_large_rings_and_leaves_again_and_again_has_few_of_them_made() {
-        let (_core, mut session) = session();
-        let ring_bytes = 2 * RING_BYTES as u64;
-        for ring in (0..100).map(RingId) {
-            let (_other_end, bell) = Doorbell::ends().expect("descriptors");
-            session.notice(making_of(ring, ring_bytes), Some(bell));
-            assert!(session.making.at_work() <= MAKING_MAX);
-            if ring.0 != 50 {
-                session.notice(Notice::CloseRing { ring, accused: None }, None);
-            }
-        }
-        let mut made = Vec::new();
-        while session.making.at_work() > 0 {
-            let next = session.making.next().await.expect("it is being made");
-            made.push(next.0.0);
-            session.made(next);
-        }
-        made.sort_unstable();
-        assert_eq!(made, [0, 1, 50], "what nobody wants any more when its turn comes is not made");
-        let offered = session.outgoing.pop_front();
-        assert!(
-            matches!(offered, Some((Request::ProducerSegment { ring: RingId(50), .. }, _))),
-            "{offered:?}"
-        );
-        assert!(session.outgoing.is_empty());
-    }
-
-    #[test]
-    fn a_session_that_is_dropped_midway_ends_what_waits_for_it() {
-        let (core, session) = session();
-        let connection = core.ground.connection.subscribe();
-        let queue = Arc::new(Queue::new(1 << 20));
-        core.ground.hub.add(0, vec![], Arc::clone(&queue));
-        let mut now = Context::from_waker(Waker::noop());
-        assert!(queue.poll_next(&mut Taken::default(), &mut now).is_pending());
-        drop(session);
-        assert_eq!(*connection.borrow(), Connection::Over(Disconnected::BrokerGone));
-        assert!(queue.poll_next(&mut Taken::default(), &mut now).is_ready(), "its subscriptions have ended");
-    }
-}
+mod tests;

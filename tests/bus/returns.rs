@@ -89,12 +89,6 @@ fn brokers_that_come_and_go_in_a_stream_of_events_lose_and_double_none_and_keep_
     let mut agent = Role::agent(&folder, json!({})).up();
     let (mut procmond, mut detector) = (returning(&folder, "procmond"), returning(&folder, "detector"));
     subscribe(&mut detector);
-    // More than one topic, so that their routes come one by one.
-    for (name, topic) in
-        [("main", BATCHES), ("start", "events.process.start"), ("stop", "events.process.stop")]
-    {
-        procmond.must(&json!({"do": "declare", "name": name, "topic": topic}));
-    }
     let over = AtomicBool::new(false);
     let total = std::thread::scope(|scope| {
         let stream = scope.spawn(|| {

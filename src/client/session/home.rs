@@ -1,11 +1,12 @@
 //! The way back to a broker: when to try it, and what a session is between two of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::connect::{self, ConnectError};
 use super::super::{Connection, Disconnected};
 use super::{ConnectOptions, Session};
-use crate::config::{RETURN_FIRST, RETURN_LONGEST};
+use crate::config::{ORPHANS_LONGEST, RETURN_FIRST, RETURN_LONGEST};
+use crate::dataplane::RecvError;
 use crate::link::Link;
 use crate::wire::{GoodbyeReason, Life, Welcome};
 
@@ -82,7 +83,12 @@ impl Session {
         self.welcome = welcome;
         self.life = self.life.wrapping_add(1);
         self.outgoing.clear();
-        self.ground.connection.send_replace(Connection::Up);
+        self.orphans_until = Some(Instant::now() + ORPHANS_LONGEST);
+        if let Connection::Away(why) = self.ground.connection.send_replace(Connection::Up)
+            && std::mem::take(&mut self.may_have_missed)
+        {
+            self.ground.hub.interrupt(&RecvError::Away { why: why.to_string() });
+        }
         let mut publishers: Vec<u32> = self.publishers.keys().copied().collect();
         publishers.sort_unstable();
         for publisher in publishers {

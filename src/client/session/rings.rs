@@ -165,11 +165,20 @@ impl Session {
     /// Has rings take the place of those from before, where both sides have all that they may have again. Where there is none, those from
     /// before end: their subscriber has asked for nothing that they carry, or may not have it any more.
     pub(super) fn release_rings(&mut self) {
-        if !self.missing.is_empty() || !self.is_connected() || self.life == 0 {
-            return;
+        if self.missing.is_empty() && self.is_connected() && self.life > 0 {
+            self.release(false);
         }
+    }
+
+    /// Ends the rings of subscribers that have not come back: no broker says any more that they may hear.
+    pub(super) fn end_orphans(&mut self) {
+        self.orphans_until = None;
+        self.release(true);
+    }
+
+    fn release(&mut self, all: bool) {
         for (number, state) in &self.publishers {
-            if !state.is_whole() {
+            if !all && !state.is_whole() {
                 continue;
             }
             state.outbox.forget_former();
@@ -177,7 +186,7 @@ impl Session {
             for (id, ring) in &self.rings {
                 if let RingState::Producer { pair, half: None } = ring
                     && pair.publisher == *number
-                    && self.settled.contains(&(pair.subscriber.clone(), pair.client))
+                    && (all || self.settled.contains(&(pair.subscriber.clone(), pair.client)))
                 {
                     let (before, by) = over.entry(pair).or_default();
                     if life_of(*id) == self.life { *by = Some(*id) } else { before.push(*id) }

@@ -19,6 +19,13 @@ use crate::wire::{Epoch, PublisherId};
 const RING_BYTES: usize = 1 << 16;
 
 fn ring() -> (Producer, InRing) {
+    let (producer, consumer, doorbell, origin, lineage) = parts();
+    let mut ring = InRing::new(RingId(1), consumer, doorbell, origin, lineage, PublisherId(0));
+    ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), &Arc::from([]));
+    (producer, ring)
+}
+
+fn parts() -> (Producer, Consumer, Doorbell, Arc<Origin>, Lineage) {
     let (data, marks) = (
         ProducerSegment::create(RING_BYTES, Backing::default()).expect("memory"),
         ConsumerSegment::create(Backing::default()).expect("memory"),
@@ -30,10 +37,7 @@ fn ring() -> (Producer, InRing) {
     let lineage = Lineage { component: component.clone(), client: 1, number: 0 };
     let origin = Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) });
     let (doorbell, _) = Doorbell::pair().expect("descriptors");
-    let mut ring =
-        InRing::new(RingId(1), Consumer::new(seen_data, marks), doorbell, origin, lineage, PublisherId(0));
-    ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), &Arc::from([]));
-    (Producer::new(data, seen_marks), ring)
+    (Producer::new(data, seen_marks), Consumer::new(seen_data, marks), doorbell, origin, lineage)
 }
 
 /// Large records, as batches are: a turn's worth of them is far more than the ring holds.
@@ -184,4 +188,38 @@ fn who_reads_for_itself_stops_at_the_first_ring_that_has_something_and_goes_on_w
         assert_eq!(left(&mut first, &mut second), expected);
         while queue.poll_next(&mut taken, &mut context).is_ready() {}
     }
+}
+
+/// The publisher has come back to another broker, and so has this process: there are rings of both brokers.
+#[test]
+fn a_ring_is_read_when_those_of_its_lineage_before_it_are_read_to_their_end() {
+    let (_spare, mut spare_ring) = ring();
+    spare_ring.end_soon();
+    let (mut intake, queue) = intake_with(spare_ring);
+    intake.turn(Until::AllWereSeen);
+    let mut producers = Vec::new();
+    for number in 1..=3 {
+        let (producer, consumer, doorbell, origin, lineage) = parts();
+        let ring = RingId(number);
+        let consumer = Box::new(consumer);
+        intake.carry_out(Command::Add { ring, consumer, doorbell, origin, lineage });
+        let topic = Topic::new("events.process.batch").expect("a legal topic");
+        intake.ring(ring).expect("it was just added").grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
+        producers.push(producer);
+    }
+    let keys: Vec<PublisherId> = intake.rings.iter().map(InRing::publisher).collect();
+    assert!(keys.iter().all(|key| *key == keys[0]), "they are one publisher's: {keys:?}");
+    intake.carry_out(Command::Detach);
+    for producer in &mut producers {
+        publish(producer);
+    }
+    for read in 1..=3 {
+        intake.turn(Until::AllWereSeen);
+        intake.turn(Until::AllWereSeen);
+        assert_eq!(count_of(&queue), 1, "of ring {read} alone");
+        assert!(!intake.turn(Until::AllWereSeen), "there is nothing more to do");
+        let _ = producers.remove(0).close();
+    }
+    intake.turn(Until::AllWereSeen);
+    assert!(intake.rings.is_empty());
 }

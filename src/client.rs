@@ -69,7 +69,7 @@ pub enum Disconnected {
 
 /// Whether there is a broker, and if not, whether this client waits for one.
 ///
-/// A client comes back by itself: it looks for its broker again and again, at first after some 50 ms, later each 15 to 30 s, registers, declares
+/// A client comes back by itself: it looks for its broker again and again, at first after some 50 ms, later each 30 to 60 s, registers, declares
 /// its topics and subscribes again. Meanwhile events go on over the rings that are there.
 ///
 /// ```

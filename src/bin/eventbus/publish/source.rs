@@ -148,7 +148,7 @@ mod tests {
         }
         assert_eq!(
             refused("{\"Process\":{\"pid\":\"hunter2, expected hunter2\"}}"),
-            "line 7 is no event: expected u32 at column 47"
+            "line 7 is no event: expected u32 at column 45"
         );
         assert!(refused("{\"Process\":{\"pid\":1}}").contains("missing field `name`"));
     }

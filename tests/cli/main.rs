@@ -9,3 +9,9 @@ mod doctor;
 mod publish;
 mod subscribe;
 mod tool;
+
+/// Where a role process begins; nothing in a test run.
+#[test]
+fn role_entry() {
+    support::roles::run_if_asked();
+}

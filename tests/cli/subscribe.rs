@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Folder};
+use crate::support::{DEADLINE, Folder, Role};
 use crate::tool::{Tool, command, json, process, published, ran};
 
 /// An event of each kind, with what a terminal would obey.
@@ -106,6 +106,22 @@ fn it_shows_as_many_events_as_were_asked_for_and_no_more() {
     let ended = subscriber.end();
     assert_eq!((ended.code, ended.out.len()), (Some(0), 2), "{ended:?}");
     assert!(ended.out[1].contains("pid=2 "));
+}
+
+#[test]
+fn a_batch_is_shown_event_by_event_and_cut_where_enough_were_shown() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let subscriber = Tool::sub(&folder, &["events.process.#", "--id", "detector", "--json", "--count", "3"]);
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 5}));
+    let shown = subscriber.end();
+    let ids: Vec<Value> = shown.out.iter().map(|line| json(line)["event_id"].clone()).collect();
+    assert!(shown.code == Some(0) && ids.len() == 3, "{shown:?}");
+    for (number, id) in ids.iter().enumerate() {
+        assert!(id.as_str().is_some_and(|id| id.ends_with(&format!("-{number}"))), "{ids:?}");
+    }
 }
 
 #[test]

@@ -256,6 +256,32 @@ impl Publisher {
         }
     }
 
+    /// Subscriber processes that an event is for that is published now. What is published to nobody is gone, so who has one thing to
+    /// say looks first.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{ConnectOptions, EventBusClient};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+    /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
+    /// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
+    /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+    /// let mut publisher = procmond.publisher("events.process.batch").await?;
+    /// assert_eq!(publisher.subscribers(), 0);
+    ///
+    /// let _batches = bus.subscription(&["events.process.#"]).await?;
+    /// assert_eq!((publisher.subscribers(), publisher.published()), (1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn subscribers(&mut self) -> u64 {
+        self.outbox.subscribers(self.topic)
+    }
+
     /// Events published so far, whether anybody was there for them or not.
     #[must_use]
     pub fn published(&self) -> u64 {

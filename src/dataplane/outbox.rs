@@ -353,6 +353,16 @@ impl Outbox {
         !self.table.targets(topic).is_empty()
     }
 
+    /// Processes that what is published on this topic now is for.
+    pub(crate) fn subscribers(&mut self, topic: TopicId) -> u64 {
+        self.follow();
+        let is_there = |target: &&Target| match target {
+            Target::Local { queues, .. } => !queues.is_empty(),
+            Target::Ring { index, .. } => self.rings[*index].is_some(),
+        };
+        self.table.targets(topic).iter().filter(is_there).count() as u64
+    }
+
     /// How large records of this topic may be now. One that is made by older limits is lost where it does not fit.
     pub(crate) fn limits(&self, topic: TopicId) -> RecordLimits {
         let rings = self.table.targets(topic).iter().filter_map(|target| match target {

@@ -16,10 +16,8 @@ mod collector;
 mod conductor;
 mod effort;
 mod failure;
-mod interrupt;
 mod message;
 mod peer;
-mod printable;
 mod report;
 mod scan;
 mod subscriber;
@@ -41,10 +39,11 @@ use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 
 use conductor::Conductor;
 use failure::Failure;
-use interrupt::Interrupt;
 use message::{Message, Order, Published, Received, Seen};
 use peer::{Peer, Role};
 use report::{Outcome, Second, Subscriber};
+
+use crate::interrupt::{self, Interrupt};
 
 /// How long a peer may take to get ready, or to answer. Beyond it, the demo fails.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -67,7 +66,7 @@ pub(crate) struct Options {
 /// Runs a demo; whether all events are accounted for.
 pub(crate) fn run(options: Options) -> Result<bool, Failure> {
     runtime()?.block_on(async {
-        let mut interrupt = Interrupt::listen()?;
+        let mut interrupt = Interrupt::listen().map_err(no_handler)?;
         let place = Place::new(options.socket)?;
         let mut demo = tokio::select! {
             demo = Demo::begin(&place, options.rate, options.backing) => demo?,
@@ -102,7 +101,7 @@ pub(crate) fn detect(socket: &Path) -> Result<(), Failure> {
 /// Lives as a child of the demo. If that fails it is told to the demo, which tells it to the user.
 fn child(act: impl AsyncFnOnce(&mut Conductor) -> Result<(), Failure>) -> Result<(), Failure> {
     runtime()?.block_on(async {
-        Interrupt::leave_to_parent()?;
+        interrupt::leave_to_parent().map_err(no_handler)?;
         let mut conductor = Conductor::of_child()?;
         if let Err(failure) = act(&mut conductor).await {
             conductor.tell(Message::Failed { reason: failure.to_string() });
@@ -111,9 +110,12 @@ fn child(act: impl AsyncFnOnce(&mut Conductor) -> Result<(), Failure>) -> Result
     })
 }
 
+fn no_handler(source: io::Error) -> Failure {
+    Failure::Host { what: "handler for a signal", source }
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|source| Failure::Host { what: "runtime", source })
+    crate::runtime().map_err(|source| Failure::Host { what: "runtime", source })
 }
 
 /// Where the broker listens: a folder that is nobody else's and goes with the demo, unless a path was named.

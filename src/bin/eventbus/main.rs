@@ -1,14 +1,27 @@
 //! The `eventbus` command line. It is made of the library's public API alone.
 #![forbid(unsafe_code)]
 
+mod broker;
 mod demo;
+mod doctor;
+mod ending;
+mod interrupt;
+mod json;
+mod output;
+mod place;
+mod printable;
+mod publish;
+mod subscribe;
 
-use std::io::Write as _;
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use daemoneye_eventbus::Backing;
+
+use ending::Ending;
 
 /// The local event bus of the DaemonEye security monitor.
 #[derive(Debug, Parser)]
@@ -20,6 +33,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs a broker, for processes that publish and subscribe
+    #[command(long_about = broker::ABOUT, after_help = broker::HELP)]
+    Broker(broker::Arguments),
+    /// Publishes events on a topic, one for each line of JSON
+    #[command(long_about = publish::ABOUT, after_help = publish::HELP)]
+    Pub(publish::Arguments),
+    /// Shows the events of topics, in lines or as JSON
+    #[command(long_about = subscribe::ABOUT, after_help = subscribe::HELP)]
+    Sub(subscribe::Arguments),
+    /// Looks at what this host offers to the bus, and says what to do
+    #[command(long_about = doctor::ABOUT, after_help = doctor::HELP)]
+    Doctor(doctor::Arguments),
     /// Shows the bus at work: a collector, an agent and a detector, three processes joined by rings in shared memory
     #[command(long_about = DEMO_ABOUT, after_help = DEMO_HELP)]
     Demo(DemoArguments),
@@ -108,23 +133,38 @@ struct PeerArguments {
 }
 
 fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Demo(DemoArguments { seconds, rate, json, socket, backing }) => {
-            let backing = backing.map(Backing::from).unwrap_or_default();
-            let accounted = demo::run(demo::Options { seconds, rate, json, socket, backing });
-            accounted.map(|accounted| if accounted { ExitCode::SUCCESS } else { ExitCode::from(3) })
-        }
-        Command::DemoCollector(CollectorArguments { peer, rate }) => {
-            demo::collect(&peer.socket, rate).map(|()| ExitCode::SUCCESS)
-        }
-        Command::DemoDetector(PeerArguments { socket }) => demo::detect(&socket).map(|()| ExitCode::SUCCESS),
-    };
-    match result {
-        Ok(code) => code,
+    match run(Arguments::parse().command) {
+        Ok(ending) => ending.into(),
         Err(error) => {
-            // Without a reader of stderr there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "eventbus: {error}");
+            output::notice(&error.to_string());
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: Command) -> Result<Ending, Box<dyn Error>> {
+    Ok(match command {
+        Command::Broker(arguments) => broker::run(&arguments)?,
+        Command::Pub(arguments) => publish::run(arguments)?,
+        Command::Sub(arguments) => subscribe::run(&arguments)?,
+        Command::Doctor(arguments) => doctor::run(&arguments)?,
+        Command::Demo(DemoArguments { seconds, rate, json, socket, backing }) => {
+            let backing = backing.map(Backing::from).unwrap_or_default();
+            let accounted = demo::run(demo::Options { seconds, rate, json, socket, backing })?;
+            if accounted { Ending::Done } else { Ending::Wanting }
+        }
+        Command::DemoCollector(CollectorArguments { peer, rate }) => {
+            demo::collect(&peer.socket, rate)?;
+            Ending::Done
+        }
+        Command::DemoDetector(PeerArguments { socket }) => {
+            demo::detect(&socket)?;
+            Ending::Done
+        }
+    })
+}
+
+/// A runtime on this thread.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }

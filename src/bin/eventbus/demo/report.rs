@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::message::{Published, Received, Seen};
-use super::printable::printable;
+use crate::printable::printable;
 
 /// Characters of a process's name, and of its command line, in a line.
 const NAME_COLUMNS: usize = 20;

@@ -31,6 +31,13 @@ pub(crate) fn printable(text: &str, columns_max: usize) -> String {
     shown
 }
 
+/// Whether a character stands for itself, and does nothing else.
+pub(crate) fn is_visible(character: char) -> bool {
+    let mut shown = String::new();
+    escape(character, &mut shown);
+    shown.chars().eq([character])
+}
+
 fn escape(character: char, shown: &mut String) {
     let written = match character {
         '\'' | '"' => write!(shown, "{character}"),

@@ -6,9 +6,10 @@ use std::io;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    Component, Disconnected, EventBusClient, ReceivedBatch, RecvError, SubscribeError, SubscribeOptions,
-    Subscription, TopicPattern, Withheld,
+    Component, Connection, Disconnected, EventBusClient, ReceivedBatch, RecvError, SubscribeError,
+    SubscribeOptions, Subscription, TopicPattern, Withheld,
 };
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::ending::Ending;
@@ -30,15 +31,17 @@ Examples:
   eventbus sub 'events.#' --id detector --json | jq .event
   eventbus sub 'alerts.#' --id exporter --count 1 --for 1h
 
+When the broker goes it waits for the next, and says so on standard error.
+
 A line of --json is an object: topic, publisher, event_id, bus_timestamp, correlation_metadata, and event, which
 `eventbus pub` takes again. Of bytes that the bus does not look into it is topic, publisher and opaque_bytes, which
 is how many there are. NaN and infinity are null, since JSON has none.
 
 Exit codes:
   0  it has shown what was asked for, or was told to end
-  1  failed: no broker, nothing of the patterns is granted, or the broker has gone
+  1  failed: no broker, nothing of the patterns is granted, or somebody else has this name now
   2  the command line is wrong
-  3  events were lost: this subscriber was too slow, or a publisher broke its ring
+  3  events were lost: this subscriber was too slow, a publisher broke its ring, or the broker had sent it away
   4  --for was over before --count events had come";
 
 #[derive(Debug, clap::Args)]
@@ -95,12 +98,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending, ShowError> {
         };
         tell_rights(client.component(), &subscription);
         let mut output = Output::begin().map_err(no("thread"))?;
-        let mut show = Show { json: arguments.json, left: arguments.count, events: 0, lost: 0, broken: 0 };
+        let mut show =
+            Show { json: arguments.json, left: arguments.count, events: 0, lost: 0, broken: 0, away: 0 };
         let over = tokio::select! {
             biased;
             () = interrupt.heard() => Over::Told,
             () = passed(arguments.time) => Over::Time,
-            over = show.all(subscription, &mut output) => over,
+            over = show.all(subscription, client.connection(), &mut output) => over,
         };
         output.end().await.map_err(ShowError::Output)?;
         if over == Over::Ended {
@@ -135,6 +139,15 @@ fn tell_rights(component: &Component, subscription: &Subscription) {
     }
 }
 
+fn tell_connection(now: &Connection) {
+    match now {
+        Connection::Up => notice("back at the broker"),
+        Connection::Away(why) => notice(&format!("{why}; looking for the next one")),
+        // The end of the subscription says it.
+        _ => {}
+    }
+}
+
 async fn passed(time: Option<Duration>) {
     match time.and_then(|time| Instant::now().checked_add(time)) {
         Some(deadline) => sleep_until(deadline).await,
@@ -165,14 +178,25 @@ struct Show {
     lost: u64,
     /// Publishers that broke their rings.
     broken: u64,
+    /// Times that the broker had sent this process away.
+    away: u64,
 }
 
 impl Show {
-    async fn all(&mut self, mut subscription: Subscription, output: &mut Output) -> Over {
+    async fn all(
+        &mut self,
+        mut subscription: Subscription,
+        mut connection: watch::Receiver<Connection>,
+        output: &mut Output,
+    ) -> Over {
         while self.left != Some(0) {
             let item = tokio::select! {
                 biased;
                 () = output.closed() => return Over::Unread,
+                Ok(()) = connection.changed() => {
+                    tell_connection(&connection.borrow_and_update());
+                    continue;
+                }
                 item = subscription.recv() => item,
             };
             match item {
@@ -189,6 +213,10 @@ impl Show {
                     notice(&format!(
                         "{events} events were lost here; larger rings (--ring-bytes) bear longer pauses"
                     ));
+                }
+                Some(Err(error @ RecvError::Away { .. })) => {
+                    self.away += 1;
+                    notice(&format!("{error}; events of that time are missing here"));
                 }
                 Some(Err(error)) => {
                     self.broken += 1;
@@ -220,9 +248,9 @@ impl Show {
         if over == Over::Unread {
             return Ending::Done;
         }
-        let Self { events, lost, broken, .. } = self;
+        let Self { events, lost, broken, away, .. } = self;
         notice(&format!("events: {events}, lost: {lost}"));
-        if *lost > 0 || *broken > 0 {
+        if [*lost, *broken, *away].iter().any(|count| *count > 0) {
             Ending::Wanting
         } else if over == Over::Time && self.left.is_some() {
             Ending::Fewer

@@ -2,11 +2,13 @@
 
 mod audit;
 mod doorkeeper;
+mod membership;
 mod outgoing;
 mod pairs;
 mod poisonings;
 mod serve;
 mod shares;
+mod statistics;
 
 use std::io;
 use std::path::PathBuf;
@@ -16,6 +18,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use shm::Backing;
+use tokio::sync::broadcast::WeakSender;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::{AccessPolicy, Component};
@@ -25,14 +28,17 @@ use crate::control::{Member, PolicyChange, RingCharge};
 use crate::dataplane::WaitPolicy;
 use crate::identity::LaunchToken;
 use crate::instance::Instance;
+use crate::statistics::BrokerStatistics;
 use crate::sys::{Access, ListenError, SocketEnd, SocketGroup};
 use crate::wire::Resource;
 use shares::Shares;
 
 use doorkeeper::Doorkeeper;
+use membership::Roll;
 
 pub use audit::RefusalCount;
 pub use doorkeeper::TokenTerms;
+pub use membership::{Departure, Membership, MembershipChange, Missed, Presence};
 pub use poisonings::Poisoning;
 
 /// How a broker is run.
@@ -293,6 +299,9 @@ pub(crate) enum Command {
     Refusals {
         reply: oneshot::Sender<Vec<RefusalCount>>,
     },
+    Statistics {
+        reply: oneshot::Sender<BrokerStatistics>,
+    },
     RingCharges {
         reply: oneshot::Sender<Vec<RingCharge>>,
     },
@@ -330,6 +339,7 @@ pub struct DaemoneyeBroker {
     commands: mpsc::UnboundedSender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
     path: PathBuf,
+    changes: WeakSender<Arc<MembershipChange>>,
 }
 
 impl DaemoneyeBroker {
@@ -353,6 +363,7 @@ impl DaemoneyeBroker {
         let path = options.path.clone();
         let doorkeeper = Doorkeeper::new(options.strict)?;
         let (commands, commands_end) = mpsc::unbounded_channel();
+        let (roll, changes) = Roll::new();
         let (built, runtime) = std::sync::mpsc::channel();
         // The runtime is made on the thread that it is for: without the thread it would be dropped here, which panics where
         // the caller is asynchronous.
@@ -361,13 +372,13 @@ impl DaemoneyeBroker {
                 // The caller waits.
                 let _ = built.send(Ok(()));
                 tokio::task::LocalSet::new()
-                    .block_on(&runtime, serve::run(options, doorkeeper, commands_end));
+                    .block_on(&runtime, serve::run(options, doorkeeper, roll, commands_end));
             }
             Err(error) => drop(built.send(Err(error))),
         };
         let thread = std::thread::Builder::new().name("eventbus-broker".into()).spawn(control)?;
         runtime.recv().unwrap_or_else(|_| Err(io::Error::other("the broker's thread is gone")))?;
-        Ok(Self { commands, thread: Mutex::new(Some(thread)), path })
+        Ok(Self { commands, thread: Mutex::new(Some(thread)), path, changes })
     }
 
     /// Starts to listen. Done twice it does nothing the second time. Cancel-safe.
@@ -445,6 +456,13 @@ impl DaemoneyeBroker {
         answer.await.unwrap_or_default()
     }
 
+    /// Who joins and who leaves, from now on: see [`Membership`]. Ask first for it and then for [`members`](Self::members), and nobody is
+    /// missed.
+    #[must_use]
+    pub fn membership(&self) -> Membership {
+        Membership::of(&self.changes)
+    }
+
     /// Issues a launch token for a component that is about to be started. From then on nobody has that name without one; an earlier token of
     /// the component is good no more. Cancel-safe; given up midway, a token may have been issued.
     ///
@@ -478,6 +496,15 @@ impl DaemoneyeBroker {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::RingCharges { reply });
         answer.await.unwrap_or_default()
+    }
+
+    /// What there is on the bus, and what clients say that came of their events: see [`BrokerStatistics`]. Clients are asked, and have
+    /// 400 ms to answer; who asks again within 100 ms of the last answer waits for so long. `None` once the broker was shut down. Cancel-safe:
+    /// it only asks.
+    pub async fn statistics(&self) -> Option<BrokerStatistics> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Statistics { reply });
+        answer.await.ok()
     }
 
     /// Where it listens.

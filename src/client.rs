@@ -3,6 +3,7 @@
 mod connect;
 mod publisher;
 mod session;
+mod statistics;
 mod subscription;
 
 use std::collections::HashMap;
@@ -24,6 +25,7 @@ use crate::wire::{GoodbyeReason, Refusal, Welcome};
 
 pub use connect::{ConnectError, ConnectOptions};
 pub use publisher::{BatchBuilder, Publisher, Unread};
+pub use statistics::StatisticsError;
 pub use subscription::{EventReceiver, Nothing, SubscribeOptions, Subscription};
 
 pub(crate) use session::run as run_session;

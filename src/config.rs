@@ -188,6 +188,27 @@ pub(crate) const POISONINGS_MAX: usize = 1024;
 /// Pairs of component and user whose refusals the broker counts. Above it: the pair whose last refusal is the oldest is forgotten.
 pub(crate) const REFUSALS_MAX: usize = 1024;
 
+/// Who joined and who left, that waits for a reader: as many as there are sessions, so that the end of all of them is told to who reads
+/// nothing meanwhile. Above it: the oldest are lost to that reader, which is told how many.
+pub(crate) const MEMBERSHIP_CHANGES_MAX: usize = 1024;
+
+/// How long a client may take to say what it has counted, when somebody asks for the broker's statistics. Beyond it: it is shown as not
+/// answering.
+pub(crate) const TELL_DEADLINE: Duration = Duration::from_millis(400);
+
+/// How long after the clients were asked for that they may be asked again. Sooner: who asks waits.
+pub(crate) const TELL_PAUSE: Duration = Duration::from_millis(100);
+
+/// Items of each list in what a client says of itself. Our own cuts them. Above it: the session ends.
+pub(crate) const CLAIMS_MAX: usize = 256;
+
+/// Bytes of what a broker tells of itself: a quarter of what may wait for who asks. Above it: each session's part of it is cut
+/// to what the others leave it, and it is said how much is left out.
+pub(crate) const STATISTICS_BYTES_MAX: usize = OUTGOING_BYTES_MAX / 4;
+
+/// Breaches of rings, and users with their shares, that are among them: the latest, and the first by number.
+pub(crate) const STATISTICS_LISTED_MAX: usize = 64;
+
 /// How long one cause of refusals is told once, and the limits below hold.
 pub(crate) const AUDIT_WINDOW: Duration = Duration::from_secs(10);
 

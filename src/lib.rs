@@ -74,6 +74,7 @@ mod identity;
 mod instance;
 mod link;
 mod routing;
+mod statistics;
 mod sys;
 mod topic;
 mod wire;
@@ -86,15 +87,16 @@ pub use batch::{
     NetworkEventRef, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
 };
 pub use broker::{
-    BrokerOptions, DaemoneyeBroker, Poisoning, RefusalCount, ReloadError, StartError, TokenTerms,
+    BrokerOptions, DaemoneyeBroker, Departure, Membership, MembershipChange, Missed, Poisoning, Presence,
+    RefusalCount, ReloadError, StartError, TokenTerms,
 };
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, Connection, DeclareError, Disconnected,
-    EventBusClient, EventReceiver, Nothing, PublishError, Publisher, SubscribeError, SubscribeOptions,
-    Subscription, Unread,
+    EventBusClient, EventReceiver, Nothing, PublishError, Publisher, StatisticsError, SubscribeError,
+    SubscribeOptions, Subscription, Unread,
 };
-pub use control::{Identity, Member, Payer, PolicyChange, RingCharge};
+pub use control::{Member, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;
 pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
 pub use event::{
@@ -104,9 +106,16 @@ pub use hierarchy::TopicAccessLevel;
 pub use identity::LaunchToken;
 pub use instance::{Instance, InstanceError};
 pub use shm::Backing;
+pub use statistics::{
+    BrokerStatistics, PoisoningStatistics, PublisherStatistics, RefusalStatistics, RingStatistics,
+    SessionStatistics, ShareStatistics, SubscriptionStatistics, TopicStatistics,
+};
 pub use sys::{FileError, ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
-pub use wire::{GoodbyeReason, Needed, Refusal, Resource, Sharer, Versions};
+pub use wire::{
+    Answer, GoodbyeReason, Identity, Needed, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingState,
+    Sharer, SubscriptionClaim, TopicClaim, Versions,
+};
 
 /// The examples of the front page compile.
 #[cfg(doctest)]

@@ -19,6 +19,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("wire", &["access", "config", "topic"]),
     ("link", &["config", "sys", "wire"]),
     ("identity", &["sys", "wire"]),
+    ("statistics", &["access", "topic", "wire"]),
     ("control", &["access", "config", "routing", "topic", "wire"]),
     ("dataplane", &["access", "batch", "config", "event", "hierarchy", "routing", "sys", "topic", "wire"]),
     (
@@ -34,6 +35,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "instance",
             "link",
             "routing",
+            "statistics",
             "sys",
             "topic",
             "wire",
@@ -50,6 +52,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "identity",
             "instance",
             "link",
+            "statistics",
             "sys",
             "wire",
         ],
@@ -288,6 +291,40 @@ fn module_documentation(path: &str) -> Vec<String> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("it is there");
     let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
     lines.map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned()).collect()
+}
+
+/// Name and level of each event of the log, but for what is only for who looks for a flaw of ours.
+fn logged() -> BTreeSet<(String, String)> {
+    let mut found = BTreeSet::new();
+    for source in sources().iter().filter(|source| source.is_below("src")) {
+        let text: String = source.shipped().map(|(_, line)| format!("{line}\n")).collect();
+        for level in ["info", "warn", "error"] {
+            for (_, call) in
+                text.match_indices(&format!("tracing::{level}!(")).map(|(at, _)| text.split_at(at))
+            {
+                let name =
+                    call.split_once("!(").and_then(|(_, rest)| rest.trim_start().strip_prefix("name: \""));
+                let name = name.and_then(|rest| rest.split('"').next());
+                let name =
+                    name.unwrap_or_else(|| panic!("{}: an event without a name", source.path.display()));
+                found.insert((name.to_owned(), level.to_uppercase()));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn the_operations_page_has_the_events_of_the_sources() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operations.md");
+    let page = fs::read_to_string(page).expect("it is there");
+    let (_, tables) = page.split_once("## The log").expect("it has this part");
+    let rows = tables.lines().filter(|line| line.starts_with("| `"));
+    let rows = rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+    });
+    assert_eq!(rows.collect::<BTreeSet<_>>(), logged());
 }
 
 #[test]

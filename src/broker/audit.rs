@@ -14,10 +14,11 @@ use std::time::Instant;
 
 use tracing::{Level, event};
 
+use super::statistics::Causes;
 use crate::access::Component;
 use crate::config::REFUSALS_MAX;
-use crate::control::{Payer, Report, Right};
-use crate::wire::Refusal;
+use crate::control::{Report, Right};
+use crate::wire::{Payer, Refusal};
 use allowance::{Allowance, Cause, Subject};
 
 /// Of all events of the audit stream.
@@ -77,6 +78,7 @@ pub(super) struct Audit {
     allowance: Allowance,
     /// The last to be refused at the end.
     refusals: VecDeque<RefusalCount>,
+    causes: Causes,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +141,10 @@ impl Audit {
         }
     }
 
+    pub(super) fn causes(&self) -> &Causes {
+        &self.causes
+    }
+
     /// Who was refused, and how often.
     pub(super) fn refusals(&self) -> Vec<RefusalCount> {
         self.refusals.iter().cloned().collect()
@@ -170,6 +176,7 @@ impl Audit {
         refusal: &Refusal,
     ) {
         self.count(component, process.uid, refusal);
+        self.causes.count(refusal);
         let cause = Cause { right, kind: std::mem::discriminant(refusal), what: what.to_owned() };
         if let Some(untold) = self.allowance.takes(now, process, component, Subject::Refusal(cause)) {
             let component = component.map_or("", Component::as_str);
@@ -195,6 +202,7 @@ fn word(right: Right) -> &'static str {
         Right::Connect => "connect",
         Right::Publish => "publish",
         Right::Subscribe => "subscribe",
+        Right::Observe => "observe",
     }
 }
 

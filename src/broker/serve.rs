@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::audit::Audit;
 use super::doorkeeper::Doorkeeper;
+use super::membership::Roll;
 use super::outgoing::{Frame, Outgoing};
 use super::pairs::Spoke;
 use super::poisonings::Ledger;
@@ -23,12 +24,16 @@ use crate::client::{ClientSettings, Connection as Connected, Core, run_session};
 use crate::config::{BREACH_PAUSE, HELLO_DEADLINE, PART_PAUSE, REQUEST_DEADLINE};
 use crate::control::{Action, Awaited, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
 use crate::link::{Link, LinkError, MessageReader};
+use crate::statistics::BrokerStatistics;
 use crate::sys::{self, Credentials, Listener, Socket, Stream};
 use crate::wire::{
     Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Nonce, Notice, Request, RingId, Versions,
 };
 
 mod arrivals;
+mod inquiries;
+mod log;
+use log::{TARGET, log};
 
 /// How long a client that is being sent away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -93,8 +98,14 @@ struct Server {
     last_reload: u64,
     /// Who waits for a policy to be in force.
     reloads: HashMap<u64, oneshot::Sender<PolicyChange>>,
+    last_inquiry: u64,
+    /// Who in this process waits for statistics.
+    inquiries: HashMap<u64, oneshot::Sender<BrokerStatistics>>,
+    /// When the broker was made.
+    since: Instant,
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
+    roll: Roll,
     poisonings: Ledger,
     doorkeeper: Doorkeeper,
     audit: Audit,
@@ -106,10 +117,11 @@ struct Server {
 pub(super) async fn run(
     options: BrokerOptions,
     doorkeeper: Doorkeeper,
+    roll: Roll,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     let (events, mut incoming) = mpsc::channel(EVENTS_MAX);
-    let mut server = Server::new(options, doorkeeper, events);
+    let mut server = Server::new(options, doorkeeper, roll, events);
     let reply = loop {
         let deadline = server.machine.next_deadline();
         tokio::select! {
@@ -152,13 +164,14 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 impl Server {
-    fn new(options: BrokerOptions, doorkeeper: Doorkeeper, events: mpsc::Sender<Event>) -> Self {
+    fn new(options: BrokerOptions, doorkeeper: Doorkeeper, roll: Roll, events: mpsc::Sender<Event>) -> Self {
         let (epoch, _) = uuid::Uuid::new_v4().as_u64_pair();
         let settings = Settings {
             epoch: Epoch(epoch),
             policy: options.policy.clone(),
             ring_bytes: options.ring_bytes as u64,
             limits: options.shares.limits(),
+            operators: [0, sys::own_uid()].into(),
             pace: shares::pace(),
             backing: options.backing,
             route_deadline: options.route_deadline,
@@ -174,7 +187,11 @@ impl Server {
             last_session: 0,
             last_reload: 0,
             reloads: HashMap::new(),
+            last_inquiry: 0,
+            inquiries: HashMap::new(),
+            since: Instant::now(),
             accept_from: None,
+            roll,
             poisonings: Ledger::default(),
             doorkeeper,
             audit: Audit::default(),
@@ -216,6 +233,7 @@ impl Server {
             Command::RingCharges { reply } => {
                 let _ = reply.send(self.machine.ring_charges());
             }
+            Command::Statistics { reply } => self.inquire(reply),
             Command::Shutdown { .. } => unreachable!("the loop takes it itself"),
         }
     }
@@ -228,7 +246,7 @@ impl Server {
             }
             let listener =
                 Listener::bind(&self.options.path, &self.options.socket_access, self.doorkeeper.key())?;
-            tracing::info!(path = %self.options.path.display(), "the broker listens");
+            tracing::info!(name: "listening", target: TARGET, path = %self.options.path.display(), "the broker listens");
             self.listener = Some(listener);
         }
         Ok(())
@@ -430,9 +448,11 @@ impl Server {
                 }
                 None
             }
+            Action::Inquired(inquired) => Some(self.inquired(inquired)),
             Action::Report(report) => {
-                log(&report);
+                self.enrol(&report);
                 let process = report.session().and_then(|session| self.process(session));
+                log(&report, process);
                 self.audit.record(Instant::now(), &report, process);
                 if let Report::Poisoned { culprit, by, violation, .. } = report {
                     self.poisonings.count(culprit, by, violation);
@@ -460,6 +480,8 @@ impl Server {
 
     async fn shut_down(&mut self) {
         self.listener = None;
+        // Who waits for statistics is told that there are none.
+        self.inquiries.clear();
         let mut writers: Vec<JoinHandle<()>> = Vec::new();
         let mut embedded = Vec::new();
         for action in self.machine.handle(Instant::now(), Input::Shutdown) {
@@ -490,7 +512,7 @@ impl Server {
             }
         };
         if tokio::time::timeout(FAREWELL, all).await.is_err() {
-            tracing::warn!("some clients did not read that the broker shuts down");
+            tracing::warn!(name: "goodbyes_unread", target: TARGET, "some clients did not read that the broker shuts down");
         }
     }
 
@@ -536,7 +558,7 @@ async fn read_all(from: Source, death: impl Future<Output = ()>, events: mpsc::S
                 }
                 Err(LinkError::Closed) => Event::Ended { session },
                 Err(LinkError::Host(error)) => {
-                    tracing::warn!(session = session.0, %error, "a client can't be heard any more");
+                    tracing::warn!(name: "client_unheard", target: TARGET, session = session.0, %error, "a client can't be heard any more");
                     Event::Ended { session }
                 }
                 Err(error) => {
@@ -566,7 +588,7 @@ async fn write_all(
             // The reader sees the end of the connection, and what the client said before.
             Err(LinkError::Closed) => return,
             Err(error) => {
-                tracing::warn!(session = session.0, %error, "a client can't be told anything any more");
+                tracing::warn!(name: "client_untold", target: TARGET, session = session.0, %error, "a client can't be told anything any more");
                 // The loop may be gone by now, and the session with it.
                 let _ = events.send(Event::Ended { session }).await;
                 return;
@@ -580,27 +602,9 @@ fn doorbell(ring: RingId) -> Option<(Descriptor, Descriptor)> {
     match Doorbell::ends() {
         Ok(ends) => Some(ends),
         Err(error) => {
-            tracing::error!(ring = ring.0, %error, "no doorbell");
+            tracing::error!(name: "doorbell_missing", target: TARGET, ring = ring.0, %error, "no doorbell");
             None
         }
-    }
-}
-
-fn log(report: &Report) {
-    match report {
-        Report::Joined { component } => tracing::info!(%component, "joined"),
-        Report::Left { component, reason: None } => tracing::info!(%component, "left"),
-        Report::Left { component, reason: Some(reason) } => {
-            tracing::warn!(%component, %reason, "was sent away");
-        }
-        Report::SmallerRing { publisher, subscriber, asked_bytes, cause } => {
-            tracing::warn!(%publisher, %subscriber, asked_bytes, cause, "a ring has not the size asked for");
-        }
-        // These are the audit stream's.
-        Report::Granted { .. }
-        | Report::Revoked { .. }
-        | Report::Refused { .. }
-        | Report::Poisoned { .. } => {}
     }
 }
 

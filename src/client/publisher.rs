@@ -135,7 +135,7 @@ impl Publisher {
     /// [`EventTooLarge`], and nothing was published. It is looked at only if there is a subscriber.
     pub fn publish(&mut self, event: &impl BatchEvent) -> Result<Delivery, EventTooLarge> {
         if !self.outbox.has_targets(self.topic) {
-            return Ok(self.outbox.skip(1));
+            return Ok(self.outbox.skip(self.topic, 1));
         }
         self.encode(self.topic, event, None)?;
         Ok(self.publish_first(self.topic))
@@ -158,7 +158,7 @@ impl Publisher {
     ) -> Result<Delivery, EventTooLarge> {
         let deadline = deadline_of(patience);
         if !self.outbox.has_targets(self.topic) {
-            return Ok(self.outbox.skip(1));
+            return Ok(self.outbox.skip(self.topic, 1));
         }
         self.encode(self.topic, event, None)?;
         self.outbox.await_room(self.topic, self.records[0].bytes(), deadline).await;
@@ -173,7 +173,7 @@ impl Publisher {
         correlation: &CorrelationMetadata,
     ) -> Result<Delivery, EventTooLarge> {
         if !self.outbox.has_targets(topic) {
-            return Ok(self.outbox.skip(1));
+            return Ok(self.outbox.skip(topic, 1));
         }
         self.encode(topic, event, Some(correlation))?;
         Ok(self.publish_first(topic))

@@ -10,19 +10,22 @@ use std::time::{Duration, Instant};
 use shm::Descriptor;
 use tokio::sync::{oneshot, watch};
 
-use super::{Channels, ConnectOptions, Connection, Disconnected, Subscribed};
+use super::{Channels, ConnectOptions, Connection, Disconnected, StatisticsError, Subscribed};
 use crate::dataplane::{DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, RouteTarget, WaitPolicy};
 use crate::link::{Link, LinkError};
-use crate::wire::{Notice, Request, RingId, Welcome};
+use crate::wire::{Notice, Refusal, Request, RingId, Welcome};
 
+mod claims;
 mod command;
 mod home;
+mod inquiry;
 mod making;
 mod publishers;
 mod rings;
 mod subscriptions;
 pub(crate) use command::{Command, Commands, Reply};
 pub(crate) use home::Home;
+use inquiry::Gathering;
 use making::Making;
 use publishers::PublisherState;
 use rings::{Pair, RingState};
@@ -45,6 +48,7 @@ pub(crate) struct Ground {
 enum Asked {
     Declare { publisher: u32 },
     Subscribe { subscription: u32 },
+    Statistics(Gathering),
 }
 
 /// The session's state.
@@ -199,6 +203,10 @@ impl Session {
             Command::Subscribe { subscription, patterns, ring_bytes, reply } => {
                 self.begin_subscription(subscription, patterns, ring_bytes, reply);
             }
+            Command::Statistics { reply } => {
+                let reply = self.in_time(reply, StatisticsError::Timeout);
+                self.inquire(reply);
+            }
             Command::Unsubscribe { subscription } => self.end_subscription(subscription),
         }
     }
@@ -245,11 +253,7 @@ impl Session {
 
     fn notice(&mut self, notice: Notice, descriptor: Option<Descriptor>) {
         match self.localized(notice) {
-            Notice::Refused { request, refusal } => match self.asked.remove(&request) {
-                Some(Asked::Declare { publisher }) => self.declared(publisher, Err(refusal.into())),
-                Some(Asked::Subscribe { subscription }) => self.subscribed(subscription, Err(refusal)),
-                None => {}
-            },
+            Notice::Refused { request, refusal } => self.refused(request, refusal),
             Notice::Declared { request, publisher: id } => {
                 if let Some(Asked::Declare { publisher }) = self.asked.remove(&request) {
                     self.declared(publisher, Ok(id));
@@ -310,8 +314,19 @@ impl Session {
             }
             Notice::CloseRing { ring, accused } => self.close_ring(ring, accused),
             Notice::Settled { component, client } => self.settled(component, client),
+            Notice::Tell => self.tell(),
+            Notice::Statistics { request, facts, more } => self.gather(request, facts, more),
             // A second welcome, or a challenge, says nothing new, and a goodbye is the loop's.
             Notice::Welcome(_) | Notice::Challenge { .. } | Notice::Goodbye { .. } => {}
+        }
+    }
+
+    fn refused(&mut self, request: u32, refusal: Refusal) {
+        match self.asked.remove(&request) {
+            Some(Asked::Declare { publisher }) => self.declared(publisher, Err(refusal.into())),
+            Some(Asked::Subscribe { subscription }) => self.subscribed(subscription, Err(refusal)),
+            Some(Asked::Statistics(gathering)) => gathering.answer(&Err(refusal.into())),
+            None => {}
         }
     }
 
@@ -345,6 +360,7 @@ impl Session {
             Some(inbox) => inbox.session_over(),
             None => self.ground.hub.end(),
         }
+        self.end_inquiries(why);
         self.asked.clear();
         self.end_subscriptions(why);
         for state in self.publishers.values_mut() {
@@ -358,6 +374,7 @@ impl Session {
         match command {
             Command::Declare { reply, .. } => answer(reply, Err(why.clone().into())),
             Command::Subscribe { reply, .. } => answer(reply, Err(why.clone().into())),
+            Command::Statistics { reply } => answer(reply, Err(why.clone().into())),
             Command::OpenPublisher { .. } | Command::ClosePublisher { .. } | Command::Unsubscribe { .. } => {}
         }
     }

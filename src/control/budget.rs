@@ -9,16 +9,7 @@ use shm::layout::{CONSUMER_SEGMENT_BYTES, PRODUCER_HEADER_BYTES};
 use super::quota::Account;
 use super::routes::{Stage, Wish};
 use super::{Machine, SessionId};
-use crate::wire::{PublisherId, Refusal, Resource};
-
-/// Who answers for the memory of a ring, and for what else the broker keeps: the subscriber.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Payer {
-    /// The process with the broker in it, whoever its user is.
-    Agent,
-    /// The user of another process, as the kernel names it.
-    Uid(u32),
-}
+use crate::wire::{Payer, PublisherId, Refusal, Resource};
 
 /// What the rings take that one payer answers for.
 ///

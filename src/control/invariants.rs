@@ -15,12 +15,13 @@
 //! 11. A ring has a size that can be, and its subscriber is charged for it. What is charged is what is there, and within the limits.
 //! 12. What is kept so that something is found is what would be found by looking through all.
 //! 13. A reload waits for a route that is on its way, or on its way out.
+//! 14. An inquiry waits for sessions that were asked and have not answered; who asked for it is there, and asks for one at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::routes::{Phase, RouteKey, Stage};
 use super::sessions::Interest;
-use super::{Machine, Origin, Payer, SessionId, Share};
+use super::{Asker, Machine, Origin, Payer, SessionId, Share};
 use crate::config::{PATTERN_SEGMENT_BYTES, is_ring_size};
 use crate::wire::Resource;
 
@@ -43,6 +44,7 @@ pub(crate) fn check(machine: &Machine<u32>) {
         let moves = |key| machine.routes.get(key).is_some_and(|it| it.phase != Phase::Active || !it.wanted);
         assert!(reload.awaiting.first().is_some_and(moves), "13: {reload:?}");
     }
+    inquiries(machine);
     let waits_for_peers = !machine.orders.is_empty() || !machine.waits.is_empty();
     assert!(!waits_for_peers || machine.next_deadline().is_some(), "10");
     assert!(machine.spent.is_empty(), "sessions that are to go have gone");
@@ -55,6 +57,26 @@ pub(super) fn check_at_rest(machine: &Machine<u32>) {
     for (key, route) in &machine.routes {
         assert!(route.phase == Phase::Active && route.wanted, "{key:?} {route:?}");
     }
+}
+
+/// Law 14.
+fn inquiries(machine: &Machine<u32>) {
+    let inquiries = &machine.inquiries;
+    let current = inquiries.current.iter();
+    for session in current.clone().flat_map(|inquiry| &inquiry.awaited) {
+        assert!(machine.sessions[session].is_to_tell, "14: {session:?} was not asked");
+    }
+    for inquiry in current.clone() {
+        assert!(!inquiry.awaited.is_empty(), "14: it is over");
+    }
+    let mut askers = BTreeSet::new();
+    for asker in current.flat_map(|inquiry| &inquiry.askers).chain(&inquiries.waiting) {
+        if let Asker::Session { session, .. } = asker {
+            assert!(machine.sessions[session].inquires && askers.insert(*session), "14: {asker:?}");
+        }
+    }
+    let waits = inquiries.current.is_some() || !inquiries.waiting.is_empty();
+    assert!(!waits || machine.next_deadline().is_some(), "14: nobody would begin, or end it");
 }
 
 fn names(machine: &Machine<u32>) {

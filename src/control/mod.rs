@@ -34,6 +34,8 @@
 //! its place, grant, route (or unroute, grant, route), each within its deadline.
 
 mod budget;
+mod facts;
+mod inquiry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod invariants;
 mod pace;
@@ -51,7 +53,8 @@ use std::time::{Duration, Instant};
 use crate::access::{AccessPolicy, Component};
 use crate::routing::Trie;
 use crate::wire::{
-    Epoch, GoodbyeReason, Hello, Needed, Notice, OrderId, PublisherId, Refusal, Request, RingId,
+    Epoch, Fact, GoodbyeReason, Hello, Identity, Needed, Notice, OrderId, Payer, PublisherId, Refusal,
+    Request, RingId,
 };
 use quota::Charges;
 use reload::Reload;
@@ -59,14 +62,17 @@ use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
 use sessions::{Interest, Publisher, Session};
 
-pub use budget::{Payer, RingCharge};
+pub use budget::RingCharge;
+pub(crate) use facts::{Facts, millis};
+use inquiry::Inquiries;
+pub(crate) use inquiry::{Asker, Inquired};
 pub(crate) use pace::Pace;
 use pace::Strangers;
 pub(crate) use quota::{Limits, Share};
 pub use reload::PolicyChange;
 pub(crate) use routes::Awaited;
+pub use sessions::Member;
 pub(crate) use sessions::{AGENT, Challenge, Known};
-pub use sessions::{Identity, Member};
 
 /// One connection of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +137,15 @@ pub(crate) enum Input<F> {
     },
     /// The broker's process has no descriptors for newcomers.
     Crowded,
+    /// The broker's own process wants to know what clients have counted: [`Action::Inquired`] names the number.
+    Inquire {
+        number: u64,
+    },
+    /// What to say to the sessions that [`Action::Inquired`] names, each part being a frame.
+    Answered {
+        askers: Vec<(SessionId, u32)>,
+        parts: Vec<Vec<Fact>>,
+    },
     /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
@@ -162,6 +177,8 @@ pub(crate) enum Action<F> {
         number: u64,
         change: PolicyChange,
     },
+    /// Clients have said what they have counted, as far as they did: it is to be told to those who wanted to know.
+    Inquired(Inquired),
     /// Read nothing from the session before.
     Pause {
         session: SessionId,
@@ -177,13 +194,17 @@ pub(crate) enum Right {
     Connect,
     Publish,
     Subscribe,
+    /// To see what the broker knows of all its clients.
+    Observe,
 }
 
 /// What an operator wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Report {
     Joined {
+        session: SessionId,
         component: Component,
+        identity: Identity,
     },
     Left {
         component: Component,
@@ -231,14 +252,15 @@ pub(crate) enum Report {
 }
 
 impl Report {
-    /// The session of the one that it says something about, where it is about rights.
+    /// The session of the one that it says something about, where that is there.
     pub(crate) fn session(&self) -> Option<SessionId> {
         match self {
-            Self::Granted { session, .. }
+            Self::Joined { session, .. }
+            | Self::Granted { session, .. }
             | Self::Revoked { session, .. }
             | Self::Refused { session, .. }
             | Self::Poisoned { session, .. } => Some(*session),
-            Self::Joined { .. } | Self::Left { .. } | Self::SmallerRing { .. } => None,
+            Self::Left { .. } | Self::SmallerRing { .. } => None,
         }
     }
 }
@@ -251,6 +273,8 @@ pub(crate) struct Settings {
     /// Of rings that nobody has asked to be of another size.
     pub(crate) ring_bytes: u64,
     pub(crate) limits: Limits,
+    /// Users who may see what the broker knows of all its clients.
+    pub(crate) operators: BTreeSet<u32>,
     pub(crate) pace: Pace,
     pub(crate) backing: shm::Backing,
     pub(crate) route_deadline: Duration,
@@ -279,6 +303,9 @@ pub(crate) struct Machine<F> {
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
     reloads: BTreeMap<u64, Reload>,
+    inquiries: Inquiries,
+    /// Connections that were ended before they were let in.
+    turned_away: u64,
     charges: Charges,
     strangers: Strangers,
     /// Sessions that have used up a ring, to be sent away before the next input.
@@ -307,6 +334,8 @@ impl<F> Machine<F> {
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
             reloads: BTreeMap::new(),
+            inquiries: Inquiries::default(),
+            turned_away: 0,
             charges,
             strangers: Strangers::default(),
             spent: Vec::new(),
@@ -327,6 +356,8 @@ impl<F> Machine<F> {
             Input::Challenged { session, challenge } => self.challenged(session, challenge),
             Input::Reload { number, policy } => self.reload(number, policy),
             Input::Crowded => self.make_room(),
+            Input::Inquire { number } => self.inquire(Asker::Own(number)),
+            Input::Answered { askers, parts } => self.answer_inquiry(&askers, &parts),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
@@ -334,13 +365,14 @@ impl<F> Machine<F> {
             self.fault(session, "all slots of a ring are used up");
         }
         self.settle_reloads();
+        self.settle_inquiries();
         std::mem::take(&mut self.actions)
     }
 
     /// When [`Input::Tick`] is due at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let hello = self.half_open.first().map(|(due, _)| *due);
-        hello.into_iter().chain(self.first_due()).min()
+        hello.into_iter().chain(self.first_due()).chain(self.inquiries.next_deadline()).min()
     }
 
     /// The live session that a client id would have to share its name with.
@@ -371,11 +403,16 @@ impl<F> Machine<F> {
     }
 
     fn frame(&mut self, session: SessionId, request: Request, descriptor: Option<F>) {
+        let crowd = u32::try_from(self.sessions.len()).unwrap_or(u32::MAX);
         let Some(state) = self.sessions.get_mut(&session) else {
             return;
         };
         let (now, pace) = (self.now, self.settings.pace);
-        let (requests, payer) = (state.cost(&request), state.account.payer);
+        let (mut requests, payer) = (state.cost(&request), state.account.payer);
+        if matches!(request, Request::Statistics { .. }) {
+            // Each of them is asked, and answers.
+            requests = requests.saturating_mul(crowd);
+        }
         if requests > 0 {
             let own = state.ask(now, pace, requests);
             let users = match payer {
@@ -407,6 +444,8 @@ impl<F> Machine<F> {
             Request::ConsumerSegment { ring, handle } => {
                 self.segment(session, ring, false, Segment { handle, descriptor });
             }
+            Request::Statistics { request } => self.statistics(session, request),
+            Request::Told { claims } => self.told(session, *claims),
             Request::Done { order } => self.done(session, order),
             Request::NoRing { ring, cause } => self.no_ring(session, ring, &cause),
             Request::Poisoned { ring, violation } => self.poisoned(session, ring, violation),

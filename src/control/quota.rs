@@ -18,8 +18,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Payer, SessionId};
-use crate::wire::{Refusal, Resource, Sharer};
+use super::SessionId;
+use crate::wire::{Payer, Refusal, Resource, Sharer};
 
 /// How much of one resource there is.
 #[derive(Debug, Clone, Copy)]
@@ -94,8 +94,22 @@ impl Charges {
         self.total[resource as usize]
     }
 
+    /// How much a payer, or all together, may have of something, as things are now; `None`: as much as there is.
+    pub(super) fn limit(&self, payer: Option<Payer>, resource: Resource) -> Option<u64> {
+        let (index, own) = (resource as usize, payer.map_or(0, |payer| self.of(payer, resource)));
+        let share = self.limits.shares[index];
+        match payer {
+            None => Some(share.total),
+            Some(Payer::Agent) => None,
+            Some(stranger) if self.is_stranger(stranger) => {
+                let left = share.strangers.saturating_sub(self.strangers[index]);
+                Some(share.per_uid.min(half_with(own, left)))
+            }
+            Some(Payer::Uid(_)) => Some(share.per_uid),
+        }
+    }
+
     /// Who has something, and how much of each.
-    #[cfg(any(test, fuzzing))]
     pub(super) fn payers(&self) -> impl Iterator<Item = (&Payer, &Amounts)> {
         self.by_payer.iter()
     }

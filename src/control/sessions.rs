@@ -1,7 +1,6 @@
 //! Sessions: hello, names, and what goes with a session when it ends.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Instant;
 
 use super::pace::{Asked, Pace};
@@ -11,8 +10,8 @@ use crate::access::Component;
 use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Credential, GoodbyeReason, Hello, Life, Needed, Nonce, Notice, Proof, PublisherId, Refusal, Request,
-    Resource, RingId, Sharer, TokenId, Versions, Welcome,
+    Credential, GoodbyeReason, Hello, Identity, Life, Needed, Nonce, Notice, Proof, PublisherId, Refusal,
+    Request, Resource, RingId, STATISTICS_SINCE, Sharer, TokenId, Versions, Welcome,
 };
 
 /// The component that only the process with the broker in it can be.
@@ -31,6 +30,14 @@ pub(super) struct Session {
     pub(super) life: Life,
     /// What its client had subscribed to in its life before is there again, or it had none.
     pub(super) is_whole: bool,
+    /// Of the protocol; none until it is let in.
+    version: u16,
+    /// When it was let in.
+    pub(super) since: Instant,
+    /// It was asked what it has counted, and has not answered.
+    pub(super) is_to_tell: bool,
+    /// It waits for what others have counted.
+    pub(super) inquires: bool,
     pub(super) subscriptions: BTreeMap<u32, Subscribed>,
     /// By the numbers that the client gives them.
     pub(super) publishers: BTreeMap<u32, PublisherId>,
@@ -101,31 +108,6 @@ pub(crate) struct Challenge {
     pub(crate) known_by: Known,
 }
 
-/// How it is known who a component is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Identity {
-    /// By its user alone: any process of that user which can read the broker's key could have taken the name.
-    Weak,
-    /// By a launch token that was made for it.
-    Token,
-    /// By a connection that was made for it.
-    Invitation,
-    /// It is the process with the broker in it.
-    Embedded,
-}
-
-impl fmt::Display for Identity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Weak => "weak identity",
-            Self::Token => "by token",
-            Self::Invitation => "by invitation",
-            Self::Embedded => "the broker's own process",
-        })
-    }
-}
-
 /// A component that is connected.
 ///
 /// ```
@@ -168,6 +150,11 @@ impl Session {
         matches!(self.entry, Entry::Challenged { .. })
     }
 
+    /// Whether it speaks of what it has counted.
+    pub(super) fn can_tell(&self) -> bool {
+        self.version >= STATISTICS_SINCE
+    }
+
     fn known_by(&self) -> Option<Known> {
         if let Entry::In { known_by } = self.entry { Some(known_by) } else { None }
     }
@@ -192,6 +179,7 @@ impl Session {
             | Request::ProducerSegment { .. }
             | Request::ConsumerSegment { .. }
             | Request::NoRing { .. }
+            | Request::Told { .. }
                 if self.asked.answer() =>
             {
                 0
@@ -214,6 +202,7 @@ impl Session {
             | Notice::Grant { .. }
             | Notice::Route { .. }
             | Notice::Unroute { .. }
+            | Notice::Tell
             | Notice::MakeProducerSegment { .. }
             | Notice::MakeConsumerSegment { .. } => self.asked.owe(),
             _ => {}
@@ -276,6 +265,10 @@ impl<F> Machine<F> {
             asked: Asked::new(self.now),
             life: Life { client: 0, before: 0 },
             is_whole: true,
+            version: 0,
+            since: self.now,
+            is_to_tell: false,
+            inquires: false,
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
         };
@@ -299,6 +292,7 @@ impl<F> Machine<F> {
         }
         if let Some(exceeded) = too_much {
             let refusal = exceeded.into();
+            self.turned_away += 1;
             self.send(session, Notice::Refused { request: 0, refusal });
             self.actions.push(Action::Disconnect { session });
             self.end_session(session, None);
@@ -403,6 +397,7 @@ impl<F> Machine<F> {
     }
 
     fn turn_away(&mut self, session: SessionId, who: String, refusal: Refusal) {
+        self.turned_away += 1;
         let (right, refused) = (Right::Connect, refusal.clone());
         self.report(Report::Refused { session, component: None, right, what: who, refusal: refused });
         self.send(session, Notice::Refused { request: 0, refusal });
@@ -427,6 +422,7 @@ impl<F> Machine<F> {
         state.component = Some(component.clone());
         (state.life, state.is_whole) = (life, life.before == 0);
         state.entry = Entry::In { known_by };
+        (state.version, state.since) = (version, self.now);
         let (account, due, identity) = (state.account, state.hello_deadline, state.identity());
         self.half_open.remove(&(due, session));
         self.charges.release(account, Resource::Handshakes, 1);
@@ -444,7 +440,7 @@ impl<F> Machine<F> {
         }
         let (right, what) = (Right::Connect, identity.to_string());
         self.report(Report::Granted { session, component: component.clone(), right, what, withheld: 0 });
-        self.report(Report::Joined { component });
+        self.report(Report::Joined { session, component, identity });
     }
 
     /// A client that has come back has its subscriptions again: publishers that have come back, too, may have rings to it from before, which go
@@ -491,7 +487,8 @@ impl<F> Machine<F> {
     /// Ends a session from our side, and says why.
     pub(super) fn dismiss(&mut self, session: SessionId, reason: GoodbyeReason) {
         self.send(session, Notice::Goodbye { reason: reason.clone() });
-        if self.sessions.contains_key(&session) {
+        if let Some(state) = self.sessions.get(&session) {
+            self.turned_away += u64::from(state.component.is_none());
             self.actions.push(Action::Disconnect { session });
         }
         self.end_session(session, Some(reason));
@@ -519,6 +516,7 @@ impl<F> Machine<F> {
             return;
         };
         let account = state.account;
+        self.inquiries.forget(session);
         self.charges.release(account, Resource::Connections, 1);
         if let Some(component) = state.component {
             self.names.remove(&component);

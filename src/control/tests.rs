@@ -5,6 +5,7 @@ mod chaos;
 mod dice;
 mod endings;
 mod hello;
+mod inquiries;
 mod limits;
 mod refusals;
 mod reload;

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use super::{Queue, RecvError};
 use crate::routing::Trie;
 use crate::topic::{Topic, TopicPattern};
+use crate::wire::SubscriptionClaim;
 
 /// The queues that one topic is for. A snapshot: see [`Hub::generation`].
 pub(crate) type Queues = Arc<[Arc<Queue>]>;
@@ -107,6 +108,13 @@ impl Hub {
         let state = self.state.lock();
         let numbers = state.interests.matching(topic);
         numbers.iter().map(|number| Arc::clone(&state.subscriptions[number].queue)).collect()
+    }
+
+    /// What came of the first so many subscriptions, by number.
+    pub(crate) fn claims(&self, max: usize) -> Vec<(u32, SubscriptionClaim)> {
+        let state = self.state.lock();
+        let subscriptions = state.subscriptions.iter().take(max);
+        subscriptions.map(|(number, subscription)| (*number, subscription.queue.claim())).collect()
     }
 
     /// Ends all subscriptions: nothing more will come.

@@ -30,10 +30,12 @@ mod clock;
 mod ring;
 mod room;
 mod staged;
+mod tally;
 use clock::WallClock;
 use ring::{Address, OutRing, Over};
 pub(crate) use room::Wait;
 use staged::Staged;
+use tally::{RingTally, Tallies, TopicTally};
 
 /// What became of events that were published together.
 ///
@@ -115,6 +117,9 @@ struct Wanted {
     released: Vec<(RingId, Option<RingId>)>,
     /// By place.
     routes: Vec<(Topic, Vec<RouteTarget>)>,
+    /// What came of each topic, by number, and what went over each ring that was taken over.
+    topics: Vec<Arc<TopicTally>>,
+    tallies: BTreeMap<RingId, Arc<RingTally>>,
     origin: Option<Arc<Origin>>,
 }
 
@@ -148,12 +153,18 @@ impl OutboxShared {
 
     /// Adds a topic under the next number.
     pub(crate) fn add_topic(&self, topic: Topic) {
-        self.change(|wanted| wanted.routes.push((topic, Vec::new())));
+        self.change(|wanted| {
+            wanted.routes.push((topic, Vec::new()));
+            wanted.topics.push(Arc::default());
+        });
     }
 
     /// Takes the topic that was added last away again: the broker did not grant it.
     pub(crate) fn remove_last_topic(&self) {
-        self.change(|wanted| wanted.routes.pop());
+        self.change(|wanted| {
+            wanted.topics.pop();
+            wanted.routes.pop()
+        });
     }
 
     /// Takes all routes of a topic away: it may not be published on any longer.
@@ -266,6 +277,7 @@ impl Wanted {
         for (_, targets) in &mut self.routes {
             targets.retain(|target| !matches!(target, RouteTarget::Slot { ring, .. } if *ring == id));
         }
+        self.tallies.remove(&id);
         self.rings.remove(&id)
     }
 
@@ -313,6 +325,7 @@ pub(crate) struct Outbox {
     /// Memory of what went to subscriptions of this process.
     pool: Pool,
     staged: Option<Staged>,
+    tallies: Tallies,
 }
 
 #[derive(Debug, Clone)]
@@ -344,6 +357,7 @@ impl Outbox {
             wall_clock: WallClock::new(),
             pool: Pool::default(),
             staged: None,
+            tallies: Tallies::default(),
         }
     }
 
@@ -377,9 +391,9 @@ impl Outbox {
     }
 
     /// Counts events that nobody is there for.
-    pub(crate) fn skip(&mut self, events: u64) -> Delivery {
+    pub(crate) fn skip(&mut self, topic: TopicId, events: u64) -> Delivery {
         self.sequence += events;
-        self.count(Delivery { events, ..Delivery::default() })
+        self.count(topic, Delivery { events, ..Delivery::default() })
     }
 
     /// Seals a record, and gives it to each subscriber of its topic. [`flush`](Self::flush) makes it visible.
@@ -424,7 +438,7 @@ impl Outbox {
             delivery.subscribers += 1;
             *(if taken { &mut delivery.reached } else { &mut delivery.dropped }) += events;
         }
-        self.count(delivery)
+        self.count(topic, delivery)
     }
 
     /// Gives a record its numbers and its time.
@@ -447,11 +461,12 @@ impl Outbox {
         }
     }
 
-    fn count(&self, delivery: Delivery) -> Delivery {
+    fn count(&self, topic: TopicId, delivery: Delivery) -> Delivery {
         // The outbox is the only writer, so a load and a store are enough.
         let add = |counter: &AtomicU64, events| {
             counter.store(counter.load(Ordering::Relaxed) + events, Ordering::Relaxed);
         };
+        self.tallies.count(topic, &delivery);
         self.shared.counters.subscribers.store(delivery.subscribers, Ordering::Relaxed);
         add(&self.shared.counters.published, delivery.events);
         add(&self.shared.counters.reached, delivery.reached);
@@ -493,9 +508,13 @@ impl Outbox {
                 dropped.push(ring);
             }
         }
-        for (id, ring) in &mut wanted.rings {
+        let Wanted { rings, tallies, topics, .. } = &mut *wanted;
+        self.tallies.follow(topics);
+        for (id, ring) in rings {
             if let Some((producer, doorbell)) = ring.take() {
-                self.rings.push(Some(OutRing::new(*id, producer, doorbell, self.sequence)));
+                let ring = OutRing::new(*id, producer, doorbell, self.sequence);
+                tallies.insert(*id, ring.tally());
+                self.rings.push(Some(ring));
             }
         }
         for ring in self.rings.iter_mut().flatten() {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use super::{Chunk, ReceivedBatch};
 use crate::config::{INTERRUPTIONS_MAX, PUBLISHERS_NOTED_MAX, URGENT_AHEAD_MAX, URGENT_PART};
-use crate::wire::PublisherId;
+use crate::wire::{PublisherId, SubscriptionClaim};
 
 mod told;
 pub use told::{Losses, RecvError};
@@ -59,6 +59,8 @@ struct State {
     /// Interruptions among the entries, losses not counted.
     interruptions: usize,
     losses: Losses,
+    /// Events that were taken in.
+    received: u64,
     /// Its subscription is complete: see [`Queue::begin`].
     begun: bool,
     /// No writer is left.
@@ -154,6 +156,7 @@ impl Queue {
         lane.bytes += bytes;
         lane.settle_loss();
         lane.entries.push_back(Ok(Arc::clone(chunk)));
+        state.received = state.received.saturating_add(chunk.events());
         state.reader.take()
     }
 
@@ -179,6 +182,13 @@ impl Queue {
         state.ordinary.settle_loss();
         state.ordinary.entries.push_back(Err(error));
         wake(state);
+    }
+
+    /// What came of its subscription so far.
+    pub(crate) fn claim(&self) -> SubscriptionClaim {
+        let state = self.state.lock();
+        let Losses { ring: lost_in_ring, queue: lost_in_queue } = state.losses;
+        SubscriptionClaim { received: state.received, lost_in_ring, lost_in_queue }
     }
 
     /// What was lost so far.

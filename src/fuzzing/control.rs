@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use crate::access::AccessPolicy;
 use crate::control::{
-    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, SessionId, Settings, Share, invariants,
+    Action, Asker, Challenge, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, SessionId,
+    Settings, Share, invariants,
 };
 use crate::wire::{
-    Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Nonce, Notice, Proof, Request, Resource, RingId,
-    Versions, codec,
+    Claims, Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Nonce, Notice, Proof, ReceivedClaim,
+    Request, Resource, RingClaim, RingId, SubscriptionClaim, TopicClaim, Versions, codec,
+    statistics::in_frames,
 };
 
 const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
@@ -88,6 +90,7 @@ fn settings(limits: u8) -> Settings {
         policy: AccessPolicy::default(),
         ring_bytes: 1 << 20,
         limits: Limits { shares, component_uids: [0].into() },
+        operators: [0, 1000].into(),
         pace: Pace { each: Duration::from_millis(1), ahead: ROUTE_DEADLINE, pause: ROUTE_DEADLINE },
         backing: shm::Backing::Memfd,
         route_deadline: ROUTE_DEADLINE,
@@ -126,10 +129,22 @@ impl Bus {
                         let challenge = Challenge { nonce, proof, expected: proof, known_by };
                         inputs.push(Input::Challenged { session, challenge: Ok(Box::new(challenge)) });
                     }
+                    Action::Inquired(inquired) => inputs.push(self.answer(&inquired)),
                     Action::Reloaded { .. } | Action::Report(_) => {}
                 }
             }
         }
+    }
+
+    /// Tells the facts to the sessions that asked for them.
+    fn answer(&self, inquired: &Inquired) -> Input<u32> {
+        let mut facts = Facts::new();
+        self.machine.tell_facts(&mut facts, &inquired.claims, |_| (0, None));
+        let askers = inquired.askers.iter().filter_map(|asker| match asker {
+            Asker::Session { session, request } => Some((*session, *request)),
+            Asker::Own(_) => None,
+        });
+        Input::Answered { askers: askers.collect(), parts: in_frames(facts.finish()) }
     }
 
     /// One thing happens; `None`: the bytes are used up.
@@ -210,6 +225,7 @@ impl Bus {
                 Notice::Grant { order, .. } | Notice::Route { order, .. } | Notice::Unroute { order, .. } => {
                     (Request::Done { order }, None)
                 }
+                Notice::Tell => (Request::Told { claims: Box::default() }, None),
                 _ => continue,
             };
             self.feed(Input::Frame { session, request, descriptor });
@@ -217,10 +233,19 @@ impl Bus {
     }
 }
 
+/// What may be about things that there are.
+fn claims(choices: &mut Choices<'_>) -> Option<Claims> {
+    let received = ReceivedClaim::default();
+    let topics = vec![(choices.number()? % 4, choices.number()? % 4, TopicClaim::default()); 2];
+    let rings = vec![(choices.byte()?.into(), RingClaim::default()); 2];
+    let subscriptions = vec![(choices.number()? % 8, SubscriptionClaim::default()); 2];
+    Some(Claims { received, topics, rings, subscriptions })
+}
+
 /// A request that may make sense.
 fn request(choices: &mut Choices<'_>) -> Option<Request> {
     let ring = |choices: &mut Choices<'_>| choices.byte().map(|byte| RingId(byte.into()));
-    Some(match choices.byte()? % 16 {
+    Some(match choices.byte()? % 18 {
         0..5 => Request::Subscribe {
             request: choices.number()?,
             subscription: choices.number()? % 8,
@@ -236,6 +261,8 @@ fn request(choices: &mut Choices<'_>) -> Option<Request> {
         10..12 => Request::Unsubscribe { subscription: choices.number()? % 8 },
         12 => Request::ClosePublisher { publisher: choices.number()? % 4 },
         13 => Request::Poisoned { ring: ring(choices)?, violation: "so".into() },
+        16 => Request::Statistics { request: choices.number()? },
+        17 => Request::Told { claims: Box::new(claims(choices)?) },
         14 => Request::NoRing { ring: ring(choices)?, cause: "so".into() },
         _ => Request::ConsumerSegment { ring: ring(choices)?, handle: Handle::Descriptor },
     })

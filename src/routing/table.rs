@@ -12,6 +12,11 @@
 pub(crate) struct TopicId(u32);
 
 impl TopicId {
+    /// Its number.
+    pub(crate) fn number(self) -> usize {
+        self.0 as usize
+    }
+
     /// The `nth` topic of a publisher, counted from 0.
     pub(crate) fn nth(nth: usize) -> Self {
         Self(u32::try_from(nth).expect("a publisher has some hundred topics"))

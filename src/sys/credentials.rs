@@ -116,7 +116,7 @@ impl Process {
 
     /// Says that the end of a process will be seen by its socket alone.
     fn unwatched(pid: Option<u32>, error: &io::Error) -> Self {
-        tracing::warn!(pid, %error, "the end of a client's process can't be watched, only that of its socket");
+        tracing::warn!(name: "process_unwatched", target: "daemoneye_eventbus::broker", pid, %error, "the end of a client's process can't be watched, only that of its socket");
         Self::Unknown
     }
 }

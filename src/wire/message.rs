@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use shm::{Descriptor, SegmentName};
 
 use super::proof::{Credential, Needed, Nonce, Proof};
-use super::{Resource, Sharer};
+use super::{Claims, Fact, Resource, Sharer};
 use crate::access::{Denial, Withheld};
 use crate::config::FRAME_MEMORY_MAX;
 use crate::topic::{Topic, TopicPattern};
@@ -99,7 +99,7 @@ pub struct Versions {
 
 impl Versions {
     /// What this build speaks.
-    pub(crate) const OURS: Self = Self { oldest: 1, newest: 1 };
+    pub(crate) const OURS: Self = Self { oldest: 1, newest: 2 };
 
     /// The newest version that both sides speak.
     pub(crate) fn common(self, other: Self) -> Option<u16> {
@@ -192,6 +192,14 @@ pub(crate) enum Request {
     },
     /// A client that has come back: what it had subscribed to before it has asked for again, and been answered.
     Returned,
+    /// The answer to [`Notice::Tell`]. Of version 2.
+    Told {
+        claims: Box<Claims>,
+    },
+    /// What the broker knows of its clients, and they say of themselves. For its own user and root. Of version 2.
+    Statistics {
+        request: u32,
+    },
 }
 
 impl Request {
@@ -209,7 +217,9 @@ impl Request {
 
 /// A list that takes the memory of what is in its frame. By itself serde sets up to 1 MiB aside for what the length claims, and
 /// bincode counts 8 bytes for an empty string, which has 24.
-fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     struct List<T>(PhantomData<T>);
 
     impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
@@ -355,6 +365,15 @@ pub(crate) enum Notice {
         component: String,
         client: u64,
     },
+    /// Say what you have counted. Answered by [`Request::Told`], and not asked again before that. Of version 2.
+    Tell,
+    /// A part of an answer, and whether there are more. Of version 2.
+    Statistics {
+        request: u32,
+        #[serde(deserialize_with = "list")]
+        facts: Vec<Fact>,
+        more: bool,
+    },
 }
 
 impl Notice {
@@ -457,6 +476,12 @@ pub enum Refusal {
         component: String,
         /// What it has to know.
         needed: Needed,
+    },
+    /// What a broker tells of all its clients is for its own user, and root.
+    #[error("uid {uid} may not see the broker's statistics: its own user and root may")]
+    NotAnOperator {
+        /// The user of this process.
+        uid: u32,
     },
 }
 

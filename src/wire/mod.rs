@@ -9,6 +9,7 @@ pub(crate) mod frames;
 mod message;
 mod proof;
 mod quota;
+pub(crate) mod statistics;
 #[cfg(test)]
 mod tests;
 
@@ -19,3 +20,7 @@ pub use message::{GoodbyeReason, Refusal, Versions};
 pub use proof::Needed;
 pub(crate) use proof::{Credential, Nonce, Proof, TokenId};
 pub use quota::{Resource, Sharer};
+pub use statistics::{
+    Answer, Identity, Payer, ReceivedClaim, RingClaim, RingState, SubscriptionClaim, TopicClaim,
+};
+pub(crate) use statistics::{Claims, Fact, STATISTICS_SINCE};

@@ -28,6 +28,16 @@ impl Resource {
     /// How many there are.
     pub(crate) const COUNT: usize = 7;
 
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Connections,
+        Self::Handshakes,
+        Self::Subscriptions,
+        Self::PatternBytes,
+        Self::Topics,
+        Self::RingBytes,
+        Self::Publishers,
+    ];
+
     /// Whether one session can have many of it.
     pub(crate) fn is_many_for_a_session(self) -> bool {
         !matches!(self, Self::Connections | Self::Handshakes)

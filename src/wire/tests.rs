@@ -96,6 +96,11 @@ fn what_messages_are_made_of_has_the_numbers_and_bytes_that_the_page_says() {
     assert_documented::<super::Needed>();
     assert_documented::<super::Credential>();
     assert_documented::<super::Handle>();
+    assert_documented::<super::Fact>();
+    assert_documented::<super::Identity>();
+    assert_documented::<super::Answer>();
+    assert_documented::<super::RingState>();
+    assert_documented::<super::Payer>();
     assert_documented::<crate::hierarchy::TopicAccessLevel>();
 }
 
@@ -209,6 +214,11 @@ fn the_page_has_the_limits_of_the_sources() {
         TOPICS_MAX,
         TOPICS_OF_ALL,
         SLOTS_MAX,
+        TELL_DEADLINE,
+        TELL_PAUSE,
+        CLAIMS_MAX,
+        STATISTICS_BYTES_MAX,
+        STATISTICS_LISTED_MAX,
         TOKEN_VALIDITY,
     ];
     let said: Vec<(&str, &str)> =

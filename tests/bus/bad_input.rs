@@ -119,7 +119,7 @@ fn an_unknown_version_is_refused_with_both_versions() {
     let folder = Folder::new();
     let _agent = Role::agent(&folder, json!({})).up();
     // Refused, request 0, for its version: the broker's oldest and newest, the client's.
-    assert_eq!(provoke(&folder, &hello(7, 9, "procmond")), frame(&[1, 0, 0, 1, 1, 7, 9]));
+    assert_eq!(provoke(&folder, &hello(7, 9, "procmond")), frame(&[1, 0, 0, 1, 2, 7, 9]));
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod delivery;
 mod flow;
 mod hostile;
 mod identity;
+mod membership;
 mod memory;
 mod overload;
 mod policy;
@@ -21,6 +22,8 @@ mod rights;
 mod rings;
 mod schedules;
 mod sockets;
+mod statistics;
+mod status;
 
 /// Where a role process begins; nothing in a test run.
 #[test]

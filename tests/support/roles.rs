@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use daemoneye_eventbus::{
     AccessPolicy, Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, DeclareError,
-    EventBusClient, Instance, ProcessEvent, Publisher, RecvError, SocketEnd, SubscribeError,
+    EventBusClient, Instance, Membership, ProcessEvent, Publisher, RecvError, SocketEnd, SubscribeError,
     SubscribeOptions, Subscription,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -26,6 +26,7 @@ mod policy;
 mod reader;
 mod signals;
 mod squatter;
+mod watch;
 mod witness;
 
 use reader::Reader;
@@ -167,6 +168,7 @@ pub(crate) struct BusRole {
     /// Subscriptions that nobody reads so far.
     unread: HashMap<String, Subscription>,
     witnesses: HashMap<String, witness::Witness>,
+    membership: Option<Membership>,
     /// Processes that this one has started, with one end of a connection each.
     launched: Vec<launch::Launched>,
 }
@@ -217,7 +219,15 @@ impl BusRole {
             Bus::Client(Arc::new(client))
         };
         let (publishers, subscriptions, unread) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { bus, publishers, subscriptions, unread, witnesses: HashMap::new(), launched: Vec::new() })
+        Ok(Self {
+            bus,
+            publishers,
+            subscriptions,
+            unread,
+            witnesses: HashMap::new(),
+            membership: None,
+            launched: Vec::new(),
+        })
     }
 
     async fn carry_out(&mut self, command: &Value) -> Result<Value, Value> {
@@ -296,6 +306,7 @@ impl BusRole {
                 Ok(json!({}))
             }
             "launch" => self.launch(command).await,
+            "watch_members" | "next_change" | "broker_statistics" | "ask_twice" => self.watch(command).await,
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
             "components" => {

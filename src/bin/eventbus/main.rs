@@ -11,6 +11,7 @@ mod output;
 mod place;
 mod printable;
 mod publish;
+mod status;
 mod subscribe;
 
 use std::error::Error;
@@ -48,6 +49,9 @@ enum Command {
     /// Shows the bus at work: a collector, an agent and a detector, three processes joined by rings in shared memory
     #[command(long_about = DEMO_ABOUT, after_help = DEMO_HELP)]
     Demo(DemoArguments),
+    /// Shows what there is on a bus: who is connected, what it publishes and hears, and what was lost
+    #[command(long_about = status::ABOUT, after_help = status::HELP)]
+    Status(status::Arguments),
     /// The collector of a demo; started by it.
     #[command(hide = true)]
     DemoCollector(CollectorArguments),
@@ -148,6 +152,7 @@ fn run(command: Command) -> Result<Ending, Box<dyn Error>> {
         Command::Pub(arguments) => publish::run(arguments)?,
         Command::Sub(arguments) => subscribe::run(&arguments)?,
         Command::Doctor(arguments) => doctor::run(&arguments)?,
+        Command::Status(arguments) => status::run(&arguments)?,
         Command::Demo(DemoArguments { seconds, rate, json, socket, backing }) => {
             let backing = backing.map(Backing::from).unwrap_or_default();
             let accounted = demo::run(demo::Options { seconds, rate, json, socket, backing })?;

@@ -10,8 +10,8 @@ use crate::access::Component;
 use crate::config::{
     AUDIT_WINDOW, BREACHES_PER_USER_MAX, CAUSES_MAX, RECORDS_PER_USER_MAX, REFUSALS_PER_USER_MAX, USERS_MAX,
 };
-use crate::control::{Payer, Right};
-use crate::wire::Refusal;
+use crate::control::Right;
+use crate::wire::{Payer, Refusal};
 
 /// What a refusal is about: the same again within one window is only counted.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use super::super::Invited;
 use super::super::StartError;
@@ -10,12 +10,13 @@ use super::super::audit::Process;
 use super::super::doorkeeper::Caller;
 use super::super::outgoing::Outgoing;
 use super::super::pairs::{self, Spoke};
+use super::log::TARGET;
 use super::{Connection, Peer, Remote, Server, Source, read_all, write_all};
 use crate::access::Component;
 use crate::config::{HOST_RETRY, PAIRS_WAITING_MAX};
-use crate::control::{Input, Member, Origin, Payer, SessionId};
+use crate::control::{Input, Member, Origin, Report, SessionId};
 use crate::sys::{self, Credentials, Socket, SocketEnd, Stream};
-use crate::wire::{GoodbyeReason, Hello, Needed, Proof};
+use crate::wire::{GoodbyeReason, Hello, Needed, Payer, Proof};
 use shm::Descriptor;
 
 impl Server {
@@ -30,7 +31,7 @@ impl Server {
         match connected {
             Ok((credentials, stream)) => drop(self.connect(credentials, stream, None)),
             Err(error) => {
-                tracing::warn!(%error, "a client could not be accepted");
+                tracing::warn!(name: "accept_failed", target: TARGET, %error, "a client could not be accepted");
                 self.feed(Input::Crowded);
             }
         }
@@ -61,7 +62,7 @@ impl Server {
             }
             Ok(None) => tracing::debug!(component = %invited.component, "has not made use of its connection"),
             Err(error) => {
-                tracing::warn!(component = %invited.component, %error, "who speaks over a connection is not known");
+                tracing::warn!(name: "speaker_unknown", target: TARGET, component = %invited.component, %error, "who speaks over a connection is not known");
             }
         }
     }
@@ -137,6 +138,20 @@ impl Server {
             identity,
         };
         self.machine.members().map(member).collect()
+    }
+
+    /// Notes who has come and who has gone, if a report says that.
+    pub(super) fn enrol(&mut self, report: &Report) {
+        let now = SystemTime::now();
+        match report {
+            Report::Joined { session, component, identity } => {
+                let (uid, pid) = (self.uid(*session), self.pid(*session));
+                let member = Member { component: component.clone(), uid, pid, identity: *identity };
+                self.roll.join(member, now);
+            }
+            Report::Left { component, reason } => self.roll.leave(component, reason.clone(), now),
+            _ => {}
+        }
     }
 
     pub(super) fn pid(&self, session: SessionId) -> Option<u32> {

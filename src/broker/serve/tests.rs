@@ -71,8 +71,12 @@ async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
     let access = Access { mode: 0o600, group: None };
     let listener = Listener::bind(&path, &access, &sys::Secret::new().expect("memory")).expect("a free path");
     let (events, _incoming) = mpsc::channel(1);
-    let mut server =
-        Server::new(BrokerOptions::new(&path), Doorkeeper::new(false).expect("descriptors"), events);
+    let mut server = Server::new(
+        BrokerOptions::new(&path),
+        Doorkeeper::new(false).expect("descriptors"),
+        Roll::new().0,
+        events,
+    );
     let before = Instant::now();
     server.accepted(Err(std::io::Error::other("no descriptors"))).await;
     assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");

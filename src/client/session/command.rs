@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{DeclareError, SubscribeError, Subscribed};
+use super::super::{DeclareError, StatisticsError, SubscribeError, Subscribed};
 use crate::dataplane::OutboxShared;
 use crate::routing::TopicId;
+use crate::statistics::BrokerStatistics;
 use crate::topic::{Topic, TopicPattern};
 
 /// Where an answer is waited for.
@@ -36,6 +37,10 @@ pub(crate) enum Command {
     },
     Unsubscribe {
         subscription: u32,
+    },
+    /// What the broker knows.
+    Statistics {
+        reply: Reply<BrokerStatistics, StatisticsError>,
     },
 }
 

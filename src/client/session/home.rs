@@ -35,7 +35,9 @@ impl Home {
 fn tell(error: &ConnectError, next: Duration) {
     match error {
         ConnectError::NoBroker { .. } => tracing::debug!(%error, ?next, "there is no broker to come back to"),
-        _ => tracing::warn!(%error, ?next, "the broker does not let this client come back"),
+        _ => {
+            tracing::warn!(name: "return_refused", target: "daemoneye_eventbus::client", %error, ?next, "the broker does not let this client come back")
+        }
     }
 }
 
@@ -66,9 +68,10 @@ impl Session {
 
     /// The broker is gone, and there may be another: rings that are complete go on, what was asked is asked again.
     pub(super) fn lose_broker(&mut self, why: &Disconnected) {
-        tracing::warn!(%why, "the session with the broker is over; coming back");
+        tracing::warn!(name: "broker_lost", target: "daemoneye_eventbus::client", %why, "the session with the broker is over; coming back");
         self.ground.connection.send_replace(Connection::Away(why.clone()));
         self.outgoing.clear();
+        self.end_inquiries(why);
         self.asked.clear();
         self.leave_rings(why);
         for state in self.publishers.values_mut() {
@@ -79,7 +82,7 @@ impl Session {
 
     /// There is a broker again: it is asked for all that the one before had granted.
     pub(super) fn find_broker(&mut self, welcome: Welcome) {
-        tracing::info!(component = welcome.component, "back at the broker");
+        tracing::info!(name: "broker_found", target: "daemoneye_eventbus::client", component = welcome.component, "back at the broker");
         self.welcome = welcome;
         self.life = self.life.wrapping_add(1);
         self.outgoing.clear();

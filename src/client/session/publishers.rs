@@ -164,7 +164,7 @@ impl Session {
             }
             (Declaration::Again { .. }, Ok(_)) => {}
             (Declaration::Again { place }, Err(error)) => {
-                tracing::warn!(topic = %state.topics[place], %error, "may not be published on any longer");
+                tracing::warn!(name: "topic_lost", target: "daemoneye_eventbus::client", topic = %state.topics[place], %error, "may not be published on any longer");
                 state.outbox.clear_topic(number(place));
             }
         }

@@ -228,6 +228,11 @@ impl Session {
         notice
     }
 
+    /// The number that the broker of now has for a ring, if it is of its making.
+    pub(super) fn of_broker(&self, ring: RingId) -> Option<RingId> {
+        (life_of(ring) == self.life).then_some(RingId(ring.0 & RING_MASK))
+    }
+
     /// What to say to the broker of now. `None`: it is about a ring that it does not know.
     pub(super) fn for_broker(&self, mut request: Request) -> Option<Request> {
         if let Some(ring) = request.ring_mut() {
@@ -276,7 +281,7 @@ impl Session {
     /// Tells the broker if this side of a ring can't be had.
     pub(super) fn or_no_ring(&mut self, ring: RingId, result: Result<(), SegmentError>) {
         if let Err(error) = result {
-            tracing::warn!(%error, "no shared memory for a ring");
+            tracing::warn!(name: "ring_missing", target: "daemoneye_eventbus::client", %error, "no shared memory for a ring");
             self.ask(Request::NoRing { ring, cause: error.to_string() });
         }
     }
@@ -299,7 +304,7 @@ impl Session {
     }
 
     pub(super) fn poisoned(&mut self, ring: RingId, violation: String) {
-        tracing::warn!(ring = ring.0, violation, "the other side broke a ring");
+        tracing::warn!(name: "ring_broken", target: "daemoneye_eventbus::client", ring = ring.0, violation, "the other side broke a ring");
         self.ask(Request::Poisoned { ring, violation });
         self.close_ring(ring, None);
     }

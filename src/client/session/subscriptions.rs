@@ -92,7 +92,7 @@ impl Session {
                 match reply {
                     Some(reply) => answer(reply, Err(refusal.into())),
                     None => {
-                        tracing::warn!(%refusal, "a subscription can't be had again: it ends");
+                        tracing::warn!(name: "subscription_lost", target: "daemoneye_eventbus::client", %refusal, "a subscription can't be had again: it ends");
                         self.ground.hub.end_one(subscription);
                         self.refresh();
                     }

@@ -6,13 +6,13 @@ use super::super::{Input, Origin, Report, Right};
 use super::world::{
     HELLO_DEADLINE, USER, World, consumer_segment, fault, goodbye, hello_of, names, producer_segment, refusal,
 };
-use crate::wire::{GoodbyeReason, Hello, Notice, Refusal, Request, Versions};
+use crate::wire::{GoodbyeReason, Hello, Identity, Notice, Refusal, Request, Versions};
 
 #[test]
 fn a_client_of_another_version_is_told_both_versions_and_sent_away() {
     let mut world = World::new();
     let session = world.connect(USER);
-    let client = Versions { oldest: 2, newest: 9 };
+    let client = Versions { oldest: 3, newest: 9 };
     let hello = Hello { versions: client, ..hello_of("procmond") };
     world.say(session, Request::Hello(hello));
     let heard = world.heard(session);
@@ -161,7 +161,10 @@ fn comings_and_goings_are_reported() {
     let left = Report::Left { component: component.clone(), reason: None };
     let (right, what) = (Right::Connect, "weak identity".into());
     let granted = Report::Granted { session, component: component.clone(), right, what, withheld: 0 };
-    assert_eq!(world.reports, [granted, Report::Joined { component }, left]);
+    assert_eq!(
+        world.reports,
+        [granted, Report::Joined { session, component, identity: Identity::Weak }, left]
+    );
 }
 
 #[test]
@@ -172,5 +175,5 @@ fn a_welcome_says_what_the_client_needs() {
     let heard = world.heard(session);
     let [Notice::Welcome(welcome)] = &heard[..] else { panic!("{heard:?}") };
     let facts = (welcome.version, &*welcome.component, welcome.epoch.0, welcome.ring_bytes);
-    assert_eq!(facts, (1, "procmond", 7, 1 << 20));
+    assert_eq!(facts, (2, "procmond", 7, 1 << 20));
 }

@@ -24,6 +24,8 @@
 //!     and law 5 asks those policies too.
 //!
 //! 12. Of whom it is said that it is settled has come back and has said that it is whole, and who hears it has come back, too.
+//! 13. Who is asked what it has counted is not asked again before it has answered, and nobody waits for one that does not answer: who wants
+//!     to know is answered within one deadline, one pause, and one deadline.
 //!
 //! A schedule that breaks one prints its seed: `EVENTBUS_SEED=0x… cargo test --lib simulated` runs that one again, and
 //! `EVENTBUS_SCHEDULES=100000` so many of them.
@@ -35,7 +37,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::{
-    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, SessionId, Settings, Share,
+    Action, Asker, Challenge, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, SessionId,
+    Settings, Share,
 };
 use super::chaos::POLICIES;
 use super::dice::Dice;
@@ -43,6 +46,7 @@ use super::world::{HELLO_DEADLINE, NO_PROOF, PROOF, RING_BYTES, ROUTE_DEADLINE, 
 use crate::access::AccessPolicy;
 use crate::config::FRAME_BYTES_MAX;
 use crate::wire::codec::encode;
+use crate::wire::statistics::in_frames;
 use crate::wire::{Epoch, GoodbyeReason, Hello, Needed, Notice, Request, Resource, TokenId};
 use clients::{Client, Temper};
 use laws::Outside;
@@ -95,6 +99,7 @@ struct Ran {
     parted: usize,
     paused: usize,
     reloads: usize,
+    inquiries: usize,
 }
 
 fn settings(dice: &mut Dice) -> Settings {
@@ -103,6 +108,7 @@ fn settings(dice: &mut Dice) -> Settings {
         policy: AccessPolicy::default(),
         ring_bytes: RING_BYTES,
         limits: limits(dice),
+        operators: [0, 1000].into(),
         pace: Pace {
             each: dice.of(&[Duration::ZERO, Duration::from_millis(20)]),
             ahead: Duration::from_millis(100),
@@ -255,9 +261,22 @@ impl Simulation {
                 return Some(Input::Challenged { session, challenge });
             }
             Action::Reloaded { number, .. } => self.outside.reloaded(number),
+            Action::Inquired(inquired) => return Some(self.inquired(&inquired)),
             Action::Report(_) => {}
         }
         None
+    }
+
+    /// Tells what was found out to those who wanted to know it.
+    fn inquired(&mut self, inquired: &Inquired) -> Input<u32> {
+        self.ran.inquiries += 1;
+        let mut facts = Facts::new();
+        self.machine.tell_facts(&mut facts, &inquired.claims, |_| (1, None));
+        let sessions = inquired.askers.iter().map(|asker| match asker {
+            Asker::Session { session, request } => (*session, *request),
+            Asker::Own(number) => panic!("nobody asked for {number}"),
+        });
+        Input::Answered { askers: sessions.collect(), parts: in_frames(facts.finish()) }
     }
 
     /// What the door says to a client: mostly something that it can prove.
@@ -423,13 +442,16 @@ fn in_simulated_schedules_the_laws_hold() {
             parted: sum.parted + ran.parted,
             paused: sum.paused + ran.paused,
             reloads: sum.reloads + ran.reloads,
+            inquiries: sum.inquiries + ran.inquiries,
         };
     }
     println!("{schedules} schedules in {:?}: {sum:?}", since.elapsed());
-    let Ran { routes, dismissed, refused, parted, paused, reloads, .. } = sum;
+    let Ran { routes, dismissed, refused, parted, paused, reloads, inquiries, .. } = sum;
     assert!(
         schedules < 100
-            || [routes, dismissed, refused, parted, paused, reloads].iter().all(|tried| *tried > 0),
+            || [routes, dismissed, refused, parted, paused, reloads, inquiries]
+                .iter()
+                .all(|tried| *tried > 0),
         "{sum:?}"
     );
 }

@@ -8,15 +8,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::super::{
-    Action, Challenge, Input, Known, Limits, Machine, Origin, Pace, PolicyChange, Report, SessionId,
-    Settings, Share,
+    Action, Asker, Challenge, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, PolicyChange,
+    Report, SessionId, Settings, Share,
 };
 use crate::access::AccessPolicy;
 use crate::config::{FRAME_BYTES_MAX, SESSIONS_MAX};
 use crate::wire::codec::{decode, encode};
+use crate::wire::statistics::in_frames;
 use crate::wire::{
-    Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Needed, Nonce, Notice, Proof, Refusal, Request,
-    Resource, RingId, Versions,
+    Credential, Epoch, Fact, GoodbyeReason, Handle, Hello, Life, Needed, Nonce, Notice, Proof, Refusal,
+    Request, Resource, RingId, Versions,
 };
 
 pub(super) const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
@@ -50,6 +51,8 @@ pub(super) struct World {
     pub(super) machine: Machine<u32>,
     pub(super) now: Instant,
     pub(super) reports: Vec<Report>,
+    /// Who wanted to know, and what they were told.
+    pub(super) told: Vec<(Vec<Asker>, Vec<Fact>)>,
     /// How many policies there were after the first, and what came of each.
     pub(super) reloads: u64,
     pub(super) reloaded: BTreeMap<u64, PolicyChange>,
@@ -87,6 +90,7 @@ impl World {
             policy: AccessPolicy::default(),
             ring_bytes: RING_BYTES,
             limits: no_limits(),
+            operators: [0, 1000].into(),
             pace: Pace { each: Duration::ZERO, ahead: Duration::ZERO, pause: Duration::ZERO },
             backing: shm::Backing::Memfd,
             route_deadline: ROUTE_DEADLINE,
@@ -98,6 +102,7 @@ impl World {
             machine: Machine::new(settings, now),
             now,
             reports: Vec::new(),
+            told: Vec::new(),
             reloads: 0,
             reloaded: BTreeMap::new(),
             unread: BTreeMap::new(),
@@ -147,9 +152,24 @@ impl World {
                 assert_eq!(self.reloaded.insert(number, change), None, "it is over once");
             }
             Action::Pause { .. } => {}
+            Action::Inquired(inquired) => return self.inquired(inquired),
             Action::Report(report) => self.reports.push(report),
         }
         None
+    }
+
+    /// Tells the machine's facts to those who asked for them.
+    fn inquired(&mut self, inquired: Inquired) -> Option<Input<u32>> {
+        let mut facts = Facts::new();
+        self.machine.tell_facts(&mut facts, &inquired.claims, |_| (1000, None));
+        let facts = facts.finish();
+        let askers = inquired.askers.iter().filter_map(|asker| match asker {
+            Asker::Session { session, request } => Some((*session, *request)),
+            Asker::Own(_) => None,
+        });
+        let askers = askers.collect();
+        self.told.push((inquired.askers, facts.clone()));
+        Some(Input::Answered { askers, parts: in_frames(facts) })
     }
 
     pub(super) fn fresh(&mut self) -> u32 {
@@ -351,6 +371,7 @@ pub(super) fn answer_of(notice: &Notice) -> Option<Request> {
         Notice::Grant { order, .. } | Notice::Route { order, .. } | Notice::Unroute { order, .. } => {
             Some(Request::Done { order: *order })
         }
+        Notice::Tell => Some(Request::Told { claims: Box::default() }),
         _ => None,
     }
 }
@@ -374,6 +395,8 @@ pub(super) fn names(notices: &[Notice]) -> Vec<&'static str> {
         Notice::Revoke { .. } => "revoke",
         Notice::CloseRing { .. } => "close",
         Notice::Goodbye { .. } => "goodbye",
+        Notice::Tell => "tell",
+        Notice::Statistics { .. } => "statistics",
     };
     notices.iter().map(name).collect()
 }

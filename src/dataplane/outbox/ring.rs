@@ -1,9 +1,12 @@
 //! One ring, as its publisher writes it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use shm::{Doorbell, Heard, PeerGone, Producer, PushError, Savepoint, Violation};
 
+use super::tally::RingTally;
 use crate::batch::BatchWriter;
 use crate::config::URGENT_PART;
 use crate::sys::Bell;
@@ -22,6 +25,9 @@ pub(super) struct OutRing {
     /// Rings whose place it has taken.
     before: Vec<RingId>,
     marks: Marks,
+    /// Events that found no room.
+    dropped: u64,
+    tally: Arc<RingTally>,
 }
 
 /// Where in a ring the events of a topic go.
@@ -70,6 +76,8 @@ impl OutRing {
             closing: false,
             before: Vec::new(),
             marks,
+            dropped: 0,
+            tally: Arc::default(),
         }
     }
 
@@ -90,7 +98,10 @@ impl OutRing {
         self.marks.note(self.producer.tail(), sequence);
         match pushed {
             Ok(()) => Ok(true),
-            Err(PushError::Full) => Ok(false),
+            Err(PushError::Full) => {
+                self.dropped += u64::from(count);
+                Ok(false)
+            }
             Err(PushError::Poisoned(violation)) => Err(violation.into()),
             // Larger rings take it, and this subscriber is told of it as of any other loss.
             Err(PushError::TooLarge { .. }) => self.lose(address, count, sequence).map(|()| false),
@@ -103,7 +114,13 @@ impl OutRing {
     pub(super) fn lose(&mut self, address: Address, events: u32, sequence: u64) -> Result<(), Over> {
         self.marks.note(self.producer.tail(), sequence);
         // No correct broker names a slot that the ring does not have.
+        self.dropped += u64::from(events);
         self.producer.lose(address.slot, events).map_err(|_| Over::Gone)
+    }
+
+    /// Where it is written down what went over it.
+    pub(super) fn tally(&self) -> Arc<RingTally> {
+        Arc::clone(&self.tally)
     }
 
     pub(super) fn record_bytes_max(&self) -> u32 {
@@ -135,6 +152,9 @@ impl OutRing {
 
     /// Makes visible what was pushed, and wakes the subscriber if that is what it waits for.
     pub(super) fn flush(&mut self) -> Result<(), Over> {
+        self.tally.events.store(self.producer.attempted(), Ordering::Relaxed);
+        self.tally.dropped.store(self.dropped, Ordering::Relaxed);
+        self.tally.bytes.store(self.producer.tail(), Ordering::Relaxed);
         if self.producer.flush() || self.owes_wake {
             self.owes_wake = !self.doorbell.ring()?;
         }

@@ -129,7 +129,7 @@ impl Outbox {
             delivery.subscribers += 1;
             *(if reached { &mut delivery.reached } else { &mut delivery.dropped }) += events;
         }
-        self.count(delivery)
+        self.count(topic, delivery)
     }
 
     /// Forgets what was staged: it was never attempted.

@@ -6,8 +6,9 @@ use crate::access::{Denial, Withheld};
 use crate::hierarchy::TopicAccessLevel;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Needed, Nonce, Notice, OrderId, Proof,
-    PublisherId, Refusal, Request, Resource, RingId, Sharer, SlotTarget, TokenId, Versions, Welcome,
+    Answer, Claims, Credential, Epoch, Fact, GoodbyeReason, Handle, Hello, Identity, Life, Needed, Nonce,
+    Notice, OrderId, Payer, Proof, PublisherId, ReceivedClaim, Refusal, Request, Resource, RingClaim, RingId,
+    RingState, Sharer, SlotTarget, SubscriptionClaim, TokenId, TopicClaim, Versions, Welcome,
 };
 
 /// An enum of the protocol, which the page has a table for.
@@ -57,6 +58,8 @@ documented!(
         Poisoned,
         Proof,
         Returned,
+        Told,
+        Statistics,
     ],
     requests()
 );
@@ -79,12 +82,26 @@ documented!(
         Goodbye,
         Challenge,
         Settled,
+        Tell,
+        Statistics,
     ],
     notices()
 );
 documented!(
     Refusal,
-    [Version, BadName, NameTaken, Access, Malformed, TooMany, RingBytes, RingBudget, Share, Unproven],
+    [
+        Version,
+        BadName,
+        NameTaken,
+        Access,
+        Malformed,
+        TooMany,
+        RingBytes,
+        RingBudget,
+        Share,
+        Unproven,
+        NotAnOperator
+    ],
     refusals()
 );
 documented!(
@@ -121,6 +138,19 @@ documented!(
     Sharer,
     [Everybody, User, Session],
     vec![Self::Everybody, Self::User { uid: 1000 }, Self::Session]
+);
+documented!(
+    Identity,
+    [Weak, Token, Invitation, Embedded],
+    vec![Self::Weak, Self::Token, Self::Invitation, Self::Embedded]
+);
+documented!(Answer, [Told, NotAnswering, Unable], vec![Self::Told, Self::NotAnswering, Self::Unable]);
+documented!(RingState, [Forming, Ready, Poisoned], vec![Self::Forming, Self::Ready, Self::Poisoned]);
+documented!(Payer, [Agent, Uid], vec![Self::Agent, Self::Uid(1000)]);
+documented!(
+    Fact,
+    [Broker, Session, Subscription, Pattern, Topic, Ring, Refusals, Poisonings, Share, Omitted],
+    facts()
 );
 documented!(Needed, [Key, Token], vec![Self::Key, Self::Token]);
 documented!(
@@ -174,6 +204,8 @@ fn requests() -> Vec<Request> {
         Request::Poisoned { ring, violation: "how".into() },
         Request::Proof { proof: Proof([0xee; 32]) },
         Request::Returned,
+        Request::Told { claims: Box::new(claims()) },
+        Request::Statistics { request: 1 },
     ]
 }
 
@@ -220,6 +252,67 @@ fn notices() -> Vec<Notice> {
         Notice::Goodbye { reason: GoodbyeReason::TooSlow { limit: 4096 } },
         Notice::Challenge { nonce: nonce(0xbb), proof: Proof([0xdd; 32]) },
         Notice::Settled { component: "fsmond".into(), client: 5 },
+        Notice::Tell,
+        Notice::Statistics { request: 1, facts: vec![Fact::Omitted { facts: 2 }], more: true },
+    ]
+}
+
+fn received() -> ReceivedClaim {
+    ReceivedClaim { events: 1, skipped: 2, bytes_waiting: 3, bytes_waiting_max: 4 }
+}
+
+fn claims() -> Claims {
+    let topic = TopicClaim { events: 7, reached: 8, dropped: 9 };
+    let ring = RingClaim { events: 10, dropped: 11, bytes: 12 };
+    let subscription = SubscriptionClaim { received: 14, lost_in_ring: 15, lost_in_queue: 16 };
+    Claims {
+        received: received(),
+        topics: vec![(5, 6, topic)],
+        rings: vec![(300, ring)],
+        subscriptions: vec![(13, subscription)],
+    }
+}
+
+fn facts() -> Vec<Fact> {
+    let Claims { topics, rings, subscriptions, .. } = claims();
+    vec![
+        Fact::Broker { uptime_ms: 1000, connections: 1, accepted: 2, turned_away: 3 },
+        Fact::Session {
+            session: 1,
+            component: "procmond".into(),
+            uid: 0,
+            pid: Some(7),
+            identity: Identity::Token,
+            connected_ms: 2,
+            answer: Answer::Told,
+            received: Some(received()),
+        },
+        Fact::Subscription { session: 1, subscription: 2, ring_bytes: 3, claim: Some(subscriptions[0].1) },
+        Fact::Pattern {
+            session: 1,
+            subscription: 2,
+            pattern: TopicPattern::new("a.#").expect("it is one"),
+            withheld: true,
+        },
+        Fact::Topic {
+            session: 1,
+            publisher: 2,
+            topic: Topic::new("a.b").expect("it is one"),
+            claim: Some(topics[0].2),
+        },
+        Fact::Ring {
+            publisher: 1,
+            from: 2,
+            to: 3,
+            bytes: 4,
+            state: RingState::Ready,
+            routes: 5,
+            claim: Some(rings[0].1),
+        },
+        Fact::Refusals { count: 1, last: Refusal::RingBytes { bytes: 5 } },
+        Fact::Poisonings { component: "a".into(), by: "b".into(), count: 1, last_violation: "how".into() },
+        Fact::Share { payer: Some(Payer::Uid(1000)), resource: Resource::Topics, in_use: 1, limit: Some(2) },
+        Fact::Omitted { facts: 1 },
     ]
 }
 
@@ -248,6 +341,7 @@ fn refusals() -> Vec<Refusal> {
             limit: 3,
         },
         Refusal::Unproven { component: "procmond".into(), needed: Needed::Token },
+        Refusal::NotAnOperator { uid: 1000 },
     ]
 }
 

@@ -167,6 +167,12 @@ struct State {
     says: Option<(String, [u8; 32])>,
 }
 
+/// How far the reader of a ring is, and its writer.
+fn head(ring: &Ring) -> Value {
+    let theirs = ring.theirs.as_ref().expect("it is complete");
+    json!({ "head": theirs.word(HEAD), "tail": ring.tail })
+}
+
 impl Intruder {
     fn new(path: &str) -> Self {
         let stream = UnixStream::connect(path).expect("the broker listens");
@@ -230,10 +236,8 @@ impl Intruder {
                 attacks::on_theirs(theirs, text("name"), number("value"));
                 json!({})
             }),
-            "head" => self.with_ring(|ring| {
-                let theirs = ring.theirs.as_ref().expect("it is complete");
-                json!({ "head": theirs.word(HEAD), "tail": ring.tail })
-            }),
+            "head" => self.with_ring(|ring| head(ring)),
+            "accuse" => self.accuse(text("what")),
             "open" => json!({ "said": names::open(text("name")).map_or_else(name, |_| "done".into()) }),
             "deaf" => {
                 // It may have been hung up on.
@@ -319,6 +323,14 @@ impl Intruder {
         let mut state = self.state();
         let ring = state.rings.values_mut().rfind(|ring| ring.theirs.is_some());
         act(ring.expect("the harness waits until it is ready"))
+    }
+
+    /// Says that the other side of its ring broke it, and how.
+    fn accuse(&self, what: &str) -> Value {
+        let ring = self.state().rings.iter().rfind(|(_, ring)| ring.theirs.is_some()).map(|(id, _)| *id);
+        let ring = ring.expect("the harness waits until it is ready");
+        self.send(Frame::new(request::POISONED).number(ring).text(what));
+        json!({})
     }
 
     /// Publishes `count` events, and then so many that `left` bytes are left to the end of the ring.

@@ -221,7 +221,17 @@ impl Simulation {
                 let after = self.lag(session, 250);
                 self.say_after(session, done, after);
             }
-            Notice::Subscribed { .. } | Notice::Revoke { .. } | Notice::Settled { .. } => {}
+            Notice::Tell => {
+                if self.clients[&session].temper == Temper::Staller && self.dice.chance(3) {
+                    return;
+                }
+                let after = self.lag(session, 250);
+                self.say_after(session, Request::Told { claims: Box::default() }, after);
+            }
+            Notice::Statistics { .. }
+            | Notice::Subscribed { .. }
+            | Notice::Revoke { .. }
+            | Notice::Settled { .. } => {}
         }
     }
 
@@ -260,6 +270,10 @@ impl Simulation {
             30..36 => self.unsubscribe(session),
             36 => self.close_publisher(session),
             37 => self.accuse(session),
+            39 => {
+                let request = self.clients.get_mut(&session).expect("it acts").fresh();
+                self.say_after(session, Request::Statistics { request }, Duration::ZERO);
+            }
             38 if self.clients[&session].name != "agent" => return self.die(session),
             _ => {}
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::super::super::{Machine, Origin, Payer, SessionId};
 use super::super::world::{HELLO_DEADLINE, ROUTE_DEADLINE};
 use crate::access::{AccessPolicy, Component};
+use crate::config::{TELL_DEADLINE, TELL_PAUSE};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Notice, OrderId, Request, RingId, SlotTarget};
 
@@ -38,6 +39,8 @@ struct Seen {
     /// It had a session before, and has asked for all again that it had then.
     came_back: bool,
     whole: bool,
+    /// It was asked what it has counted, and has not answered.
+    is_to_tell: bool,
     requests: BTreeMap<u32, (Instant, Asked)>,
     subscriptions: BTreeMap<u32, Subscription>,
     publishers: BTreeMap<u32, Vec<Declared>>,
@@ -49,6 +52,7 @@ struct Seen {
 enum Asked {
     Subscribe(u32),
     Declare(u32),
+    Statistics,
 }
 
 #[derive(Debug)]
@@ -164,6 +168,7 @@ impl Outside {
             farewell: false,
             came_back: false,
             whole: false,
+            is_to_tell: false,
             requests: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
@@ -220,6 +225,10 @@ impl Outside {
             Request::Poisoned { ring, .. } => self.accused(session, *ring),
             Request::Hello(hello) => seen.came_back = hello.life.before > 0,
             Request::Returned => seen.whole = true,
+            Request::Statistics { request } => {
+                seen.requests.insert(*request, (now, Asked::Statistics));
+            }
+            Request::Told { .. } => assert!(std::mem::take(&mut seen.is_to_tell), "nobody asked {session:?}"),
             Request::Proof { .. }
             | Request::NoRing { .. }
             | Request::ProducerSegment { .. }
@@ -294,6 +303,14 @@ impl Outside {
             Notice::Declared { request, .. } | Notice::Subscribed { request, .. } => {
                 self.answered(session, *request, now, true);
             }
+            Notice::Tell => {
+                assert!(!std::mem::replace(&mut seen.is_to_tell, true), "13: {session:?} is asked twice");
+            }
+            Notice::Statistics { request, more, .. } => {
+                if !*more {
+                    self.answered(session, *request, now, true);
+                }
+            }
             Notice::MakeProducerSegment { ring, publisher, ring_bytes, .. } => {
                 let seen = SeenRing {
                     producer: session,
@@ -350,6 +367,10 @@ impl Outside {
                 // One is asked for after the other.
                 let last = seen.publishers.get_mut(&publisher).and_then(|topics| topics.last_mut());
                 last.into_iter().for_each(|declared| declared.answered = true);
+            }
+            (Asked::Statistics, _) => {
+                let most = 2 * TELL_DEADLINE + TELL_PAUSE;
+                assert!(now - since <= most, "13: {session:?} {request} took {:?}", now - since);
             }
             (Asked::Declare(publisher), false) => {
                 seen.publishers.get_mut(&publisher).map(Vec::pop);

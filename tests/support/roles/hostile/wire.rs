@@ -22,6 +22,7 @@ pub(crate) mod request {
     pub(crate) const PRODUCER_SEGMENT: u64 = 5;
     pub(crate) const CONSUMER_SEGMENT: u64 = 6;
     pub(crate) const DONE: u64 = 7;
+    pub(crate) const POISONED: u64 = 9;
     pub(crate) const PROOF: u64 = 10;
 }
 
@@ -140,7 +141,7 @@ impl Frame {
 
 /// A hello that offers to prove the broker's key.
 pub(crate) fn hello(id: &str) -> Frame {
-    let said = Frame::new(request::HELLO).number(1).number(1).number(0).text(id);
+    let said = Frame::new(request::HELLO).number(1).number(2).number(0).text(id);
     // With no life of its own.
     said.raw(&[0; 32]).number(1).number(0).number(0)
 }

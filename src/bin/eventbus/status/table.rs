@@ -1,0 +1,181 @@
+//! The statistics for an operator.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use daemoneye_eventbus::{
+    Answer, BrokerStatistics, Payer, Resource, RingState, RingStatistics, SessionStatistics, TopicPattern,
+};
+
+use super::answer;
+use crate::printable::printable;
+
+/// Characters of a name, of a topic with its figures, and of a cause.
+const NAME_COLUMNS: usize = 24;
+const TEXT_COLUMNS: usize = 100;
+
+pub(super) fn table(statistics: &BrokerStatistics) -> String {
+    let mut lines = head(statistics);
+    for session in &statistics.sessions {
+        lines.extend(session_lines(session));
+    }
+    if !statistics.rings.is_empty() {
+        lines.push(String::new());
+        let heads = ("RING FROM", "TO", "SIZE", "STATE", "TOPICS", "EVENTS", "DROPPED");
+        let (from, to, size, state, topics, events, dropped) = heads;
+        lines.push(format!(
+            "{from:<16}  {to:<16}  {size:>9}  {state:<8}  {topics:>6}  {events:>12}  {dropped:>12}"
+        ));
+        lines.extend(statistics.rings.iter().map(ring_line));
+    }
+    lines.extend(troubles(statistics));
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
+}
+
+fn head(statistics: &BrokerStatistics) -> Vec<String> {
+    let BrokerStatistics { connections, accepted, turned_away, .. } = statistics;
+    let mut lines = vec![format!(
+        "up {}, {connections} connections, {accepted} ever, {turned_away} turned away",
+        time(statistics.uptime)
+    )];
+    let totals = statistics.shares.iter().filter(|share| share.payer.is_none() && share.in_use > 0);
+    let totals = totals.map(|share| match share.limit {
+        Some(limit) => {
+            let shown = |amount| amount_of(share.resource, amount);
+            format!("{} of {} {}", shown(share.in_use), shown(limit), share.resource)
+        }
+        None => format!("{} {}", share.in_use, share.resource),
+    });
+    lines.push(format!("in use: {}", totals.collect::<Vec<_>>().join(", ")));
+    lines.push(String::new());
+    let heads = ("COMPONENT", "PID", "UID", "UP", "IDENTITY", "RECEIVED");
+    let (component, pid, uid, up, identity, received) = heads;
+    lines.push(format!(
+        "{component:<NAME_COLUMNS$}  {pid:>7}  {uid:>6}  {up:>8}  {identity:<24}  {received:>12}"
+    ));
+    lines
+}
+
+fn session_lines(session: &SessionStatistics) -> Vec<String> {
+    let component = printable(session.component.as_str(), NAME_COLUMNS);
+    let pid = session.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    let received = match (session.answer, session.received) {
+        (Answer::Told, Some(claim)) => claim.events.to_string(),
+        (other, _) => answer(other).to_owned(),
+    };
+    let (uid, up, identity) = (session.uid, time(session.connected), session.identity.to_string());
+    let mut lines = vec![format!(
+        "{component:<NAME_COLUMNS$}  {pid:>7}  {uid:>6}  {up:>8}  {identity:<24}  {received:>12}"
+    )];
+    for topic in session.publishers.iter().flat_map(|publisher| &publisher.topics) {
+        let mut line = format!("  publishes {}", printable(topic.topic.as_str(), TEXT_COLUMNS));
+        if let Some(claim) = topic.claim {
+            let (events, reached, dropped) = (claim.events, claim.reached, claim.dropped);
+            let _ = write!(line, ": {events} published, {reached} reached, {dropped} dropped");
+        }
+        lines.push(line);
+    }
+    for subscription in &session.subscriptions {
+        let mut line = format!("  hears {}", texts(&subscription.granted));
+        if !subscription.withheld.is_empty() {
+            let _ = write!(line, " (withheld: {})", texts(&subscription.withheld));
+        }
+        if let Some(claim) = subscription.claim {
+            let (received, ring, queue) = (claim.received, claim.lost_in_ring, claim.lost_in_queue);
+            let _ = write!(line, ": {received} received, {ring} lost in rings, {queue} lost in its queue");
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+fn ring_line(ring: &RingStatistics) -> String {
+    let (from, to) = (printable(ring.from.as_str(), 16), printable(ring.to.as_str(), 16));
+    let state = match ring.state {
+        RingState::Forming => "forming",
+        RingState::Ready => "ready",
+        RingState::Poisoned => "broken",
+        _ => "unknown",
+    };
+    let claim = |figure: fn(&daemoneye_eventbus::RingClaim) -> u64| {
+        ring.claim.as_ref().map_or_else(|| "-".to_owned(), |claim| figure(claim).to_string())
+    };
+    let (size, routes) = (bytes(ring.bytes), ring.routes);
+    let (events, dropped) = (claim(|claim| claim.events), claim(|claim| claim.dropped));
+    format!("{from:<16}  {to:<16}  {size:>9}  {state:<8}  {routes:>6}  {events:>12}  {dropped:>12}")
+}
+
+/// Shares of users, refusals, broken rings, and what is not shown.
+fn troubles(statistics: &BrokerStatistics) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for share in &statistics.shares {
+        let whose = match share.payer {
+            None => continue,
+            Some(Payer::Agent) => "the agent".to_owned(),
+            Some(Payer::Uid(uid)) => format!("uid {uid}"),
+        };
+        let shown = |amount| amount_of(share.resource, amount);
+        let limit = share.limit.map_or_else(String::new, |limit| format!(" of {}", shown(limit)));
+        lines.push(format!("{whose} has {}{limit} {}", shown(share.in_use), share.resource));
+    }
+    for cause in &statistics.refusals {
+        let last = printable(&cause.last.to_string(), TEXT_COLUMNS);
+        lines.push(format!("refused {} times, the last: {last}", cause.count));
+    }
+    for poisoning in &statistics.poisonings {
+        let (component, by) = (poisoning.component.as_str(), poisoning.by.as_str());
+        let (component, by) = (printable(component, NAME_COLUMNS), printable(by, NAME_COLUMNS));
+        let last = printable(&poisoning.last_violation, TEXT_COLUMNS);
+        lines.push(format!("{component} broke {} rings, says {by}, the last: {last}", poisoning.count));
+    }
+    if statistics.omitted > 0 {
+        lines.push(format!("{} more facts are not shown: there are too many", statistics.omitted));
+    }
+    if lines.len() == 1 { Vec::new() } else { lines }
+}
+
+fn texts(patterns: &[TopicPattern]) -> String {
+    let texts: Vec<&str> = patterns.iter().map(TopicPattern::as_str).collect();
+    printable(&texts.join(" "), TEXT_COLUMNS)
+}
+
+fn amount_of(resource: Resource, amount: u64) -> String {
+    match resource {
+        Resource::RingBytes | Resource::PatternBytes => bytes(amount),
+        _ => amount.to_string(),
+    }
+}
+
+/// In the largest unit of which there is one.
+fn bytes(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.into_iter().find(|(shift, _)| bytes >> shift > 0) {
+        Some((shift, unit)) => format!("{:.1} {unit}", bytes as f64 / (1_u64 << shift) as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
+fn time(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{:.1}s", time.as_secs_f64()),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_and_times_are_shown_in_units_that_can_be_read() {
+        assert_eq!(
+            [0, 1023, 1024, 8 << 20, 3 << 29].map(bytes),
+            ["0 B", "1023 B", "1.0 KiB", "8.0 MiB", "1.5 GiB"]
+        );
+        let times = [0, 59, 61, 3661, 90_000].map(|seconds| time(Duration::from_secs(seconds)));
+        assert_eq!(times, ["0.0s", "59.0s", "1m01s", "1h01m", "1d01h"]);
+    }
+}

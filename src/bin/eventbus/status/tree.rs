@@ -1,0 +1,116 @@
+//! The statistics for a script: all there is, with what is a claim named so.
+
+use daemoneye_eventbus::{
+    BrokerStatistics, Payer, RingStatistics, SessionStatistics, ShareStatistics, SubscriptionStatistics,
+    TopicPattern, TopicStatistics,
+};
+use serde_json::{Value, json};
+
+use super::answer;
+
+pub(super) fn json(statistics: &BrokerStatistics) -> Value {
+    let list = |values: Vec<Value>| Value::Array(values);
+    json!({
+        "uptime_seconds": statistics.uptime.as_secs_f64(),
+        "connections": statistics.connections,
+        "connections_ever": statistics.accepted,
+        "connections_turned_away": statistics.turned_away,
+        "sessions": list(statistics.sessions.iter().map(session).collect()),
+        "rings": list(statistics.rings.iter().map(ring).collect()),
+        "refusals": list(statistics.refusals.iter().map(|cause| {
+            json!({ "count": cause.count, "last": cause.last.to_string() })
+        }).collect()),
+        "poisonings": list(statistics.poisonings.iter().map(|poisoning| json!({
+            "component": poisoning.component.as_str(),
+            "by": poisoning.by.as_str(),
+            "count": poisoning.count,
+            "last_violation": poisoning.last_violation,
+        })).collect()),
+        "shares": list(statistics.shares.iter().map(share).collect()),
+        "omitted": statistics.omitted,
+    })
+}
+
+fn session(session: &SessionStatistics) -> Value {
+    let received = session.received.map(|claim| {
+        json!({
+            "events": claim.events,
+            "skipped_events": claim.skipped,
+            "ring_bytes_waiting": claim.bytes_waiting,
+            "ring_bytes_waiting_max": claim.bytes_waiting_max,
+        })
+    });
+    let publishers = session.publishers.iter().map(|publisher| {
+        let topics = publisher.topics.iter().map(topic).collect::<Vec<_>>();
+        json!({ "number": publisher.number, "topics": topics })
+    });
+    json!({
+        "component": session.component.as_str(),
+        "uid": session.uid,
+        "pid": session.pid,
+        "identity": session.identity.to_string(),
+        "connected_seconds": session.connected.as_secs_f64(),
+        "answer": answer(session.answer),
+        "claimed_received": received,
+        "subscriptions": session.subscriptions.iter().map(subscription).collect::<Vec<_>>(),
+        "publishers": publishers.collect::<Vec<_>>(),
+    })
+}
+
+fn subscription(subscription: &SubscriptionStatistics) -> Value {
+    let claimed = subscription.claim.map(|claim| {
+        json!({
+            "received_events": claim.received,
+            "lost_in_ring_events": claim.lost_in_ring,
+            "lost_in_queue_events": claim.lost_in_queue,
+        })
+    });
+    let texts = |patterns: &[TopicPattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
+    json!({
+        "number": subscription.number,
+        "ring_bytes": subscription.ring_bytes,
+        "granted": texts(&subscription.granted),
+        "withheld": texts(&subscription.withheld),
+        "claimed": claimed,
+    })
+}
+
+fn topic(topic: &TopicStatistics) -> Value {
+    let claimed = topic.claim.map(|claim| {
+        json!({
+            "published_events": claim.events,
+            "reached_events": claim.reached,
+            "dropped_events": claim.dropped,
+        })
+    });
+    json!({ "topic": topic.topic.as_str(), "claimed": claimed })
+}
+
+fn ring(ring: &RingStatistics) -> Value {
+    let claimed = ring.claim.map(
+        |claim| json!({ "events": claim.events, "dropped_events": claim.dropped, "bytes": claim.bytes }),
+    );
+    json!({
+        "publisher": ring.publisher,
+        "from": ring.from.as_str(),
+        "to": ring.to.as_str(),
+        "bytes": ring.bytes,
+        "state": format!("{:?}", ring.state).to_lowercase(),
+        "routes": ring.routes,
+        "claimed": claimed,
+    })
+}
+
+fn share(share: &ShareStatistics) -> Value {
+    let whose = match share.payer {
+        None => json!("all"),
+        Some(Payer::Agent) => json!("agent"),
+        Some(Payer::Uid(uid)) => json!({ "uid": uid }),
+    };
+    json!({
+        "whose": whose,
+        "resource": share.resource.to_string(),
+        "in_use": share.in_use,
+        "limit": share.limit,
+    })
+}

@@ -1,0 +1,328 @@
+//! What a broker knows of its bus, and what its clients say of themselves.
+//!
+//! Events do not pass the broker, so it counts none: it asks its clients, and shows what they say as their *claim*, which it can't
+//! check. Who does not answer in time is shown without. The whole is bounded: what there is no room for is left out, and how much that is is said.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::access::Component;
+use crate::topic::{Topic, TopicPattern};
+use crate::wire::{
+    Answer, Fact, Identity, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingState, SubscriptionClaim,
+    TopicClaim,
+};
+
+/// What there is on a bus, from [`DaemoneyeBroker::statistics`](crate::DaemoneyeBroker::statistics) or
+/// [`EventBusClient::broker_statistics`](crate::EventBusClient::broker_statistics). Clients were asked up to 400 ms before.
+///
+/// ```
+/// use daemoneye_eventbus::{Answer, ConnectOptions, DaemoneyeBroker, EventBusClient, Opaque};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// let broker = DaemoneyeBroker::new(path.to_str().expect("a path of UTF-8")).await?;
+/// broker.start().await?;
+/// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
+/// let mut publisher = procmond.publisher("events.process.batch").await?;
+/// publisher.publish(&Opaque(b"unheard"))?;
+///
+/// let statistics = broker.statistics().await.expect("it was not shut down");
+/// let [session] = &statistics.sessions[..] else { panic!("it is alone") };
+/// assert_eq!((session.component.as_str(), session.answer), ("procmond", Answer::Told));
+/// let topic = &session.publishers[0].topics[0];
+/// assert_eq!(topic.topic.as_str(), "events.process.batch");
+/// assert_eq!(topic.claim.map(|claim| (claim.events, claim.reached)), Some((1, 0)));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BrokerStatistics {
+    /// Since the broker was made, in whole milliseconds.
+    pub uptime: Duration,
+    /// Connections that are open, those among them that are not let in yet, and that of the broker's own process.
+    pub connections: u64,
+    /// Connections that were made, ever.
+    pub accepted: u64,
+    /// Connections that the broker has ended before they were let in, ever.
+    pub turned_away: u64,
+    /// Who is there, in the order in which they came.
+    pub sessions: Vec<SessionStatistics>,
+    /// The rings between them.
+    pub rings: Vec<RingStatistics>,
+    /// Refusals since the broker was made, by cause.
+    pub refusals: Vec<RefusalStatistics>,
+    /// Rings that were said to be broken, by who broke them and who says so: the latest 64 of these pairs.
+    pub poisonings: Vec<PoisoningStatistics>,
+    /// What of each [`Resource`] is in use: of all together first, then by who has it, of the first 64.
+    pub shares: Vec<ShareStatistics>,
+    /// Facts that are left out here, since there are too many: topics, rings, subscriptions, patterns.
+    pub omitted: u64,
+}
+
+/// One session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SessionStatistics {
+    /// The broker's number for it: a newer session has a larger one.
+    pub number: u64,
+    /// The name.
+    pub component: Component,
+    /// The user of its process.
+    pub uid: u32,
+    /// The number of its process; `None` where it has none here, being in another namespace.
+    pub pid: Option<u32>,
+    /// How it is known who it is.
+    pub identity: Identity,
+    /// Since it was let in, in whole milliseconds.
+    pub connected: Duration,
+    /// Whether it has said what it has counted; without that none of its claims is there.
+    pub answer: Answer,
+    /// What it says that it has received.
+    pub received: Option<ReceivedClaim>,
+    /// Its subscriptions.
+    pub subscriptions: Vec<SubscriptionStatistics>,
+    /// Its publishers.
+    pub publishers: Vec<PublisherStatistics>,
+}
+
+/// One subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SubscriptionStatistics {
+    /// Its client's number for it.
+    pub number: u32,
+    /// Data bytes of rings that come to be for it.
+    pub ring_bytes: u64,
+    /// The patterns that events come for, as the policy is now.
+    pub granted: Vec<TopicPattern>,
+    /// What it asked for, and may not have.
+    pub withheld: Vec<TopicPattern>,
+    /// What its client says that came of it; clients speak of 256 at most.
+    pub claim: Option<SubscriptionClaim>,
+}
+
+/// One publisher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PublisherStatistics {
+    /// The broker's number for it.
+    pub number: u64,
+    /// Its topics.
+    pub topics: Vec<TopicStatistics>,
+}
+
+/// One topic of a publisher.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicStatistics {
+    /// The topic.
+    pub topic: Topic,
+    /// What its publisher says that came of the events on it; clients speak of 256 topics at most.
+    pub claim: Option<TopicClaim>,
+}
+
+/// One ring: from a publisher to a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RingStatistics {
+    /// The number of the publisher.
+    pub publisher: u64,
+    /// Whose it is.
+    pub from: Component,
+    /// Who hears it.
+    pub to: Component,
+    /// Bytes of its data.
+    pub bytes: u64,
+    /// How far it is.
+    pub state: RingState,
+    /// Topics that lead over it.
+    pub routes: u32,
+    /// What its publisher says that it did with it; clients speak of 256 at most.
+    pub claim: Option<RingClaim>,
+}
+
+/// Refusals of one cause: [`Refusal`] has a variant for each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RefusalStatistics {
+    /// How many.
+    pub count: u64,
+    /// The last of them.
+    pub last: Refusal,
+}
+
+/// Rings of one component that one other says it broke.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PoisoningStatistics {
+    /// Who is said to have broken rings.
+    pub component: Component,
+    /// Who says so.
+    pub by: Component,
+    /// How many.
+    pub count: u64,
+    /// What the last breach was, in the words of who says so.
+    pub last_violation: String,
+}
+
+/// What is in use of one thing that the broker keeps for its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShareStatistics {
+    /// Who has it; `None`: all together.
+    pub payer: Option<Payer>,
+    /// What.
+    pub resource: Resource,
+    /// How much of it.
+    pub in_use: u64,
+    /// How much it may be; `None`: the agent's process is limited by the whole alone. That of a stranger grows when others let go of something.
+    pub limit: Option<u64>,
+}
+
+impl BrokerStatistics {
+    /// Puts facts together. One that makes no sense, being about nothing that was told before, counts as left out.
+    pub(crate) fn of(facts: impl IntoIterator<Item = Fact>) -> Self {
+        let mut assembly = Assembly::default();
+        for fact in facts {
+            let made_sense = assembly.take(fact).is_some();
+            assembly.whole.omitted += u64::from(!made_sense);
+        }
+        assembly.whole
+    }
+}
+
+/// What is being put together, and where each session is in it.
+#[derive(Debug, Default)]
+struct Assembly {
+    whole: BrokerStatistics,
+    sessions: BTreeMap<u64, usize>,
+}
+
+impl Assembly {
+    fn session(&mut self, number: u64) -> Option<&mut SessionStatistics> {
+        self.whole.sessions.get_mut(*self.sessions.get(&number)?)
+    }
+
+    fn subscription(&mut self, session: u64, number: u32) -> Option<&mut SubscriptionStatistics> {
+        // A pattern comes right behind what it is of.
+        let last = self.session(session)?.subscriptions.last_mut();
+        last.filter(|subscription| subscription.number == number)
+    }
+
+    fn take(&mut self, fact: Fact) -> Option<()> {
+        match fact {
+            Fact::Broker { uptime_ms, connections, accepted, turned_away } => {
+                self.whole.uptime = Duration::from_millis(uptime_ms);
+                (self.whole.connections, self.whole.accepted) = (connections, accepted);
+                self.whole.turned_away = turned_away;
+            }
+            fact @ Fact::Session { .. } => self.take_session(fact)?,
+            Fact::Subscription { session, subscription, ring_bytes, claim } => {
+                let (granted, withheld) = (Vec::new(), Vec::new());
+                let number = subscription;
+                let subscription = SubscriptionStatistics { number, ring_bytes, granted, withheld, claim };
+                self.session(session)?.subscriptions.push(subscription);
+            }
+            Fact::Pattern { session, subscription, pattern, withheld } => {
+                let subscription = self.subscription(session, subscription)?;
+                let list = if withheld { &mut subscription.withheld } else { &mut subscription.granted };
+                list.push(pattern);
+            }
+            Fact::Topic { session, publisher: number, topic, claim } => {
+                let publishers = &mut self.session(session)?.publishers;
+                if publishers.last().is_none_or(|publisher| publisher.number != number) {
+                    publishers.push(PublisherStatistics { number, topics: Vec::new() });
+                }
+                publishers.last_mut()?.topics.push(TopicStatistics { topic, claim });
+            }
+            Fact::Ring { publisher, from, to, bytes, state, routes, claim } => {
+                let (from, to) = (self.session(from)?.component.clone(), self.session(to)?.component.clone());
+                self.whole.rings.push(RingStatistics { publisher, from, to, bytes, state, routes, claim });
+            }
+            Fact::Refusals { count, last } => self.whole.refusals.push(RefusalStatistics { count, last }),
+            Fact::Poisonings { component, by, count, last_violation } => {
+                let component = Component::from_client_id(&component).ok()?;
+                let by = Component::from_client_id(&by).ok()?;
+                let poisoning = PoisoningStatistics { component, by, count, last_violation };
+                self.whole.poisonings.push(poisoning);
+            }
+            Fact::Share { payer, resource, in_use, limit } => {
+                self.whole.shares.push(ShareStatistics { payer, resource, in_use, limit });
+            }
+            Fact::Omitted { facts } => self.whole.omitted = self.whole.omitted.saturating_add(facts),
+        }
+        Some(())
+    }
+
+    fn take_session(&mut self, fact: Fact) -> Option<()> {
+        let Fact::Session { session, component, uid, pid, identity, connected_ms, answer, received } = fact
+        else {
+            return None;
+        };
+        let component = Component::from_client_id(&component).ok()?;
+        self.sessions.insert(session, self.whole.sessions.len());
+        self.whole.sessions.push(SessionStatistics {
+            number: session,
+            component,
+            uid,
+            pid,
+            identity,
+            connected: Duration::from_millis(connected_ms),
+            answer,
+            received,
+            subscriptions: Vec::new(),
+            publishers: Vec::new(),
+        });
+        Some(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_about_nothing_that_was_told_are_counted_and_left_out() {
+        let session = |component: &str| Fact::Session {
+            session: 1,
+            component: component.into(),
+            uid: 0,
+            pid: None,
+            identity: Identity::Weak,
+            connected_ms: 1,
+            answer: Answer::Unable,
+            received: None,
+        };
+        let subscription =
+            |session| Fact::Subscription { session, subscription: 2, ring_bytes: 3, claim: None };
+        let pattern = |subscription| Fact::Pattern {
+            session: 1,
+            subscription,
+            pattern: TopicPattern::new("a.#").expect("a pattern"),
+            withheld: true,
+        };
+        let (publisher, from, bytes, state, routes, claim) = (1, 1, 1, RingState::Ready, 1, None);
+        let ring = |to| Fact::Ring { publisher, from, to, bytes, state, routes, claim };
+        let facts = [
+            subscription(1),
+            session("No Name"),
+            session("tool"),
+            subscription(1),
+            subscription(2),
+            pattern(2),
+            pattern(3),
+            ring(1),
+            ring(2),
+            Fact::Omitted { facts: 10 },
+        ];
+        let whole = BrokerStatistics::of(facts);
+        assert_eq!(whole.omitted, 15);
+        assert_eq!((whole.sessions.len(), whole.rings.len()), (1, 1));
+        let [subscription] = &whole.sessions[0].subscriptions[..] else { panic!("one") };
+        assert_eq!((subscription.granted.len(), subscription.withheld.len()), (0, 1));
+    }
+}

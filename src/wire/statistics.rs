@@ -1,0 +1,262 @@
+//! What a broker tells of itself, and what it is told by its clients: facts one by one, so that any number of them can be cut into frames.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::codec::encode;
+use super::{Refusal, Resource, message::list};
+use crate::config::{CLAIMS_MAX, FRAME_BYTES_MAX, FRAME_MEMORY_MAX};
+use crate::topic::{Topic, TopicPattern};
+
+/// The first version of the protocol that has this.
+pub(crate) const STATISTICS_SINCE: u16 = 2;
+
+/// How it is known who a component is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Identity {
+    /// By its user alone: any process of that user which can read the broker's key could have taken the name.
+    Weak,
+    /// By a launch token that was made for it.
+    Token,
+    /// By a connection that was made for it.
+    Invitation,
+    /// It is the process with the broker in it.
+    Embedded,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Weak => "weak identity",
+            Self::Token => "by token",
+            Self::Invitation => "by invitation",
+            Self::Embedded => "the broker's own process",
+        })
+    }
+}
+
+/// Who answers for the memory of a ring, and for what else the broker keeps: the subscriber.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Payer {
+    /// The process with the broker in it, whoever its user is.
+    Agent,
+    /// The user of another process, as the kernel names it.
+    Uid(u32),
+}
+
+/// Whether a client has said what it has counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Answer {
+    /// It has.
+    Told,
+    /// It has not answered in time: its process is stopped, say, or has no processor to run on.
+    NotAnswering,
+    /// It is of a version that can't.
+    Unable,
+}
+
+/// How far a ring is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RingState {
+    /// Its ends are making their segments.
+    Forming,
+    /// It may be used.
+    Ready,
+    /// One of its ends has said that the other broke it: nothing goes over it, and no other comes to be between the two.
+    Poisoned,
+}
+
+/// What a publisher says that came of its events on one topic, since the topic was declared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TopicClaim {
+    /// Events that were published.
+    pub events: u64,
+    /// Events that a subscriber's ring, or the queues of its own process, took: an event for two subscribers counts twice.
+    pub reached: u64,
+    /// Events that found a subscriber's ring full, or too small.
+    pub dropped: u64,
+}
+
+/// What a publisher says that it did with a ring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RingClaim {
+    /// Events that were to go over it, those that it had no room for among them.
+    pub events: u64,
+    /// Events that it had no room for.
+    pub dropped: u64,
+    /// Bytes of the records that went into it, with their headers.
+    pub bytes: u64,
+}
+
+/// What a subscriber says that came of one subscription.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct SubscriptionClaim {
+    /// Events that came into its queue.
+    pub received: u64,
+    /// Events that were lost in rings.
+    pub lost_in_ring: u64,
+    /// Events that found the queue full.
+    pub lost_in_queue: u64,
+}
+
+/// What a client says of all rings that lead to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ReceivedClaim {
+    /// Events that were read from rings.
+    pub events: u64,
+    /// Events whose topic was no longer subscribed to when they arrived.
+    pub skipped: u64,
+    /// Bytes that waited in the rings when they were last looked at.
+    pub bytes_waiting: u64,
+    /// The most bytes that ever waited there.
+    pub bytes_waiting_max: u64,
+}
+
+/// The answer of a client that is asked what it has counted. Each list names what it is about, and is cut.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claims {
+    pub(crate) received: ReceivedClaim,
+    /// By the client's numbers of publisher and topic.
+    #[serde(deserialize_with = "list")]
+    pub(crate) topics: Vec<(u32, u32, TopicClaim)>,
+    /// By the broker's numbers.
+    #[serde(deserialize_with = "list")]
+    pub(crate) rings: Vec<(u64, RingClaim)>,
+    /// By the client's number.
+    #[serde(deserialize_with = "list")]
+    pub(crate) subscriptions: Vec<(u32, SubscriptionClaim)>,
+}
+
+impl Claims {
+    /// Whether its lists are no longer than they may be.
+    pub(crate) fn is_within_limits(&self) -> bool {
+        self.topics.len().max(self.rings.len()).max(self.subscriptions.len()) <= CLAIMS_MAX
+    }
+}
+
+/// One thing that a broker says of itself. What is about a session names it by number, and comes after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Fact {
+    Broker {
+        uptime_ms: u64,
+        connections: u64,
+        accepted: u64,
+        turned_away: u64,
+    },
+    Session {
+        session: u64,
+        component: String,
+        uid: u32,
+        pid: Option<u32>,
+        identity: Identity,
+        connected_ms: u64,
+        answer: Answer,
+        received: Option<ReceivedClaim>,
+    },
+    Subscription {
+        session: u64,
+        subscription: u32,
+        ring_bytes: u64,
+        claim: Option<SubscriptionClaim>,
+    },
+    /// One pattern of a subscription, or a part of one.
+    Pattern {
+        session: u64,
+        subscription: u32,
+        pattern: TopicPattern,
+        withheld: bool,
+    },
+    Topic {
+        session: u64,
+        publisher: u64,
+        topic: Topic,
+        claim: Option<TopicClaim>,
+    },
+    Ring {
+        publisher: u64,
+        from: u64,
+        to: u64,
+        bytes: u64,
+        state: RingState,
+        routes: u32,
+        claim: Option<RingClaim>,
+    },
+    /// Refusals of one cause.
+    Refusals {
+        count: u64,
+        last: Refusal,
+    },
+    Poisonings {
+        component: String,
+        by: String,
+        count: u64,
+        last_violation: String,
+    },
+    /// Without a payer: of everybody together.
+    Share {
+        payer: Option<Payer>,
+        resource: Resource,
+        in_use: u64,
+        limit: Option<u64>,
+    },
+    /// So many facts are left out, since there are too many.
+    Omitted {
+        facts: u64,
+    },
+}
+
+/// Facts in parts that are a frame each, in bytes as well as in what it decodes into; at least one part.
+pub(crate) fn in_frames(facts: Vec<Fact>) -> Vec<Vec<Fact>> {
+    // A part has a number and some lengths beside its facts.
+    const BESIDE: usize = 64;
+    let (mut parts, mut bytes, mut memory) = (vec![Vec::new()], BESIDE, BESIDE);
+    for fact in facts {
+        let size = encode(&fact).len();
+        // Texts take as much again as they have bytes; a number has its place in the fact, however short it is written.
+        let takes = size + size_of::<Fact>();
+        if bytes + size > FRAME_BYTES_MAX || memory + takes > FRAME_MEMORY_MAX {
+            parts.push(Vec::new());
+            (bytes, memory) = (BESIDE, BESIDE);
+        }
+        bytes += size;
+        memory += takes;
+        parts.last_mut().expect("there is one from the start").push(fact);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Notice;
+    use crate::wire::codec::decode;
+
+    #[test]
+    fn however_many_and_small_or_large_facts_are_each_part_can_be_read() {
+        let tiny = Fact::Subscription { session: 1, subscription: 1, ring_bytes: 1, claim: None };
+        let numbers = Fact::Broker { uptime_ms: 1, connections: 1, accepted: 1, turned_away: 1 };
+        let last_violation = "x".repeat(60_000);
+        let (component, by) = ("a".to_owned(), "b".to_owned());
+        let large = Fact::Poisonings { component, by, count: u64::MAX, last_violation };
+        for facts in
+            [vec![], vec![tiny.clone(); 30_000], vec![numbers; 30_000], vec![large, tiny.clone(), tiny]]
+        {
+            let mut read = Vec::new();
+            for part in in_frames(facts.clone()) {
+                let frame = encode(&Notice::Statistics { request: u32::MAX, facts: part, more: true });
+                assert!(frame.len() <= FRAME_BYTES_MAX);
+                let Ok(Notice::Statistics { facts, .. }) = decode(&frame) else { panic!("it can't be read") };
+                read.extend(facts);
+            }
+            assert!(read == facts, "{} of {}", read.len(), facts.len());
+        }
+    }
+}

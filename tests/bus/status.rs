@@ -1,0 +1,102 @@
+//! `eventbus status`, started as an operator starts it.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+use crate::support::{Folder, Role, STRANGER, reachable, wait_until};
+
+fn status(folder: &Folder, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_eventbus"));
+    command.args(["status", "--socket"]).arg(folder.socket()).args(arguments);
+    command.output().expect("it starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+/// A collector that has published ten events, half of its topics heard by the agent.
+fn collector(folder: &Folder, agent: &mut Role) -> Role {
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#", "no.row"]}));
+    let mut procmond = Role::client(folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 10}));
+    agent.must(&json!({"do": "await", "total": 10}));
+    procmond
+}
+
+#[test]
+fn an_operator_sees_who_is_there_what_was_published_and_who_does_not_answer() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let procmond = collector(&folder, &mut agent);
+    let shown = status(&folder, &[]);
+    let table = text(&shown.stdout);
+    assert_eq!((shown.status.code(), text(&shown.stderr)), (Some(0), ""), "{table}");
+    for line in [
+        "  publishes events.process.batch: 10 published, 10 reached, 0 dropped",
+        "  hears events.process.# (withheld: no.row): 10 received, 0 lost in rings, 0 lost in its queue",
+    ] {
+        assert!(table.lines().any(|other| other == line), "{line}\nis not in\n{table}");
+    }
+    let ring = table.lines().find(|line| line.starts_with("procmond  ") && line.contains("8.0 MiB"));
+    assert!(ring.is_some_and(|ring| ring.contains("ready")), "{table}");
+    assert!(!table.contains("status_"), "who asks is not shown: {table}");
+
+    procmond.stop();
+    let shown = status(&folder, &["--json"]);
+    assert_eq!(shown.status.code(), Some(3), "somebody has not answered");
+    let tree: Value = serde_json::from_slice(&shown.stdout).expect("one JSON object");
+    let session = |component: &str| {
+        let sessions = tree["sessions"].as_array().expect("a list").iter();
+        sessions.into_iter().find(|session| session["component"] == component).expect("it is there")
+    };
+    let (stopped, healthy) = (session("procmond"), session("agent"));
+    assert_eq!((&stopped["answer"], &stopped["pid"]), (&json!("not answering"), &json!(procmond.pid())));
+    let topics = json!([{ "topic": "events.process.batch", "claimed": null }]);
+    assert_eq!(stopped["publishers"][0]["topics"], topics);
+    assert_eq!(healthy["claimed_received"]["events"], 10);
+    let claimed = json!({"received_events": 10, "lost_in_ring_events": 0, "lost_in_queue_events": 0});
+    assert_eq!(healthy["subscriptions"][0]["claimed"], claimed);
+    assert_eq!(tree["rings"][0]["claimed"], Value::Null);
+}
+
+#[test]
+fn what_others_wrote_is_shown_escaped() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let _procmond = collector(&folder, &mut agent);
+    let mut liar = Role::intruder(&folder, None);
+    liar.must(&json!({"do": "hello", "id": "exporter"}));
+    assert_eq!(liar.must(&json!({"do": "subscribe", "pattern": "events.process.#"}))["ready"], true);
+    liar.must(&json!({"do": "accuse", "what": "a\u{202e}b\u{9b}2J\\"}));
+    wait_until("it is heard", || {
+        agent.must(&json!({"do": "poisonings"}))["poisonings"].as_array().is_some_and(|all| !all.is_empty())
+    });
+    let shown = status(&folder, &[]);
+    let table = text(&shown.stdout);
+    let said = r"procmond broke 1 rings, says exporter, the last: a\u{202e}b 2J\\";
+    assert!(table.lines().any(|line| line == said), "{table}");
+    assert!(!table.contains(['\u{9b}', '\u{202e}']), "{table}");
+}
+
+#[test]
+fn without_a_broker_or_a_right_to_see_it_the_exit_code_and_one_line_say_so() {
+    let folder = Folder::new();
+    let gone = status(&folder, &[]);
+    assert_eq!((gone.status.code(), text(&gone.stdout)), (Some(1), ""));
+    assert!(text(&gone.stderr).starts_with("eventbus: no connection to the broker: "), "{gone:?}");
+    assert_eq!(status(&folder, &["--instance", "x"]).status.code(), Some(2), "a socket or an instance");
+
+    let _agent = Role::agent(&folder, json!({"socket_mode": 0o666})).up();
+    let binary = reachable(Path::new(env!("CARGO_BIN_EXE_eventbus")), &folder);
+    let mut stranger = Command::new("setpriv");
+    stranger.args([format!("--reuid={STRANGER}"), format!("--regid={STRANGER}"), "--clear-groups".into()]);
+    stranger.arg(binary).args(["status", "--broker-uid", "0", "--socket"]).arg(folder.socket());
+    let refused = stranger.output().expect("it starts");
+    assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(1), ""), "{refused:?}");
+    let said = format!("eventbus: no statistics: uid {STRANGER} may not see the broker's statistics");
+    assert!(text(&refused.stderr).starts_with(&said), "{refused:?}");
+}

@@ -219,10 +219,10 @@ impl Intake {
             }
             Command::Detach => {
                 // Nobody closes them any more.
-                self.ended.clear();
+                let ended = self.ended.drain(..).map(|ring| ring.id).collect();
                 self.rings.iter_mut().for_each(|ring| ring.is_orphan = true);
                 // Without a control thread there is nobody to tell.
-                let _ = self.events.send(DataEvent::Detached);
+                let _ = self.events.send(DataEvent::Detached { ended });
             }
             Command::Grant { order, ring, slot, generation, topic } => {
                 let queues = self.hub.targets(&topic);

@@ -275,7 +275,7 @@ async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, 
             // Who has stopped waiting drops the core, which ends the session below.
             let _ = reply.send(Ok(core));
             // A connection that was inherited can't be made anew.
-            let home = (options.comes_back && options.inherited.is_none()).then_some(Home { options, life });
+            let home = (options.comes_back && options.inherited.is_none()).then(|| Home::new(options, life));
             session::run(ground, welcome, link, channels, home).await;
         }
         Err(error) => drop(reply.send(Err(error))),

@@ -68,6 +68,8 @@ pub(crate) struct Session {
     settled: HashSet<(String, u64)>,
     /// When rings to who has not come back end.
     orphans_until: Option<Instant>,
+    /// Rings were left open when the broker was lost: it seemed to be gone.
+    left_rings: bool,
     /// A ring has ended while there was no broker, and may have ended early.
     may_have_missed: bool,
     /// Rings that others have just taken the place of.
@@ -96,7 +98,7 @@ pub(crate) async fn run(
             return session.refuse_all(&why, &mut channels).await;
         };
         session.lose_broker(&why);
-        home.life.before = home.life.before.saturating_add(1);
+        home.lose_broker(&why);
         let found = tokio::select! {
             found = home.find() => found,
             () = session.wait_for_broker(&mut channels) => return,
@@ -119,6 +121,7 @@ impl Session {
             rings: HashMap::new(),
             settled: HashSet::new(),
             orphans_until: None,
+            left_rings: false,
             may_have_missed: false,
             released: Vec::new(),
             detaching: 0,
@@ -336,10 +339,14 @@ impl Session {
             // Of a grant of a broker that is gone nobody needs to hear.
             DataEvent::Granted { order } if self.detaching == 0 => self.ask(Request::Done { order }),
             DataEvent::Granted { .. } => {}
-            DataEvent::Detached => self.detaching -= 1,
+            DataEvent::Detached { ended } => {
+                self.detaching -= 1;
+                self.rings.retain(|ring, _| !ended.contains(ring));
+            }
             DataEvent::Ended { ring } => {
-                self.rings.remove(&ring);
-                self.may_have_missed |= !self.is_connected();
+                // Of one that was closed nothing is missed.
+                let was_open = self.rings.remove(&ring).is_some();
+                self.may_have_missed |= was_open && !self.is_connected();
             }
             DataEvent::Joined { subscription } => self.joined(subscription),
             DataEvent::Retired(producers) => drop(producers),

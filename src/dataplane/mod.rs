@@ -42,8 +42,9 @@ pub(crate) enum DataEvent {
     Granted { order: OrderId },
     /// The data thread counts this subscription in.
     Joined { subscription: u32 },
-    /// The data thread knows that the broker of its rings is gone: what it says of grants from here on is for the next.
-    Detached,
+    /// The data thread knows that the broker of its rings is gone: what it says of grants from here on is for the next. These rings it had
+    /// read to their end before.
+    Detached { ended: Vec<RingId> },
     /// A ring whose broker is gone was read to its end.
     Ended { ring: RingId },
     /// Rings that a publisher lets go of. To unmap them takes milliseconds, which no publisher shall wait.

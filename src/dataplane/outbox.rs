@@ -188,16 +188,14 @@ impl OutboxShared {
 
     /// Has a ring, if there is one, take the place of those that it waited behind. They are closed: who reads them goes on with it.
     pub(crate) fn release_rings(&self, before: &[RingId], by: Option<RingId>) {
-        self.change(|wanted| {
+        let unused: Vec<_> = self.change(|wanted| {
             if let Some(by) = by {
                 wanted.held.remove(&by);
             }
-            for &ring in before {
-                wanted.held.remove(&ring);
-                wanted.forget_ring(ring);
-                wanted.released.push((ring, by));
-            }
+            before.iter().map(|ring| wanted.release_ring(*ring, by)).collect()
         });
+        // Rings that were never taken over are unmapped here, outside the lock.
+        drop(unused);
     }
 
     /// The broker of now knows all that is to go to this process's own subscriptions.
@@ -279,6 +277,20 @@ impl Wanted {
         }
         self.tallies.remove(&id);
         self.rings.remove(&id)
+    }
+
+    fn release_ring(&mut self, id: RingId, by: Option<RingId>) -> Option<WantedRing> {
+        self.held.remove(&id);
+        // Whose place it had taken, and the publisher did not see it: the next takes that, too.
+        for (_, other) in self.released.iter_mut().filter(|(_, other)| *other == Some(id)) {
+            *other = by;
+        }
+        let ring = self.forget_ring(id);
+        // One that was never taken over needs nobody to close it.
+        if matches!(ring, Some(None)) {
+            self.released.push((id, by));
+        }
+        ring
     }
 
     /// Whether a target is to wait: it is over a ring that takes the place of one which carries the topic.

@@ -90,20 +90,26 @@ fn brokers_that_come_and_go_in_a_stream_of_events_lose_and_double_none_and_keep_
     let (mut procmond, mut detector) = (returning(&folder, "procmond"), returning(&folder, "detector"));
     subscribe(&mut detector);
     let over = AtomicBool::new(false);
+    let mut total = 0;
+    let mut publish = || {
+        // One publisher with topics whose routes come one by one: its order holds across them.
+        for topic in ["start", "stop", "tree"] {
+            let topic = format!("events.process.{topic}");
+            procmond.must(&json!({"do": "publish", "topic": topic, "from": total, "count": 100}));
+            total += 100;
+        }
+        // So that nothing is lost for want of room.
+        detector.must(&json!({"do": "await", "total": total}));
+        total
+    };
+    // What is declared under a broker that goes is for those alone who are back at the next.
+    publish();
     let total = std::thread::scope(|scope| {
         let stream = scope.spawn(|| {
-            let mut total = 0;
             while !over.load(Ordering::Relaxed) {
-                // One publisher with topics whose routes come one by one: its order holds across them.
-                for topic in ["start", "stop", "tree"] {
-                    let topic = format!("events.process.{topic}");
-                    procmond.must(&json!({"do": "publish", "topic": topic, "from": total, "count": 100}));
-                    total += 100;
-                }
-                // So that nothing is lost for want of room.
-                detector.must(&json!({"do": "await", "total": total}));
+                publish();
             }
-            total
+            publish()
         });
         for round in 0..8 {
             if round % 2 == 0 {
@@ -162,4 +168,34 @@ fn what_the_next_broker_does_not_grant_any_more_ends() {
     wait_until("nobody is reached", || {
         procmond.must(&json!({"do": "batch", "from": 100, "count": 1}))["subscribers"] == 0
     });
+}
+
+#[test]
+fn who_says_nothing_while_brokers_come_and_go_takes_no_more_memory_with_each() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let (mut procmond, mut detector) = (returning(&folder, "procmond"), returning(&folder, "detector"));
+    subscribe(&mut detector);
+    procmond.must(&json!({"do": "declare", "topic": BATCHES}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 100}));
+    is_whole(&detector.must(&json!({"do": "await", "total": 100})), 100);
+    let one = look::segments(detector.pid());
+    let mut descriptors = [0; 2];
+    for round in 0..10 {
+        agent.kill();
+        agent = next_broker(&folder, &json!(["agent", "detector", "procmond"]));
+        // The first, which it lets go of when it has something to say, and that of the broker of now.
+        wait_until("the ring between is gone", || look::segments(procmond.pid()) == 2 * one);
+        // One that is let go of is heard of when the next comes.
+        wait_until("few rings are heard", || look::segments(detector.pid()) <= 3 * one);
+        if round == 2 {
+            descriptors = [&procmond, &detector].map(|role| look::descriptors(role.pid()));
+        }
+    }
+    wait_until("descriptors are as few as before", || {
+        let now = [&procmond, &detector].map(|role| look::descriptors(role.pid()));
+        now.iter().zip(descriptors).all(|(now, before)| *now <= before)
+    });
+    procmond.must(&json!({"do": "batch", "from": 100, "count": 100}));
+    is_whole(&detector.must(&json!({"do": "await", "total": 200})), 200);
 }

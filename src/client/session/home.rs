@@ -13,20 +13,55 @@ use crate::wire::{GoodbyeReason, Life, Welcome};
 /// How a client finds its broker again.
 #[derive(Debug)]
 pub(crate) struct Home {
-    pub(crate) options: ConnectOptions,
-    pub(crate) life: Life,
+    options: ConnectOptions,
+    life: Life,
+    pace: Pace,
+}
+
+/// How long to wait before each try. Who is let in and sent away at once, again and again, waits as long as who is not let in.
+#[derive(Debug)]
+struct Pace {
+    next: Duration,
+    found: Instant,
+}
+
+impl Pace {
+    /// The broker that was found is lost: one that is gone, or has sent this client away.
+    fn lose(&mut self, now: Instant, is_gone: bool) {
+        if is_gone || now.saturating_duration_since(self.found) >= RETURN_LONGEST {
+            self.next = RETURN_FIRST;
+        }
+    }
+
+    /// How long to wait before the next try.
+    fn wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(RETURN_LONGEST);
+        wait
+    }
 }
 
 impl Home {
+    pub(crate) fn new(options: ConnectOptions, life: Life) -> Self {
+        Self { options, life, pace: Pace { next: RETURN_FIRST, found: Instant::now() } }
+    }
+
+    /// The broker is lost, for this reason.
+    pub(super) fn lose_broker(&mut self, why: &Disconnected) {
+        self.life.before = self.life.before.saturating_add(1);
+        self.pace.lose(Instant::now(), why.leaves_rings());
+    }
+
     /// Tries until it is let in. Cancel-safe: given up midway, nothing is left.
     pub(super) async fn find(&mut self) -> (Link, Welcome) {
-        let mut backoff = RETURN_FIRST;
         loop {
-            tokio::time::sleep(jittered(backoff)).await;
-            backoff = (backoff * 2).min(RETURN_LONGEST);
+            tokio::time::sleep(jittered(self.pace.wait())).await;
             match connect::introduce(&self.options, self.life).await {
-                Ok(found) => return found,
-                Err(error) => tell(&error, backoff),
+                Ok(found) => {
+                    self.pace.found = Instant::now();
+                    return found;
+                }
+                Err(error) => tell(&error, self.pace.next),
             }
         }
     }
@@ -83,6 +118,11 @@ impl Session {
     /// There is a broker again: it is asked for all that the one before had granted.
     pub(super) fn find_broker(&mut self, welcome: Welcome) {
         tracing::info!(name: "broker_found", target: "daemoneye_eventbus::client", component = welcome.component, "back at the broker");
+        if welcome.epoch == self.welcome.epoch && self.left_rings {
+            // It was there all the time, and the connection alone was not: it has ended all rings of this session at their other ends.
+            self.close_all_rings();
+            self.may_have_missed = true;
+        }
         self.welcome = welcome;
         self.life = self.life.wrapping_add(1);
         self.outgoing.clear();
@@ -98,5 +138,28 @@ impl Session {
             self.declare_next(publisher);
         }
         self.ask_for_subscriptions();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_let_in_and_sent_away_again_and_again_comes_ever_more_slowly() {
+        let mut now = Instant::now();
+        let mut pace = Pace { next: RETURN_FIRST, found: now };
+        let mut waits = Vec::new();
+        for _ in 0..20 {
+            pace.lose(now, false);
+            waits.push(pace.wait());
+            pace.found = now;
+        }
+        assert_eq!((waits[0], waits[1], waits[19]), (RETURN_FIRST, RETURN_FIRST * 2, RETURN_LONGEST));
+        now += RETURN_LONGEST;
+        pace.lose(now, false);
+        assert_eq!(pace.wait(), RETURN_FIRST, "it was there for long");
+        pace.lose(now, true);
+        assert_eq!(pace.wait(), RETURN_FIRST, "the broker was gone");
     }
 }

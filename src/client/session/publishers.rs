@@ -99,6 +99,7 @@ impl Session {
         if self.publishers.remove(&publisher).is_some_and(|state| state.ever_declared()) {
             self.ask(Request::ClosePublisher { publisher });
         }
+        self.forget_rings_of(publisher);
     }
 
     /// Sends a publisher's next declaration, unless one is under way.

@@ -42,6 +42,11 @@ pub(super) struct Pair {
 }
 
 impl RingState {
+    /// The client's own number of whose ring it is, if it is one of its publishers'.
+    fn publisher(&self) -> Option<u32> {
+        if let Self::Producer { pair, .. } = self { Some(pair.publisher) } else { None }
+    }
+
     /// Whether both sides have each other's segment.
     pub(super) fn is_complete(&self) -> bool {
         matches!(self, Self::Producer { half: None, .. } | Self::Consumer { half: None, .. })
@@ -146,6 +151,11 @@ impl Session {
         Ok(())
     }
 
+    /// A publisher is closed, and its rings with it: of those of an earlier broker no word comes that they end.
+    pub(super) fn forget_rings_of(&mut self, publisher: u32) {
+        self.rings.retain(|_, state| state.publisher() != Some(publisher));
+    }
+
     /// Rings of this pair that an earlier broker made: they carry what there is until another takes their place.
     fn rings_before(&self, pair: &Pair) -> Vec<RingId> {
         let is_before = |id: RingId, state: &RingState| {
@@ -156,16 +166,23 @@ impl Session {
         all.map(|(id, _)| *id).collect()
     }
 
-    /// A client has come back with all that it still may have.
+    /// A client has come back with all that it still may have. Who hears nothing from here over a ring from before is not kept in mind: a
+    /// component may say as often as it likes that it is back, as another client each time.
     pub(super) fn settled(&mut self, component: String, client: u64) {
-        self.settled.insert((component, client));
-        self.release_rings();
+        let is_before = |id: RingId, state: &RingState| {
+            let RingState::Producer { pair, .. } = state else { return false };
+            life_of(id) != self.life && pair.subscriber == component && pair.client == client
+        };
+        if self.rings.iter().any(|(id, state)| is_before(*id, state)) {
+            self.settled.insert((component, client));
+            self.release_rings();
+        }
     }
 
     /// Has rings take the place of those from before, where both sides have all that they may have again. Where there is none, those from
     /// before end: their subscriber has asked for nothing that they carry, or may not have it any more.
     pub(super) fn release_rings(&mut self) {
-        if self.missing.is_empty() && self.is_connected() && self.life > 0 {
+        if self.is_connected() && self.life > 0 {
             self.release(false);
         }
     }
@@ -181,7 +198,10 @@ impl Session {
             if !all && !state.is_whole() {
                 continue;
             }
-            state.outbox.forget_former();
+            // What goes to subscriptions of this client depends on them, and what goes over rings does not.
+            if all || self.missing.is_empty() {
+                state.outbox.forget_former();
+            }
             let mut over: HashMap<&Pair, (Vec<RingId>, Option<RingId>)> = HashMap::new();
             for (id, ring) in &self.rings {
                 if let RingState::Producer { pair, half: None } = ring
@@ -206,14 +226,18 @@ impl Session {
 
     /// The broker is gone. Rings that are complete go on, if their other ends do.
     pub(super) fn leave_rings(&mut self, why: &Disconnected) {
-        if !why.leaves_rings() {
+        self.left_rings = why.leaves_rings();
+        if !self.left_rings {
             self.close_all_rings();
             self.ground.hub.interrupt(&RecvError::Away { why: why.to_string() });
         }
         self.settled.clear();
         // What the broker has not completed by now it never will.
         self.making = Making::new();
-        self.rings.retain(|_, ring| ring.is_complete());
+        let is_open = |ring: &RingState| {
+            ring.publisher().is_none_or(|publisher| self.publishers.contains_key(&publisher))
+        };
+        self.rings.retain(|_, ring| ring.is_complete() && is_open(ring));
         if let Some(inbox) = &self.inbox {
             self.detaching += 1;
             inbox.detach();

@@ -7,8 +7,9 @@ use shm::{Consumer, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerS
 
 use super::super::{ClientSettings, Core};
 use super::*;
+use crate::access::Component;
 use crate::config::MAKING_MAX;
-use crate::dataplane::{Outbox, OutboxShared, Queue, RecvError, Taken};
+use crate::dataplane::{Lineage, Origin, Outbox, OutboxShared, Queue, RecvError, Taken};
 use crate::wire::{Epoch, Handle, PublisherId};
 
 const RING_BYTES: usize = 64 << 10;
@@ -146,47 +147,138 @@ async fn who_was_away_while_a_ring_ended_is_told_that_it_may_have_missed_somethi
         let queue = Arc::new(Queue::new(1 << 20));
         core.ground.hub.add(0, vec![], Arc::clone(&queue));
         queue.begin();
+        for ring in 1..=2 {
+            session.rings.insert(RingId(ring), heard());
+        }
         session.lose_broker(&Disconnected::BrokerGone);
         if away {
             session.data_event(DataEvent::Ended { ring: RingId(1) });
         }
-        session.find_broker(session.welcome.clone());
+        // One that was closed before.
+        session.data_event(DataEvent::Ended { ring: RingId(3) });
+        session.find_broker(another(&session));
         // As a ring does whose place another has taken.
         session.data_event(DataEvent::Ended { ring: RingId(2) });
         session.lose_broker(&Disconnected::BrokerGone);
-        session.find_broker(session.welcome.clone());
+        session.find_broker(another(&session));
         let told = matches!(next(&queue), Poll::Ready(Some(Err(RecvError::Away { .. }))));
         assert_eq!(told, away);
     }
 }
 
+/// A ring that leads here, and is complete.
+fn heard() -> RingState {
+    let component = Component::from_client_id("procmond").expect("a legal id");
+    let lineage = Lineage { component: component.clone(), client: 1, number: 0 };
+    let origin = Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) });
+    RingState::Consumer { origin, lineage, half: None }
+}
+
+/// The welcome of the next broker.
+fn another(session: &Session) -> Welcome {
+    Welcome { epoch: Epoch(session.welcome.epoch.0 + 1), ..session.welcome.clone() }
+}
+
+/// The line broke, and the broker has told all others that their rings to and from here are closed.
 #[tokio::test]
-async fn a_ring_to_who_has_not_come_back_ends_when_its_time_is_over() {
+async fn who_comes_back_to_the_very_broker_it_has_lost_lets_go_of_its_rings_and_is_told_what_that_means() {
+    for same in [false, true] {
+        let (core, mut session) = session();
+        let queue = Arc::new(Queue::new(1 << 20));
+        core.ground.hub.add(0, vec![], Arc::clone(&queue));
+        queue.begin();
+        session.rings.insert(RingId(1), heard());
+        session.lose_broker(&Disconnected::BrokerGone);
+        let welcome = if same { session.welcome.clone() } else { another(&session) };
+        session.find_broker(welcome);
+        assert_eq!(session.rings.is_empty(), same);
+        let told = matches!(next(&queue), Poll::Ready(Some(Err(RecvError::Away { .. }))));
+        assert_eq!(told, same);
+    }
+}
+
+#[tokio::test]
+async fn of_rings_that_end_beside_a_broker_nothing_is_left() {
     let (core, mut session) = session();
-    let mut outbox = core.open_publisher();
+    let outbox = core.open_publisher();
     let shared = Arc::new(OutboxShared::new());
-    session.publishers.insert(outbox.number(), PublisherState::new(Arc::clone(&shared)));
+    session.publishers.insert(outbox.number(), PublisherState::new(shared));
+    let pair = Pair { publisher: outbox.number(), subscriber: "detector".into(), client: 1 };
+    session.rings.insert(RingId(1), RingState::Producer { pair: pair.clone(), half: None });
+    session.rings.insert(RingId(2), heard());
+    session.lose_broker(&Disconnected::BrokerGone);
+    session.detaching = 1;
+    session.data_event(DataEvent::Detached { ended: vec![RingId(2)] });
+    assert_eq!(session.rings.len(), 1, "the one that was read to its end before is gone");
+    session.command(Command::ClosePublisher { publisher: outbox.number() });
+    assert!(session.rings.is_empty(), "so is that of a publisher that is closed");
+    // Its broker goes before it says that the ring ends.
+    session.rings.insert(RingId(3), RingState::Producer { pair, half: None });
+    session.find_broker(another(&session));
+    session.lose_broker(&Disconnected::BrokerGone);
+    assert!(session.rings.is_empty());
+}
+
+#[tokio::test]
+async fn who_says_again_and_again_that_it_is_back_takes_no_memory_of_others() {
+    let (_core, mut session) = session();
+    session.lose_broker(&Disconnected::BrokerGone);
+    session.find_broker(another(&session));
+    for client in 0..1000 {
+        session.notice(Notice::Settled { component: "procmond".into(), client }, None);
+    }
+    assert!(session.settled.is_empty());
+}
+
+/// A ring to the detector, complete.
+fn published(core: &Arc<Core>, session: &mut Session) -> (Outbox, Consumer, Doorbell) {
+    let publisher = 0;
+    let shared = Arc::new(OutboxShared::new());
+    session.publishers.insert(publisher, PublisherState::new(Arc::clone(&shared)));
     let data = ProducerSegment::create(RING_BYTES, shm::Backing::Memfd).expect("memory");
     let marks = ConsumerSegment::create(shm::Backing::Memfd).expect("memory");
     let share = |handle: &shm::Handle| handle.try_clone().expect("a descriptor");
     let seen = ProducerView::attach(share(data.handle()), RING_BYTES).expect("it is as agreed");
     let producer = Producer::new(data, ConsumerView::attach(share(marks.handle())).expect("it is as agreed"));
-    let mut consumer = Consumer::new(seen, marks);
-    let (doorbell, _other_end) = Doorbell::pair().expect("descriptors");
-    let pair = Pair { publisher: outbox.number(), subscriber: "detector".into(), client: 1 };
+    let consumer = Consumer::new(seen, marks);
+    let (doorbell, other_end) = Doorbell::pair().expect("descriptors");
+    let pair = Pair { publisher, subscriber: "detector".into(), client: 1 };
     session.rings.insert(RingId(1), RingState::Producer { pair, half: None });
     shared.add_ring(RingId(1), producer, doorbell, vec![]);
     let (hub, events) = (Arc::clone(&core.ground.hub), core.ground.data_events.clone());
-    let mut published = Outbox::new(shared, hub, events, 1024);
+    (Outbox::new(shared, hub, events, 1024), consumer, other_end)
+}
+
+#[tokio::test]
+async fn a_ring_to_who_has_not_come_back_ends_when_its_time_is_over() {
+    let (core, mut session) = session();
+    let (mut published, mut consumer, _other_end) = published(&core, &mut session);
     session.lose_broker(&Disconnected::BrokerGone);
-    session.find_broker(session.welcome.clone());
+    session.find_broker(another(&session));
     session.release_rings();
     published.follow();
     assert!(!consumer.ended().expect("nothing is broken"), "it may yet come back");
     session.end_orphans();
     published.follow();
     assert!(consumer.ended().expect("nothing is broken") && session.rings.is_empty());
-    outbox.consumed();
+}
+
+/// Only what goes to a client's own subscriptions depends on them: others would read what is published on new topics too late.
+#[tokio::test]
+async fn a_ring_ends_when_its_two_sides_are_back_whatever_else_its_publisher_waits_for() {
+    let (core, mut session) = session();
+    let (mut published, mut consumer, _other_end) = published(&core, &mut session);
+    session.lose_broker(&Disconnected::BrokerGone);
+    session.missing.insert(7);
+    session.find_broker(another(&session));
+    published.follow();
+    assert!(!consumer.ended().expect("nothing is broken"));
+    session.notice(Notice::Settled { component: "detector".into(), client: 2 }, None);
+    published.follow();
+    assert!(!consumer.ended().expect("nothing is broken"), "another is");
+    session.notice(Notice::Settled { component: "detector".into(), client: 1 }, None);
+    published.follow();
+    assert!(consumer.ended().expect("nothing is broken") && session.rings.is_empty());
 }
 
 #[test]

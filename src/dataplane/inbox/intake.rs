@@ -9,7 +9,7 @@ use std::time::Duration;
 use shm::Doorbell;
 
 use super::ring::{InRing, Turn};
-use super::{Command, Ground, Shared};
+use super::{Command, Ground, Lineage, Shared};
 use crate::batch::RECORD_BYTES_TARGET;
 use crate::config::TURN_BYTES_MAX;
 use crate::dataplane::chunk::Pool;
@@ -209,6 +209,7 @@ impl Intake {
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::Add { ring, consumer, doorbell, origin, lineage } => {
+                self.drop_void(&lineage);
                 let before = self.rings.iter().find(|other| *other.lineage() == lineage);
                 let publisher = before.map_or_else(own_number, InRing::publisher);
                 let is_behind = before.is_some();
@@ -218,10 +219,10 @@ impl Intake {
             }
             Command::Detach => {
                 // Nobody closes them any more.
-                self.ended.clear();
+                let ended = self.ended.drain(..).map(|ring| ring.id).collect();
                 self.rings.iter_mut().for_each(|ring| ring.is_orphan = true);
                 // Without a control thread there is nobody to tell.
-                let _ = self.events.send(DataEvent::Detached);
+                let _ = self.events.send(DataEvent::Detached { ended });
             }
             Command::Grant { order, ring, slot, generation, topic } => {
                 let queues = self.hub.targets(&topic);
@@ -329,6 +330,20 @@ impl Intake {
             next.is_behind = false;
         }
         ring
+    }
+
+    /// Takes rings out that wait for their turn, and whose publisher has left nothing in them: one that is silent while brokers come and go
+    /// never closes the first, and they would pile up behind it.
+    fn drop_void(&mut self, lineage: &Lineage) {
+        let events = &self.events;
+        self.rings.retain_mut(|ring| {
+            let goes = ring.is_behind && ring.is_orphan && ring.lineage() == lineage && ring.is_void();
+            if goes {
+                // Without a control thread there is nobody to tell.
+                let _ = events.send(DataEvent::Ended { ring: ring.id });
+            }
+            !goes
+        });
     }
 
     /// Notes how much waits, before any of it is taken: a turn may take long.

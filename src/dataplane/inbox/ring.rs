@@ -206,6 +206,16 @@ impl InRing {
         }
     }
 
+    /// Whether its publisher has let go of it, and there is nothing left to be read.
+    pub(super) fn is_void(&mut self) -> bool {
+        if self.doorbell.hear() == Heard::PeerGone {
+            self.end_soon();
+        }
+        self.ending
+            && self.consumer.occupied().is_ok_and(|bytes| bytes == 0)
+            && matches!(self.at_the_tail(0), Ok(Turn::Ended))
+    }
+
     /// The broker ends the ring.
     pub(super) fn close(&mut self) {
         self.closed = true;

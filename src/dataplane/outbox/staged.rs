@@ -161,24 +161,40 @@ mod tests {
 
     const RING_BYTES: usize = 1 << 16;
 
-    #[test]
-    fn a_subscription_of_this_process_that_comes_while_a_batch_is_built_is_told_what_it_misses() {
-        let data = ProducerSegment::create(RING_BYTES, Backing::default()).expect("memory");
-        let marks = ConsumerSegment::create(Backing::default()).expect("memory");
-        let marks = ConsumerView::attach(marks.handle().try_clone().expect("a descriptor"));
-        let producer = Producer::new(data, marks.expect("it is as agreed"));
-        let (doorbell, _theirs) = Doorbell::pair().expect("descriptors");
+    fn outbox() -> (Arc<OutboxShared>, Outbox) {
         let (shared, hub) = (Arc::new(OutboxShared::new()), Arc::new(Hub::new()));
         let component = Component::from_client_id("procmond").expect("a legal id");
         shared.set_origin(Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) }));
         shared.add_topic(Topic::new("events.process.batch").expect("a legal topic"));
-        shared.add_ring(RingId(1), producer, doorbell, vec![]);
-        shared.add_route(0, RouteTarget::Slot { ring: RingId(1), slot: 0, generation: 0 });
         let events = tokio::sync::mpsc::unbounded_channel().0;
-        let mut outbox = Outbox::new(Arc::clone(&shared), Arc::clone(&hub), events, RING_BYTES as u32 / 8);
+        let outbox = Outbox::new(Arc::clone(&shared), hub, events, RING_BYTES as u32 / 8);
+        (shared, outbox)
+    }
+
+    /// A ring with a route of the one topic, behind these. Yields the subscriber's end of the doorbell.
+    fn add_ring(shared: &OutboxShared, ring: u64, before: Vec<RingId>) -> Doorbell {
+        let data = ProducerSegment::create(RING_BYTES, Backing::default()).expect("memory");
+        let marks = ConsumerSegment::create(Backing::default()).expect("memory");
+        let marks = ConsumerView::attach(marks.handle().try_clone().expect("a descriptor"));
+        let producer = Producer::new(data, marks.expect("it is as agreed"));
+        let (doorbell, theirs) = Doorbell::pair().expect("descriptors");
+        shared.add_ring(RingId(ring), producer, doorbell, before);
+        shared.add_route(0, RouteTarget::Slot { ring: RingId(ring), slot: 0, generation: 0 });
+        theirs
+    }
+
+    fn record() -> BatchWriter {
         let mut record = BatchWriter::new(RING_BYTES as u32 / 8);
         record.begin(&CorrelationMetadata::new("scan".into())).expect("it is small");
         (0..3).for_each(|_| record.push(&Opaque(b"event"), None).expect("it is small"));
+        record
+    }
+
+    #[test]
+    fn a_subscription_of_this_process_that_comes_while_a_batch_is_built_is_told_what_it_misses() {
+        let (shared, mut outbox) = outbox();
+        let _theirs = add_ring(&shared, 1, vec![]);
+        let (mut record, hub) = (record(), Arc::clone(&outbox.hub));
         assert!(outbox.stage(TopicId::nth(0), &mut record));
 
         let queue = Arc::new(Queue::new(1 << 20));
@@ -189,5 +205,19 @@ mod tests {
         let delivery = outbox.publish_staged(TopicId::nth(0));
         assert_eq!((delivery.subscribers, delivery.reached, delivery.dropped), (2, 3, 3));
         assert_eq!(queue.losses().ring, 3);
+    }
+
+    #[test]
+    fn a_batch_that_outlasts_two_brokers_is_not_said_to_be_lost() {
+        let (shared, mut outbox) = outbox();
+        let mut bells = vec![add_ring(&shared, 1, vec![])];
+        let mut record = record();
+        assert!(outbox.stage(TopicId::nth(0), &mut record));
+        for ring in 2..=3 {
+            bells.push(add_ring(&shared, ring, vec![RingId(ring - 1)]));
+            shared.release_rings(&[RingId(ring - 1)], Some(RingId(ring)));
+        }
+        let delivery = outbox.publish_staged(TopicId::nth(0));
+        assert_eq!((delivery.subscribers, delivery.reached, delivery.dropped), (1, 3, 0));
     }
 }

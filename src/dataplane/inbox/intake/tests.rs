@@ -11,8 +11,8 @@ use super::*;
 use crate::access::Component;
 use crate::batch::{BatchWriter, Opaque};
 use crate::correlation::CorrelationMetadata;
+use crate::dataplane::Taken;
 use crate::dataplane::wait::WaitPolicy;
-use crate::dataplane::{Lineage, Taken};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Epoch, PublisherId};
 
@@ -222,4 +222,31 @@ fn a_ring_is_read_when_those_of_its_lineage_before_it_are_read_to_their_end() {
     }
     intake.turn(Until::AllWereSeen);
     assert!(intake.rings.is_empty());
+}
+
+/// A silent publisher lets go of its first ring at its next call, and of those that it never took over at once.
+#[test]
+fn rings_of_a_silent_publisher_do_not_pile_up_while_brokers_come_and_go() {
+    let (_spare, mut spare_ring) = ring();
+    spare_ring.end_soon();
+    let (mut intake, queue) = intake_with(spare_ring);
+    intake.turn(Until::AllWereSeen);
+    for number in 1..=30 {
+        // Its other end of the doorbell is closed.
+        let (mut producer, consumer, doorbell, origin, lineage) = parts();
+        let (ring, consumer) = (RingId(number), Box::new(consumer));
+        intake.carry_out(Command::Add { ring, consumer, doorbell, origin, lineage });
+        let topic = Topic::new("events.process.batch").expect("a legal topic");
+        intake.ring(ring).expect("it was just added").grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
+        if number == 7 {
+            publish(&mut producer);
+        }
+        intake.carry_out(Command::Detach);
+    }
+    let left: Vec<u64> = intake.rings.iter().map(|ring| ring.id.0).collect();
+    assert_eq!(left, [1, 7, 30], "the one that is read, one with something in it, and the last");
+    intake.rings[0].end_soon();
+    intake.turn(Until::AllWereSeen);
+    intake.turn(Until::AllWereSeen);
+    assert_eq!(count_of(&queue), 1);
 }

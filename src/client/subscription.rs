@@ -97,7 +97,8 @@ impl SubscribeOptions {
     }
 }
 
-/// A stream of batches. It ends when the session is over and each ring that leads here was read to its end.
+/// A stream of batches. It goes on with the next broker where the client [comes back](crate::ConnectOptions::comes_back); else it ends when the
+/// session is over and each ring that leads here was read to its end.
 ///
 /// Batches of one [`Publisher`](crate::Publisher) come in the order of their publication. One on an urgent topic (an anomaly, an alert,
 /// a lifecycle event, control) goes ahead of what other publishers have sent and this subscription has not read yet.
@@ -114,7 +115,8 @@ impl SubscribeOptions {
 /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
 /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
 /// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
-/// let netmond = EventBusClient::connect(ConnectOptions::new("netmond").path(&path)).await?;
+/// let options = ConnectOptions::new("netmond").path(&path).comes_back(false);
+/// let netmond = EventBusClient::connect(options).await?;
 /// let mut batches = netmond.subscription(&["events.#"]).await?;
 /// assert!(batches.granted().contains(&TopicPattern::new("events.network.#")?));
 /// assert!(batches.withheld().iter().any(|withheld| withheld.pattern.as_str() == "events.process.#"));

@@ -10,22 +10,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shm::{Backing, Descriptor, Doorbell, SegmentError};
-use tokio::sync::{OwnedSemaphorePermit as Turn, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit as Turn, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::audit::Audit;
 use super::doorkeeper::Doorkeeper;
 use super::membership::Roll;
-use super::outgoing::{Frame, Outgoing};
+use super::outgoing::Outgoing;
 use super::pairs::Spoke;
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, Invited, StartError, shares};
 use crate::client::{ClientSettings, Connection as Connected, Core, run_session};
-use crate::config::{BREACH_PAUSE, HELLO_DEADLINE, PART_PAUSE, REQUEST_DEADLINE};
+use crate::config::{HELLO_DEADLINE, REQUEST_DEADLINE};
 use crate::control::{Action, Awaited, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
-use crate::link::{Link, LinkError, MessageReader};
+use crate::link::Link;
 use crate::statistics::BrokerStatistics;
-use crate::sys::{self, Credentials, Listener, Socket, Stream};
+use crate::sys::{self, Credentials, Listener, Socket};
 use crate::wire::{
     Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Nonce, Notice, Request, RingId, Versions,
 };
@@ -33,6 +33,7 @@ use crate::wire::{
 mod arrivals;
 mod inquiries;
 mod log;
+mod streams;
 use log::{TARGET, log};
 
 /// How long a client that is being sent away may take to read why.
@@ -519,81 +520,6 @@ impl Server {
     fn next_session(&mut self) -> SessionId {
         self.last_session += 1;
         SessionId(self.last_session)
-    }
-}
-
-/// What a client says comes from here.
-struct Source {
-    session: SessionId,
-    stream: Rc<Stream>,
-    paused: Rc<Cell<Option<Instant>>>,
-}
-
-impl Source {
-    /// The next message, once it is to be read, or what ends the session. To be cancelled only where the session ends.
-    async fn next(&self, reader: &mut MessageReader) -> Result<(Request, Option<Descriptor>), LinkError> {
-        while let Some(until) = self.paused.take() {
-            tokio::time::sleep_until(until.into()).await;
-        }
-        let next = reader.next::<Request>(&self.stream).await;
-        if next.as_ref().is_err_and(LinkError::is_breach) {
-            tokio::time::sleep(BREACH_PAUSE).await;
-        }
-        next
-    }
-}
-
-/// Reads one client's messages until it, or its process, ends.
-async fn read_all(from: Source, death: impl Future<Output = ()>, events: mpsc::Sender<Event>) {
-    let (mut reader, session) = (MessageReader::new(PART_PAUSE), from.session);
-    let turns = Arc::new(Semaphore::new(1));
-    // The socket may live on in a child that the process left behind.
-    let mut death = std::pin::pin!(death);
-    loop {
-        let event = tokio::select! {
-            message = from.next(&mut reader) => match message {
-                Ok((request, descriptor)) => {
-                    let turn = Arc::clone(&turns).acquire_owned().await.ok();
-                    Event::Frame { session, request, descriptor, turn }
-                }
-                Err(LinkError::Closed) => Event::Ended { session },
-                Err(LinkError::Host(error)) => {
-                    tracing::warn!(name: "client_unheard", target: TARGET, session = session.0, %error, "a client can't be heard any more");
-                    Event::Ended { session }
-                }
-                Err(error) => {
-                    let reason = GoodbyeReason::Protocol { what: error.to_string() };
-                    Event::Faulty { session, reason }
-                }
-            },
-            () = &mut death => Event::Ended { session },
-        };
-        let last = !matches!(event, Event::Frame { .. });
-        if events.send(event).await.is_err() || last {
-            return;
-        }
-    }
-}
-
-/// Writes what is queued for one client.
-async fn write_all(
-    session: SessionId,
-    stream: Rc<Stream>,
-    mut queued: mpsc::Receiver<Frame>,
-    events: mpsc::Sender<Event>,
-) {
-    while let Some(frame) = queued.recv().await {
-        match stream.send(frame.bytes(), frame.descriptor.as_ref()).await.map_err(LinkError::from) {
-            Ok(()) => {}
-            // The reader sees the end of the connection, and what the client said before.
-            Err(LinkError::Closed) => return,
-            Err(error) => {
-                tracing::warn!(name: "client_untold", target: TARGET, session = session.0, %error, "a client can't be told anything any more");
-                // The loop may be gone by now, and the session with it.
-                let _ = events.send(Event::Ended { session }).await;
-                return;
-            }
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::broker::TokenTerms;
 use crate::client::{
     ConnectError, ConnectOptions, Disconnected, EventBusClient, SubscribeError, SubscribeOptions,
 };
-use crate::config::HOST_RETRY;
+use crate::config::{BREACH_PAUSE, HOST_RETRY};
 use crate::sys::Access;
 use crate::wire::Refusal;
 

@@ -1,0 +1,93 @@
+//! The two tasks of each connection: one reads what its client says, one writes what the loop has queued for it.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use shm::Descriptor;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::super::outgoing::Frame;
+use super::Event;
+use super::log::TARGET;
+use crate::config::{BREACH_PAUSE, PART_PAUSE};
+use crate::control::SessionId;
+use crate::link::{LinkError, MessageReader};
+use crate::sys::Stream;
+use crate::wire::{GoodbyeReason, Request};
+
+/// What a client says comes from here.
+pub(super) struct Source {
+    pub(super) session: SessionId,
+    pub(super) stream: Rc<Stream>,
+    pub(super) paused: Rc<Cell<Option<Instant>>>,
+}
+
+impl Source {
+    /// The next message, once it is to be read, or what ends the session. To be cancelled only where the session ends.
+    async fn next(&self, reader: &mut MessageReader) -> Result<(Request, Option<Descriptor>), LinkError> {
+        while let Some(until) = self.paused.take() {
+            tokio::time::sleep_until(until.into()).await;
+        }
+        let next = reader.next::<Request>(&self.stream).await;
+        if next.as_ref().is_err_and(LinkError::is_breach) {
+            tokio::time::sleep(BREACH_PAUSE).await;
+        }
+        next
+    }
+}
+
+/// Reads one client's messages until it, or its process, ends.
+pub(super) async fn read_all(from: Source, death: impl Future<Output = ()>, events: mpsc::Sender<Event>) {
+    let (mut reader, session) = (MessageReader::new(PART_PAUSE), from.session);
+    let turns = Arc::new(Semaphore::new(1));
+    // The socket may live on in a child that the process left behind.
+    let mut death = std::pin::pin!(death);
+    loop {
+        let event = tokio::select! {
+            message = from.next(&mut reader) => match message {
+                Ok((request, descriptor)) => {
+                    let turn = Arc::clone(&turns).acquire_owned().await.ok();
+                    Event::Frame { session, request, descriptor, turn }
+                }
+                Err(LinkError::Closed) => Event::Ended { session },
+                Err(LinkError::Host(error)) => {
+                    tracing::warn!(name: "client_unheard", target: TARGET, session = session.0, %error, "a client can't be heard any more");
+                    Event::Ended { session }
+                }
+                Err(error) => {
+                    let reason = GoodbyeReason::Protocol { what: error.to_string() };
+                    Event::Faulty { session, reason }
+                }
+            },
+            () = &mut death => Event::Ended { session },
+        };
+        let last = !matches!(event, Event::Frame { .. });
+        if events.send(event).await.is_err() || last {
+            return;
+        }
+    }
+}
+
+/// Writes what is queued for one client.
+pub(super) async fn write_all(
+    session: SessionId,
+    stream: Rc<Stream>,
+    mut queued: mpsc::Receiver<Frame>,
+    events: mpsc::Sender<Event>,
+) {
+    while let Some(frame) = queued.recv().await {
+        match stream.send(frame.bytes(), frame.descriptor.as_ref()).await.map_err(LinkError::from) {
+            Ok(()) => {}
+            // The reader sees the end of the connection, and what the client said before.
+            Err(LinkError::Closed) => return,
+            Err(error) => {
+                tracing::warn!(name: "client_untold", target: TARGET, session = session.0, %error, "a client can't be told anything any more");
+                // The loop may be gone by now, and the session with it.
+                let _ = events.send(Event::Ended { session }).await;
+                return;
+            }
+        }
+    }
+}

@@ -57,6 +57,7 @@ pub struct BrokerOptions {
     ring_bytes: usize,
     shares: Shares,
     backing: Backing,
+    relays_all: bool,
     queue_bytes: usize,
     wait_policy: WaitPolicy,
     route_deadline: Duration,
@@ -74,6 +75,7 @@ impl BrokerOptions {
             ring_bytes: config::RING_BYTES,
             shares: Shares::default(),
             backing: Backing::default(),
+            relays_all: false,
             queue_bytes: config::QUEUE_BYTES,
             wait_policy: WaitPolicy::default(),
             route_deadline: config::ROUTE_DEADLINE,
@@ -174,6 +176,14 @@ impl BrokerOptions {
     #[must_use]
     pub fn backing(mut self, backing: Backing) -> Self {
         self.backing = backing;
+        self
+    }
+
+    /// Has all events go over the broker and none through shared memory, as they do anyway where one of two processes can't have it: for hosts
+    /// that forbid it. Slower by some ten times, and each event costs the broker time.
+    #[must_use]
+    pub fn without_shared_memory(mut self) -> Self {
+        self.relays_all = true;
         self
     }
 

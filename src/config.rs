@@ -67,6 +67,14 @@ pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of one control frame. The largest, a subscribe with all its patterns, needs a quarter. Above it: the session ends.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes of records that one frame brings which go over the broker: a record of the usual size fits, and there is room for the rest of the
+/// message.
+pub(crate) const RELAYED_BYTES_MAX: usize = FRAME_BYTES_MAX - 64;
+
+/// Bytes of records that go over the broker and wait there to be read, of all sessions together; a user's share is half of it. Eight
+/// subscribers that stand still while a ring's worth is sent to each. Above it: the newest are lost, and counted.
+pub(crate) const RELAYED_BYTES_OF_ALL: u64 = 64 << 20;
+
 /// Memory of what one control frame decodes into: of each list with its items, and of all texts together. Above it: the session
 /// ends.
 pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;

@@ -130,7 +130,10 @@ impl Audit {
             Report::Refused { component, right, what, refusal, .. } => {
                 self.refused(now, component.as_ref(), process, *right, what, refusal);
             }
-            Report::Left { .. } | Report::Joined { .. } | Report::SmallerRing { .. } => {}
+            Report::Left { .. }
+            | Report::Joined { .. }
+            | Report::SmallerRing { .. }
+            | Report::Relayed { .. } => {}
         }
     }
 

@@ -1,25 +1,56 @@
-//! What waits for one client to read it: bounded, in frames and in bytes.
+//! What waits for one client to read it: bounded, in frames and in bytes. RelayedRecords that go over the broker are bounded by what their
+//! subscriber's user is charged with, and it is noted here when they have left.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use shm::Descriptor;
 use tokio::sync::mpsc;
 
 use crate::config::{EMBEDDED_FRAMES_MAX, OUTGOING_BYTES_MAX, OUTGOING_FRAMES_MAX};
+use crate::control::SessionId;
 use crate::wire::codec::encode;
 use crate::wire::frames::frame;
 use crate::wire::{GoodbyeReason, Notice};
 
+/// What of relayed records has left, by session, since it was last looked at.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Written(Rc<RefCell<BTreeMap<SessionId, u64>>>);
+
+impl Written {
+    fn note(&self, session: SessionId, charge: u64) {
+        *self.0.borrow_mut().entry(session).or_default() += charge;
+    }
+
+    pub(super) fn take(&self) -> BTreeMap<SessionId, u64> {
+        self.0.take()
+    }
+}
+
 /// The loop's end.
 #[derive(Debug)]
-pub(super) enum Outgoing {
+pub(super) struct Outgoing {
+    session: SessionId,
+    written: Written,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
     Remote {
-        queue: mpsc::Sender<Frame>,
-        bytes: Rc<Cell<usize>>,
+        queue: mpsc::UnboundedSender<Frame>,
+        waiting: Rc<Waiting>,
     },
     /// Within the process nothing is encoded.
     Embedded(mpsc::Sender<(Notice, Option<Descriptor>)>),
+}
+
+/// How much waits, without relayed records.
+#[derive(Debug, Default)]
+struct Waiting {
+    frames: Cell<usize>,
+    bytes: Cell<usize>,
 }
 
 /// One frame, as it is written.
@@ -27,8 +58,14 @@ pub(super) enum Outgoing {
 pub(super) struct Frame {
     bytes: Vec<u8>,
     pub(super) descriptor: Option<Descriptor>,
-    /// Of all that wait.
-    waiting: Rc<Cell<usize>>,
+    counted: Counted,
+}
+
+/// Where a frame counts for as long as it waits.
+#[derive(Debug)]
+enum Counted {
+    Control(Rc<Waiting>),
+    Relayed { session: SessionId, charge: u64, written: Written },
 }
 
 impl Frame {
@@ -40,21 +77,30 @@ impl Frame {
 impl Drop for Frame {
     /// It waits no more, whether it was written or not.
     fn drop(&mut self) {
-        self.waiting.set(self.waiting.get().saturating_sub(self.bytes.len()));
+        match &self.counted {
+            Counted::Control(waiting) => {
+                waiting.frames.set(waiting.frames.get().saturating_sub(1));
+                waiting.bytes.set(waiting.bytes.get().saturating_sub(self.bytes.len()));
+            }
+            Counted::Relayed { session, charge, written } => written.note(*session, *charge),
+        }
     }
 }
 
 impl Outgoing {
     /// To another process, and the writer's end.
-    pub(super) fn remote() -> (Self, mpsc::Receiver<Frame>) {
-        let (queue, queued) = mpsc::channel(OUTGOING_FRAMES_MAX);
-        (Self::Remote { queue, bytes: Rc::default() }, queued)
+    pub(super) fn remote(session: SessionId, written: Written) -> (Self, mpsc::UnboundedReceiver<Frame>) {
+        let (queue, queued) = mpsc::unbounded_channel();
+        (Self { session, written, way: Way::Remote { queue, waiting: Rc::default() } }, queued)
     }
 
     /// To a client in this process, and its end.
-    pub(super) fn embedded() -> (Self, mpsc::Receiver<(Notice, Option<Descriptor>)>) {
+    pub(super) fn embedded(
+        session: SessionId,
+        written: Written,
+    ) -> (Self, mpsc::Receiver<(Notice, Option<Descriptor>)>) {
         let (queue, queued) = mpsc::channel(EMBEDDED_FRAMES_MAX);
-        (Self::Embedded(queue), queued)
+        (Self { session, written, way: Way::Embedded(queue) }, queued)
     }
 
     /// Adds a notice behind those that wait.
@@ -64,18 +110,45 @@ impl Outgoing {
     pub(super) fn push(&self, notice: Notice, descriptor: Option<Descriptor>) -> Result<(), GoodbyeReason> {
         let limit = u32::try_from(OUTGOING_FRAMES_MAX).expect("a small constant");
         let too_slow = GoodbyeReason::TooSlow { limit };
-        match self {
-            Self::Remote { queue, bytes } => {
-                let frame = frame(&encode(&notice));
-                let waiting = bytes.get().saturating_add(frame.len());
-                if waiting > OUTGOING_BYTES_MAX {
+        match &self.way {
+            Way::Remote { queue, waiting } => {
+                let bytes = frame(&encode(&notice));
+                let all = waiting.bytes.get().saturating_add(bytes.len());
+                if all > OUTGOING_BYTES_MAX {
                     return Err(GoodbyeReason::TooMuchUnread { limit: OUTGOING_BYTES_MAX as u64 });
                 }
-                bytes.set(waiting);
-                let frame = Frame { bytes: frame, descriptor, waiting: Rc::clone(bytes) };
-                queue.try_send(frame).map_err(|_| too_slow)
+                if waiting.frames.get() == OUTGOING_FRAMES_MAX {
+                    return Err(too_slow);
+                }
+                waiting.bytes.set(all);
+                waiting.frames.set(waiting.frames.get() + 1);
+                let counted = Counted::Control(Rc::clone(waiting));
+                // Without a writer the session is about to end.
+                let _ = queue.send(Frame { bytes, descriptor, counted });
+                Ok(())
             }
-            Self::Embedded(queue) => queue.try_send((notice, descriptor)).map_err(|_| too_slow),
+            Way::Embedded(queue) => queue.try_send((notice, descriptor)).map_err(|_| too_slow),
+        }
+    }
+
+    /// The same for records, which were charged with so much.
+    ///
+    /// # Errors
+    /// As above, for the client in this process.
+    pub(super) fn push_relayed(&self, notice: Notice, charge: u64) -> Result<(), GoodbyeReason> {
+        let (session, written) = (self.session, self.written.clone());
+        match &self.way {
+            Way::Remote { queue, .. } => {
+                let counted = Counted::Relayed { session, charge, written };
+                // Without a writer the session is about to end.
+                let _ = queue.send(Frame { bytes: frame(&encode(&notice)), descriptor: None, counted });
+                Ok(())
+            }
+            Way::Embedded(_) => {
+                // What its windows hold is its own memory from here on.
+                written.note(session, charge);
+                self.push(notice, None)
+            }
         }
     }
 }
@@ -91,7 +164,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_in_bytes_and_what_was_written_waits_no_more() {
-        let (outgoing, mut queued) = Outgoing::remote();
+        let (outgoing, mut queued) = Outgoing::remote(SessionId(1), Written::default());
         let mut pushed = 0;
         while outgoing.push(notice(60_000), None).is_ok() {
             pushed += 1;
@@ -107,10 +180,25 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_in_frames() {
-        let (outgoing, _queued) = Outgoing::remote();
+        let (outgoing, _queued) = Outgoing::remote(SessionId(1), Written::default());
         for _ in 0..OUTGOING_FRAMES_MAX {
             outgoing.push(notice(1), None).expect("there is room");
         }
         assert!(matches!(outgoing.push(notice(1), None), Err(GoodbyeReason::TooSlow { .. })));
+    }
+
+    #[test]
+    fn relayed_records_are_counted_until_they_are_written_and_by_nothing_else() {
+        let written = Written::default();
+        let (outgoing, mut queued) = Outgoing::remote(SessionId(1), written.clone());
+        let records = || crate::wire::RelayedRecords(vec![0; 1000]);
+        for _ in 0..=OUTGOING_FRAMES_MAX {
+            let notice = Notice::Relayed { ring: RingId(1), records: records() };
+            outgoing.push_relayed(notice, 7).expect("they are charged elsewhere");
+        }
+        outgoing.push(notice(1), None).expect("they take no room from others");
+        assert!(written.take().is_empty());
+        drop((queued.try_recv(), queued.try_recv()));
+        assert_eq!(Vec::from_iter(written.take()), [(SessionId(1), 14)]);
     }
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use super::audit::Audit;
 use super::doorkeeper::Doorkeeper;
 use super::membership::Roll;
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Written};
 use super::pairs::Spoke;
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, Invited, StartError, shares};
@@ -112,6 +112,7 @@ struct Server {
     audit: Audit,
     /// Connections over which nobody has spoken yet.
     pairs_waiting: usize,
+    written: Written,
 }
 
 /// Runs a broker until it is shut down.
@@ -175,6 +176,7 @@ impl Server {
             operators: [0, sys::own_uid()].into(),
             pace: shares::pace(),
             backing: options.backing,
+            relays_all: options.relays_all,
             route_deadline: options.route_deadline,
             hello_deadline: HELLO_DEADLINE,
         };
@@ -197,6 +199,7 @@ impl Server {
             doorkeeper,
             audit: Audit::default(),
             pairs_waiting: 0,
+            written: Written::default(),
         }
     }
 
@@ -256,7 +259,7 @@ impl Server {
     /// Makes a client in this process: the same session as any other's, without a socket.
     fn embed(&mut self, client_id: &str, reply: oneshot::Sender<Result<Arc<Core>, StartError>>) {
         let session = self.next_session();
-        let (outgoing, mut notices) = Outgoing::embedded();
+        let (outgoing, mut notices) = Outgoing::embedded(session, self.written.clone());
         let (requests, mut asked) = mpsc::unbounded_channel();
         self.connections.insert(session, Connection { outgoing, peer: Peer::Embedded(None) });
         let events = self.events.clone();
@@ -353,7 +356,7 @@ impl Server {
             return Ok(());
         }
         if backing == Backing::Named {
-            self.of_one_user(session, reader)?;
+            self.of_one_user(ring, session, reader)?;
         }
         let Some(handle) = handle.join(descriptor.take()) else {
             return Ok(());
@@ -379,9 +382,14 @@ impl Server {
         })
     }
 
-    /// Memory with a name is for one user. Of two who differ the one goes that is not of the broker's: a stranger must not end
-    /// the agent's session.
-    fn of_one_user(&self, session: SessionId, reader: SessionId) -> Result<(), Input<Descriptor>> {
+    /// Memory with a name is for one user. Of two who differ the one has no ring that is not of the broker's: where that ends a session, a
+    /// stranger must not end the agent's.
+    fn of_one_user(
+        &self,
+        ring: RingId,
+        session: SessionId,
+        reader: SessionId,
+    ) -> Result<(), Input<Descriptor>> {
         let (owner_uid, reader_uid) = (self.uid(session), self.uid(reader));
         if owner_uid == reader_uid {
             return Ok(());
@@ -392,7 +400,8 @@ impl Server {
             (session, owner_uid, reader_uid)
         };
         let cause = format!("memory with a name is one user's: uid {uid} can't share it with uid {other}");
-        Err(Input::Faulty { session: stranger, reason: GoodbyeReason::NoRing { cause } })
+        let request = Request::NoRing { ring, cause };
+        Err(Input::Frame { session: stranger, request, descriptor: None })
     }
 
     /// Sends away who is late. What has come by now was in time, though this loop may have been held up.
@@ -414,6 +423,9 @@ impl Server {
     /// Gives the machine an input, and does what it says.
     fn feed(&mut self, input: Input<Descriptor>) {
         let mut inputs = vec![input];
+        inputs.extend(
+            self.written.take().into_iter().map(|(session, charge)| Input::Written { session, charge }),
+        );
         while let Some(input) = inputs.pop() {
             for action in self.machine.handle(Instant::now(), input) {
                 inputs.extend(self.perform(action));
@@ -427,6 +439,11 @@ impl Server {
             Action::Send { session, notice, descriptor } => {
                 let connection = self.connections.get(&session)?;
                 let pushed = connection.outgoing.push(notice, descriptor);
+                pushed.err().map(|reason| Input::Faulty { session, reason })
+            }
+            Action::SendRelayed { session, notice, charge } => {
+                let connection = self.connections.get(&session)?;
+                let pushed = connection.outgoing.push_relayed(notice, charge);
                 pushed.err().map(|reason| Input::Faulty { session, reason })
             }
             Action::Pause { session, until } => {

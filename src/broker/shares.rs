@@ -30,6 +30,7 @@ impl Default for Shares {
             (Resource::PatternBytes, half(config::PATTERN_BYTES_OF_ALL)),
             (Resource::Topics, half(config::TOPICS_OF_ALL as u64)),
             (Resource::Publishers, half(config::PUBLISHERS_OF_ALL as u64)),
+            (Resource::RelayedBytes, half(config::RELAYED_BYTES_OF_ALL)),
             (Resource::RingBytes, (config::RING_BUDGET_BYTES, config::RING_BUDGET_PER_UID)),
         ] {
             share(resource, total, own);

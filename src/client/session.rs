@@ -21,6 +21,7 @@ mod home;
 mod inquiry;
 mod making;
 mod publishers;
+mod relays;
 mod rings;
 mod subscriptions;
 pub(crate) use command::{Command, Commands, Reply};
@@ -80,6 +81,8 @@ pub(crate) struct Session {
     asked: HashMap<u32, Asked>,
     last_request: u32,
     outgoing: VecDeque<(Request, Option<Descriptor>)>,
+    /// Rings over the broker that have something to be sent.
+    to_send: VecDeque<RingId>,
 }
 
 /// Runs a session that has been welcomed, until nobody holds a handle of its client any more. Without a way home it ends with its broker.
@@ -129,24 +132,15 @@ impl Session {
             asked: HashMap::new(),
             last_request: 0,
             outgoing: VecDeque::new(),
+            to_send: VecDeque::new(),
         }
     }
 
     /// Lives with one broker. Why that has ended; `None`: nobody holds a handle any more.
     async fn live(&mut self, mut link: Link, channels: &mut Channels) -> Option<Disconnected> {
         loop {
-            while let Some((request, descriptor)) = self.outgoing.pop_front() {
-                let Some(request) = self.for_broker(request) else { continue };
-                match link.send(request, descriptor).await {
-                    Ok(()) => {}
-                    // A part of the request may be on its way: no other can follow it.
-                    Err(LinkError::Host(error)) => return Some(Disconnected::Host(error.to_string())),
-                    Err(error) => {
-                        self.outgoing.clear();
-                        // The broker may have said why it goes; that is worth more than how the line broke.
-                        tracing::debug!(%error, "the broker takes no more requests");
-                    }
-                }
+            if let Err(error) = self.send_outgoing(&mut link).await {
+                return Some(Disconnected::Host(error.to_string()));
             }
             tokio::select! {
                 notice = link.next() => match notice {
@@ -156,12 +150,45 @@ impl Session {
                     Err(LinkError::Host(error)) => return Some(Disconnected::Host(error.to_string())),
                     Err(error) => return Some(Disconnected::Protocol(error.to_string())),
                 },
-                command = channels.commands.recv() => self.command(command?),
+                command = channels.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => {
+                        self.send_last(&mut link).await;
+                        return None;
+                    }
+                },
                 Some(event) = channels.data_events.recv() => self.data_event(event),
                 Some(made) = self.making.next() => self.made(made),
+                () = std::future::ready(()), if !self.to_send.is_empty() => self.send_relayed(),
                 () = sleep_until(self.orphans_until) => self.end_orphans(),
             }
         }
+    }
+
+    /// Sends what there is to be said. An error: nothing more can be.
+    async fn send_outgoing(&mut self, link: &mut Link) -> std::io::Result<()> {
+        while let Some((request, descriptor)) = self.outgoing.pop_front() {
+            let Some(request) = self.for_broker(request) else { continue };
+            match link.send(request, descriptor).await {
+                Ok(()) => {}
+                // A part of the request may be on its way: no other can follow it.
+                Err(LinkError::Host(error)) => return Err(error),
+                Err(error) => {
+                    self.outgoing.clear();
+                    // The broker may have said why it goes; that is worth more than how the line broke.
+                    tracing::debug!(%error, "the broker takes no more requests");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Nobody holds a handle any more: what was published is sent, if the broker takes it in time.
+    async fn send_last(&mut self, link: &mut Link) {
+        self.send_all_relayed(None);
+        let deadline = self.ground.deadline;
+        // However it ends: there is nobody to tell.
+        let _ = tokio::time::timeout(deadline, self.send_outgoing(link)).await;
     }
 
     /// Goes on without a broker, until nobody holds a handle any more. Cancel-safe.
@@ -316,6 +343,15 @@ impl Session {
                 self.ask(Request::Done { order });
             }
             Notice::CloseRing { ring, accused } => self.close_ring(ring, accused),
+            Notice::RelayTo { ring, publisher, window, subscriber, client } => {
+                self.relay_to(ring, Pair { publisher, subscriber, client }, window);
+            }
+            Notice::RelayFrom { ring, publisher, window, component, client, number } => {
+                let begun = self.relay_from(ring, publisher, (&component, client, number), window);
+                self.or_no_ring(ring, begun);
+            }
+            Notice::Relayed { ring, records } => self.relayed(ring, records),
+            Notice::Took { ring, cost } => self.took(ring, cost),
             Notice::Settled { component, client } => self.settled(component, client),
             Notice::Tell => self.tell(),
             Notice::Statistics { request, facts, more } => self.gather(request, facts, more),
@@ -351,6 +387,8 @@ impl Session {
             DataEvent::Joined { subscription } => self.joined(subscription),
             DataEvent::Retired(producers) => drop(producers),
             DataEvent::Wait(wait) => drop(tokio::spawn(wait.carry_out())),
+            DataEvent::Relay { ring } => self.to_send.push_back(ring),
+            DataEvent::Took { ring, cost } => self.ask(Request::Took { ring, cost }),
         }
     }
 

@@ -2,13 +2,15 @@
 //!
 //! A ring is charged, from the moment that it is asked for until it ends, with all bytes of both segments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shm::layout::{CONSUMER_SEGMENT_BYTES, PRODUCER_HEADER_BYTES};
 
 use super::quota::Account;
-use super::routes::{Stage, Wish};
+use super::relay::Lane;
+use super::routes::{RouteKey, Stage, Wish};
 use super::{Machine, SessionId};
+use crate::topic::Topic;
 use crate::wire::{Payer, PublisherId, Refusal, Resource};
 
 /// What the rings take that one payer answers for.
@@ -63,6 +65,7 @@ impl<F> Machine<F> {
         let mut charges = BTreeMap::new();
         // Of a broken one both sides let go, what is left of it is a name.
         let live = self.rings.values().filter(|ring| !matches!(ring.stage, Stage::Poisoned));
+        let live = live.filter(|ring| ring.relay.is_none());
         for ring in live {
             let payer = ring.account.payer;
             let charge = charges.entry(payer).or_insert(RingCharge { payer, rings: 0, bytes: 0 });
@@ -80,12 +83,18 @@ impl<F> Machine<F> {
     pub(super) fn afford_subscribe(&self, subscriber: SessionId, wishes: &[Wish]) -> Result<(), Refusal> {
         let needed: BTreeMap<PublisherId, u64> = wishes
             .iter()
-            .filter(|wish| self.publishers[&wish.key.publisher].session != subscriber)
-            .filter(|wish| self.ring_of(wish.key).is_none())
+            .filter(|wish| self.needs_memory(wish.key) && self.ring_of(wish.key).is_none())
             .map(|wish| (wish.key.publisher, wish.ring_bytes))
             .collect();
         let needed = needed.into_values().map(bytes_of_ring).sum();
         Ok(self.charges.afford(self.account(subscriber), Resource::RingBytes, needed)?)
+    }
+
+    /// Whether a route leads through shared memory.
+    fn needs_memory(&self, key: RouteKey) -> bool {
+        let (session, subscriber) = (self.publishers[&key.publisher].session, key.subscriber);
+        let lane = self.lane(session, subscriber, self.topic_of(key));
+        session != subscriber && !self.is_relayed(lane, session, subscriber)
     }
 
     /// What subscribers get who asked for rings of these sizes, now that `session` declares a topic of theirs. `publisher` is
@@ -98,10 +107,19 @@ impl<F> Machine<F> {
         &mut self,
         session: SessionId,
         publisher: Option<PublisherId>,
+        topic: &Topic,
         asked: &BTreeMap<SessionId, u64>,
     ) -> Result<BTreeMap<SessionId, Terms>, Refusal> {
+        let needs_none = |subscriber: &SessionId| {
+            let lane = self.lane(session, *subscriber, topic);
+            let pair = |publisher| (publisher, *subscriber, Lane::Events);
+            *subscriber == session
+                || self.is_relayed(lane, session, *subscriber)
+                || publisher.is_some_and(|publisher| self.pairs.contains_key(&pair(publisher)))
+        };
+        let free: BTreeSet<SessionId> = asked.keys().copied().filter(needs_none).collect();
         let mut tried = Vec::new();
-        let terms = self.terms(session, publisher, asked, &mut tried);
+        let terms = self.terms(&free, asked, &mut tried);
         // Each ring is charged when it comes to be. A copy of all charges would cost a declaration more, the more sessions there are.
         for (account, bytes) in tried {
             self.charges.release(account, Resource::RingBytes, bytes);
@@ -109,11 +127,10 @@ impl<F> Machine<F> {
         terms
     }
 
-    /// As above, and what is charged for it meanwhile.
+    /// As above, where these need no ring, and what is charged for it meanwhile.
     fn terms(
         &mut self,
-        session: SessionId,
-        publisher: Option<PublisherId>,
+        free: &BTreeSet<SessionId>,
         asked: &BTreeMap<SessionId, u64>,
         tried: &mut Vec<(Account, u64)>,
     ) -> Result<BTreeMap<SessionId, Terms>, Refusal> {
@@ -123,9 +140,7 @@ impl<F> Machine<F> {
         };
         let (mut terms, mut larger) = (BTreeMap::new(), Vec::new());
         for (&subscriber, &asked_bytes) in asked {
-            let has_ring =
-                publisher.is_some_and(|publisher| self.pairs.contains_key(&(publisher, subscriber)));
-            if subscriber == session || has_ring {
+            if free.contains(&subscriber) {
                 terms.insert(subscriber, Terms { asked_bytes, ring_bytes: Ok(asked_bytes) });
                 continue;
             }

@@ -161,15 +161,14 @@ impl<F> Machine<F> {
         publisher: PublisherId,
         claims: &Claims,
     ) {
-        let all = (publisher, SessionId(0))..=(publisher, SessionId(u64::MAX));
-        for id in self.pairs.range(all).map(|(_, ring)| ring) {
+        for id in self.rings_from(publisher) {
             if *part < FACT_BYTES {
                 facts.omit(1);
                 continue;
             }
             let about = claims.rings.binary_search_by_key(&id.0, |(ring, _)| *ring).ok();
-            let ring = &self.rings[id];
-            let routes = self.routes_between(publisher, ring.subscriber).len();
+            let ring = &self.rings[&id];
+            let routes = self.routes_between(publisher, ring.subscriber, ring.lane).len();
             let fact = Fact::Ring {
                 publisher: publisher.0,
                 from: session.0,
@@ -237,6 +236,7 @@ pub(crate) fn millis(time: std::time::Duration) -> u64 {
 fn state_of<F>(ring: &Ring<F>) -> RingState {
     match ring.stage {
         Stage::NeedsDoorbell | Stage::NeedsSegments { .. } => RingState::Forming,
+        Stage::Ready if ring.relay.is_some() => RingState::Relayed,
         Stage::Ready => RingState::Ready,
         Stage::Poisoned => RingState::Poisoned,
     }

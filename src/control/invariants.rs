@@ -19,6 +19,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::relay::Lane;
 use super::routes::{Phase, RouteKey, Stage};
 use super::sessions::Interest;
 use super::{Asker, Machine, Origin, Payer, SessionId, Share};
@@ -109,7 +110,7 @@ fn rings(machine: &Machine<u32>) {
         assert_eq!(ring.id, *id, "3");
         assert!(machine.sessions.contains_key(&ring.subscriber), "3: {ring:?}");
         assert_ne!(machine.publishers[&ring.publisher].session, ring.subscriber, "3: {ring:?}");
-        assert!(pairs.insert((ring.publisher, ring.subscriber)), "3: a second ring for one pair");
+        assert!(pairs.insert((ring.publisher, ring.subscriber, ring.lane)), "3: a second ring for one pair");
     }
 }
 
@@ -137,11 +138,12 @@ fn charges(machine: &Machine<u32>) {
         let topics = session.publishers.values().map(|publisher| machine.publishers[publisher].topics.len());
         charge(payer, Resource::Topics, topics.sum::<usize>() as u64);
         charge(payer, Resource::Publishers, session.publishers.len() as u64);
+        charge(payer, Resource::RelayedBytes, session.relayed);
     }
     for ring in machine.rings.values() {
-        assert!(is_ring_size(ring.bytes), "11: {ring:?}");
+        assert!(is_ring_size(ring.bytes) || ring.relay.is_some(), "11: {ring:?}");
         assert_eq!(machine.account(ring.subscriber), ring.account, "11: {ring:?}");
-        if !matches!(ring.stage, Stage::Poisoned) {
+        if !matches!(ring.stage, Stage::Poisoned) && ring.relay.is_none() {
             // Its header, the consumer's segment, and its data.
             charge((ring.subscriber, ring.account.payer), Resource::RingBytes, 4096 + 4096 + ring.bytes);
         }
@@ -182,9 +184,10 @@ fn within_limits(machine: &Machine<u32>, charges: &BTreeMap<Payer, [u64; Resourc
 
 /// Law 12.
 fn indexes(machine: &Machine<u32>) {
-    let pairs = machine.rings.values().map(|ring| ((ring.publisher, ring.subscriber), ring.id)).collect();
+    let pairs =
+        machine.rings.values().map(|ring| ((ring.publisher, ring.subscriber, ring.lane), ring.id)).collect();
     assert_eq!(machine.pairs, pairs, "12");
-    let inbound = machine.rings.values().map(|ring| (ring.subscriber, ring.publisher)).collect();
+    let inbound = machine.rings.values().map(|ring| (ring.subscriber, ring.publisher, ring.lane)).collect();
     assert_eq!(machine.inbound, inbound, "12");
     let mut topics: BTreeMap<Box<str>, BTreeSet<_>> = BTreeMap::new();
     for (id, publisher) in &machine.publishers {
@@ -214,6 +217,7 @@ fn routes(machine: &Machine<u32>) {
         let mut rings = machine.rings.values();
         rings.any(|ring| {
             (ring.publisher, ring.subscriber) == (key.publisher, key.subscriber)
+                && ring.lane == lane_of(machine, key)
                 && matches!(ring.stage, Stage::Poisoned)
         })
     };
@@ -265,12 +269,17 @@ fn routes(machine: &Machine<u32>) {
     }
 }
 
+fn lane_of(machine: &Machine<u32>, key: RouteKey) -> Lane {
+    machine.lane(machine.publishers[&key.publisher].session, key.subscriber, machine.topic_of(key))
+}
+
 fn phase(machine: &Machine<u32>, key: RouteKey, phase: Phase) {
     let publisher = machine.publishers[&key.publisher].session;
     let target = machine.routes[&key].target;
     let ring = machine
         .rings
         .values()
+        .filter(|ring| ring.lane == lane_of(machine, key))
         .find(|ring| (ring.publisher, ring.subscriber) == (key.publisher, key.subscriber));
     if publisher == key.subscriber {
         assert!(target.is_none() && ring.is_none(), "6: {key:?}");

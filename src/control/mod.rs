@@ -40,6 +40,7 @@ mod inquiry;
 pub(crate) mod invariants;
 mod pace;
 mod quota;
+mod relay;
 mod reload;
 mod requests;
 mod routes;
@@ -57,6 +58,7 @@ use crate::wire::{
     Request, RingId,
 };
 use quota::Charges;
+use relay::Lane;
 use reload::Reload;
 use requests::Wait;
 use routes::{Order, Ring, Route, RouteKey, Segment};
@@ -146,6 +148,11 @@ pub(crate) enum Input<F> {
         askers: Vec<(SessionId, u32)>,
         parts: Vec<Vec<Fact>>,
     },
+    /// RelayedRecords for a session have left the broker, which were charged with so much.
+    Written {
+        session: SessionId,
+        charge: u64,
+    },
     /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
     /// The broker goes.
@@ -159,6 +166,12 @@ pub(crate) enum Action<F> {
         session: SessionId,
         notice: Notice,
         descriptor: Option<F>,
+    },
+    /// Send records; once they have left, [`Input::Written`] is to say so.
+    SendRelayed {
+        session: SessionId,
+        notice: Notice,
+        charge: u64,
     },
     /// Close the connection once what was sent is out.
     Disconnect {
@@ -242,6 +255,12 @@ pub(crate) enum Report {
         asked_bytes: u64,
         cause: String,
     },
+    /// Events go over the broker, since one of two could not have its side of a ring.
+    Relayed {
+        publisher: Component,
+        subscriber: Component,
+        cause: String,
+    },
     /// `by` says that the other side of a ring, `culprit`, broke its laws.
     Poisoned {
         session: SessionId,
@@ -260,7 +279,7 @@ impl Report {
             | Self::Revoked { session, .. }
             | Self::Refused { session, .. }
             | Self::Poisoned { session, .. } => Some(*session),
-            Self::Left { .. } | Self::SmallerRing { .. } => None,
+            Self::Left { .. } | Self::SmallerRing { .. } | Self::Relayed { .. } => None,
         }
     }
 }
@@ -277,6 +296,8 @@ pub(crate) struct Settings {
     pub(crate) operators: BTreeSet<u32>,
     pub(crate) pace: Pace,
     pub(crate) backing: shm::Backing,
+    /// No ring is to be in shared memory.
+    pub(crate) relays_all: bool,
     pub(crate) route_deadline: Duration,
     pub(crate) hello_deadline: Duration,
 }
@@ -294,8 +315,8 @@ pub(crate) struct Machine<F> {
     topics: BTreeMap<Box<str>, BTreeSet<(PublisherId, u32)>>,
     rings: BTreeMap<RingId, Ring<F>>,
     /// The ring of each pair that has one, and the same from the other side.
-    pairs: BTreeMap<(PublisherId, SessionId), RingId>,
-    inbound: BTreeSet<(SessionId, PublisherId)>,
+    pairs: BTreeMap<(PublisherId, SessionId, Lane), RingId>,
+    inbound: BTreeSet<(SessionId, PublisherId, Lane)>,
     /// Rings that lack segments, and sessions that have not said hello, by when they are due.
     forming: BTreeSet<(Instant, RingId)>,
     half_open: BTreeSet<(Instant, SessionId)>,
@@ -358,6 +379,7 @@ impl<F> Machine<F> {
             Input::Crowded => self.make_room(),
             Input::Inquire { number } => self.inquire(Asker::Own(number)),
             Input::Answered { askers, parts } => self.answer_inquiry(&askers, &parts),
+            Input::Written { session, charge } => self.written(session, charge),
             Input::Tick => self.expire(),
             Input::Shutdown => self.dismiss_all(),
         }
@@ -450,6 +472,8 @@ impl<F> Machine<F> {
             Request::NoRing { ring, cause } => self.no_ring(session, ring, &cause),
             Request::Poisoned { ring, violation } => self.poisoned(session, ring, violation),
             Request::Returned => self.returned(session),
+            Request::Relay { ring, records } => self.relay(session, ring, &records),
+            Request::Took { ring, cost } => self.took(session, ring, cost),
         }
     }
 

@@ -51,11 +51,13 @@ pub(super) struct Asked {
     done_by: Instant,
     /// Answers that are due to the broker.
     owed: u32,
+    /// Frames of records that it was sent, and has not said of that they were read.
+    relayed: u32,
 }
 
 impl Asked {
     pub(super) fn new(now: Instant) -> Self {
-        Self { done_by: now, owed: 0 }
+        Self { done_by: now, owed: 0, relayed: 0 }
     }
 
     /// The broker asks for an answer.
@@ -68,6 +70,18 @@ impl Asked {
         let is_due = self.owed > 0;
         self.owed = self.owed.saturating_sub(1);
         is_due
+    }
+
+    /// It is sent a frame of records.
+    pub(super) fn relay(&mut self) {
+        self.relayed = self.relayed.saturating_add(1);
+    }
+
+    /// Whether it may say that it has read a frame.
+    pub(super) fn take(&mut self) -> bool {
+        let may = self.relayed > 0;
+        self.relayed = self.relayed.saturating_sub(1);
+        may
     }
 
     /// Takes what so many requests cost. Until when nothing more is to be read, if that was too much.

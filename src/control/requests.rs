@@ -267,7 +267,8 @@ impl<F> Machine<F> {
         self.settings.policy.may_publish(&self.component(session), &topic)?;
         let mut asked = self.who_asks(&topic);
         asked.retain(|subscriber, _| self.may_receive(*subscriber, &topic));
-        Ok((topic, self.afford_declare(session, known, &asked)?))
+        let terms = self.afford_declare(session, known, &topic, &asked)?;
+        Ok((topic, terms))
     }
 
     /// Sends those away whose shares do not hold the rings that they need. The others, and what they asked for and get.

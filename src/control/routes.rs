@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::budget::bytes_of_ring;
 use super::quota::Account;
+use super::relay::{Lane, Relay};
 use super::{Action, Machine, Origin, Report, SessionId};
 use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
@@ -35,6 +36,7 @@ pub(crate) struct Awaited {
 
 #[derive(Debug)]
 pub(super) struct Route {
+    pub(super) lane: Lane,
     pub(super) phase: Phase,
     /// Whether a subscription still asks for it.
     pub(super) wanted: bool,
@@ -60,11 +62,14 @@ pub(super) struct Ring<F> {
     pub(super) id: RingId,
     pub(super) publisher: PublisherId,
     pub(super) subscriber: SessionId,
-    /// Of its data.
+    pub(super) lane: Lane,
+    /// Of its data, in shared memory.
     pub(super) bytes: u64,
     pub(super) account: Account,
     pub(super) stage: Stage<F>,
     pub(super) slots: Vec<Slot>,
+    /// It leads over the broker.
+    pub(super) relay: Option<Relay>,
 }
 
 #[derive(Debug)]
@@ -113,17 +118,23 @@ impl<F> Machine<F> {
         if self.is_parted(key) {
             return true;
         }
-        let phase = Phase::NeedsRing;
-        let route = Route { phase, wanted: true, target: None, order: None, waits: Vec::new() };
+        let (phase, lane) = (Phase::NeedsRing, self.lane_of(key));
+        let route = Route { lane, phase, wanted: true, target: None, order: None, waits: Vec::new() };
         self.routes.insert(key, route);
-        if self.publishers[&key.publisher].session == key.subscriber {
+        let session = self.publishers[&key.publisher].session;
+        if session == key.subscriber {
             self.start_routing(key, None);
-        } else if let Some(ring) = self.ring_of(key) {
-            if matches!(ring.stage, Stage::Ready) {
-                self.start_granting(key);
+            return false;
+        }
+        if self.ring_of(key).is_none() {
+            if self.is_relayed(lane, session, key.subscriber) {
+                self.start_relay(key.publisher, key.subscriber, lane);
+            } else {
+                self.start_ring(key.publisher, key.subscriber, ring_bytes);
             }
-        } else {
-            self.start_ring(key.publisher, key.subscriber, ring_bytes);
+        }
+        if self.ring_of(key).is_some_and(|ring| matches!(ring.stage, Stage::Ready)) {
+            self.start_granting(key);
         }
         false
     }
@@ -196,10 +207,8 @@ impl<F> Machine<F> {
             return;
         };
         let (session, number) = (state.session, state.number);
-        let name_and_client =
-            |session: SessionId| (self.component(session).to_string(), self.sessions[&session].life.client);
-        let (component, client) = name_and_client(session);
-        let (heard_by, hearing) = name_and_client(subscriber);
+        let (component, client) = self.name_and_client(session);
+        let (heard_by, hearing) = self.name_and_client(subscriber);
         let notice = Notice::MakeProducerSegment {
             ring: id,
             publisher: number,
@@ -259,6 +268,7 @@ impl<F> Machine<F> {
     fn join(&mut self, id: RingId, producer_session: SessionId, consumer_session: SessionId) {
         let ring = self.rings.get_mut(&id).expect("the caller found the ring");
         let (publisher, subscriber, ring_bytes) = (ring.publisher, ring.subscriber, ring.bytes);
+        let lane = ring.lane;
         let (p, c, due) = match std::mem::replace(&mut ring.stage, Stage::Ready) {
             Stage::NeedsSegments { producer: Some(p), consumer: Some(c), due } => (p, c, due),
             incomplete => return ring.stage = incomplete,
@@ -268,13 +278,14 @@ impl<F> Machine<F> {
         self.send_with(consumer_session, notice, p.descriptor);
         let notice = Notice::AttachProducer { ring: id, handle: c.handle };
         self.send_with(producer_session, notice, c.descriptor);
-        for key in self.routes_between(publisher, subscriber) {
+        for key in self.routes_between(publisher, subscriber, lane) {
             self.start_granting(key);
         }
     }
 
-    /// A client can't have its side of a ring. A publisher's that is larger than usual is made smaller. Else it would miss events, or
-    /// withhold them: it goes. The broker's own process can't come back, as others can: the other side goes in its place.
+    /// A client can't have its side of a ring. A publisher's that is larger than usual is made smaller; else the events go over the broker.
+    /// Where a version is too old for that, it would miss events, or withhold them: it goes. The broker's own process can't come back,
+    /// as others can: the other side goes in its place.
     pub(super) fn no_ring(&mut self, session: SessionId, ring: RingId, cause: &str) {
         let cause = super::sessions::cut(cause, 256);
         let other = match self.ends_of(ring) {
@@ -282,7 +293,11 @@ impl<F> Machine<F> {
             Some((producer, consumer)) if session == consumer => producer,
             _ => return,
         };
-        if other == self.rings[&ring].subscriber && self.shrink(ring, &cause) {
+        if self.rings[&ring].relay.is_some() {
+            return self.fault(session, "no memory for a ring that needs none");
+        }
+        let shrinks = other == self.rings[&ring].subscriber && self.shrink(ring, &cause);
+        if shrinks || self.relay_instead(ring, &cause) {
             return;
         }
         if self.sessions[&session].origin == Origin::Embedded {
@@ -302,7 +317,8 @@ impl<F> Machine<F> {
             return false;
         }
         let (producer, consumer) = self.ends_of(id).expect("its publisher is there");
-        let Ring { publisher, subscriber, bytes, .. } = self.take_ring(id).expect("it was there");
+        let Ring { publisher, subscriber, lane, bytes, .. } = self.take_ring(id).expect("it was there");
+        debug_assert_eq!(lane, Lane::Events, "what is not relayed");
         for session in [producer, consumer] {
             self.send(session, Notice::CloseRing { ring: id, accused: None });
         }
@@ -357,10 +373,10 @@ impl<F> Machine<F> {
         self.send(culprit, Notice::CloseRing { ring: id, accused: Some(violation) });
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
         ring.stage = Stage::Poisoned;
-        let (publisher, subscriber, account) = (ring.publisher, ring.subscriber, ring.account);
-        let bytes = bytes_of_ring(ring.bytes);
+        let (publisher, subscriber, lane) = (ring.publisher, ring.subscriber, ring.lane);
+        let (account, bytes) = (ring.account, ring.charge());
         self.charges.release(account, Resource::RingBytes, bytes);
-        let parted = self.routes_between(publisher, subscriber);
+        let parted = self.routes_between(publisher, subscriber, lane);
         self.name_in_answers(producer, &parted);
         self.drop_routes(&parted);
     }
@@ -374,21 +390,22 @@ impl<F> Machine<F> {
         for session in ends.into_iter().flat_map(|(producer, consumer)| [producer, consumer]) {
             self.send(session, Notice::CloseRing { ring: id, accused: None });
         }
-        let routes = self.routes_between(ring.publisher, ring.subscriber);
+        let routes = self.routes_between(ring.publisher, ring.subscriber, ring.lane);
         self.drop_routes(&routes);
     }
 
     /// Takes a ring out of the books, and what it was charged with.
-    fn take_ring(&mut self, id: RingId) -> Option<Ring<F>> {
+    pub(super) fn take_ring(&mut self, id: RingId) -> Option<Ring<F>> {
         let ring = self.rings.remove(&id)?;
-        self.pairs.remove(&(ring.publisher, ring.subscriber));
-        self.inbound.remove(&(ring.subscriber, ring.publisher));
+        self.pairs.remove(&(ring.publisher, ring.subscriber, ring.lane));
+        self.inbound.remove(&(ring.subscriber, ring.publisher, ring.lane));
         if let Stage::NeedsSegments { due, .. } = ring.stage {
             self.forming.remove(&(due, id));
         }
         if !matches!(ring.stage, Stage::Poisoned) {
-            self.charges.release(ring.account, Resource::RingBytes, bytes_of_ring(ring.bytes));
+            self.charges.release(ring.account, Resource::RingBytes, ring.charge());
         }
+        self.end_relay(&ring);
         Some(ring)
     }
 
@@ -402,9 +419,16 @@ impl<F> Machine<F> {
         }
     }
 
-    pub(super) fn routes_between(&self, publisher: PublisherId, subscriber: SessionId) -> Vec<RouteKey> {
+    /// Those of one lane.
+    pub(super) fn routes_between(
+        &self,
+        publisher: PublisherId,
+        subscriber: SessionId,
+        lane: Lane,
+    ) -> Vec<RouteKey> {
         let key = |topic_number| RouteKey { publisher, subscriber, topic_number };
-        self.routes.range(key(0)..=key(u32::MAX)).map(|(key, _)| *key).collect()
+        let all = self.routes.range(key(0)..=key(u32::MAX));
+        all.filter(|(_, route)| route.lane == lane).map(|(key, _)| *key).collect()
     }
 
     pub(super) fn routes_from(&self, publisher: PublisherId) -> Vec<RouteKey> {
@@ -417,15 +441,23 @@ impl<F> Machine<F> {
 
     /// Of others over rings, and of its own.
     pub(super) fn routes_to(&self, session: SessionId) -> Vec<RouteKey> {
-        let own = self.sessions[&session].publishers.values().copied();
-        let publishers: Vec<PublisherId> = self.publishers_heard_by(session).chain(own).collect();
-        publishers.into_iter().flat_map(|publisher| self.routes_between(publisher, session)).collect()
+        let own = self.sessions[&session].publishers.values();
+        let own = own.flat_map(|publisher| [(*publisher, Lane::Events), (*publisher, Lane::Control)]);
+        let heard: Vec<(PublisherId, Lane)> = self.heard_by(session).chain(own).collect();
+        let routes = |(publisher, lane)| self.routes_between(publisher, session, lane);
+        heard.into_iter().flat_map(routes).collect()
     }
 
-    /// Those that have a ring to it.
-    pub(super) fn publishers_heard_by(&self, session: SessionId) -> impl Iterator<Item = PublisherId> {
-        let all = (session, PublisherId(0))..=(session, PublisherId(u64::MAX));
-        self.inbound.range(all).map(|(_, publisher)| *publisher)
+    /// The publishers that have rings to it, and which.
+    pub(super) fn heard_by(&self, session: SessionId) -> impl Iterator<Item = (PublisherId, Lane)> {
+        let all = (session, PublisherId(0), Lane::FIRST)..=(session, PublisherId(u64::MAX), Lane::LAST);
+        self.inbound.range(all).map(|(_, publisher, lane)| (*publisher, *lane))
+    }
+
+    /// The rings of a publisher.
+    pub(super) fn rings_from(&self, publisher: PublisherId) -> impl Iterator<Item = RingId> {
+        let all = (publisher, SessionId(0), Lane::FIRST)..=(publisher, SessionId(u64::MAX), Lane::LAST);
+        self.pairs.range(all).map(|(_, ring)| *ring)
     }
 
     /// When the first of the steps that sessions have to carry out is due.
@@ -459,21 +491,30 @@ impl<F> Machine<F> {
         &self.publishers[&key.publisher].topics[key.topic_number as usize]
     }
 
+    /// The lane of a route that is there, or is about to be.
+    fn lane_of(&self, key: RouteKey) -> Lane {
+        let lane = |route: &Route| route.lane;
+        let session = self.publishers[&key.publisher].session;
+        self.routes.get(&key).map_or_else(|| self.lane(session, key.subscriber, self.topic_of(key)), lane)
+    }
+
     fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId, bytes: u64) {
         let id = RingId(self.fresh());
         let account = self.account(subscriber);
         self.charges.charge(account, Resource::RingBytes, bytes_of_ring(bytes));
-        self.pairs.insert((publisher, subscriber), id);
-        self.inbound.insert((subscriber, publisher));
-        let stage = Stage::NeedsDoorbell;
-        let ring = Ring { id, publisher, subscriber, bytes, account, stage, slots: Vec::new() };
+        let lane = Lane::Events;
+        self.pairs.insert((publisher, subscriber, lane), id);
+        self.inbound.insert((subscriber, publisher, lane));
+        let (stage, slots) = (Stage::NeedsDoorbell, Vec::new());
+        let ring = Ring { id, publisher, subscriber, lane, bytes, account, stage, slots, relay: None };
         self.rings.insert(id, ring);
         self.actions.push(Action::MakeDoorbell { ring: id });
     }
 
-    fn start_granting(&mut self, key: RouteKey) {
+    pub(super) fn start_granting(&mut self, key: RouteKey) {
         let topic = self.topic_of(key).clone();
-        let ring = self.pairs.get(&(key.publisher, key.subscriber)).and_then(|ring| self.rings.get_mut(ring));
+        let pair = (key.publisher, key.subscriber, self.lane_of(key));
+        let ring = self.pairs.get(&pair).and_then(|ring| self.rings.get_mut(ring));
         let ring = ring.expect("a route is granted only on a ring that is ready");
         let Some(target) = ring.take_slot(key.topic_number) else {
             return self.spent.push(key.subscriber);
@@ -538,17 +579,22 @@ impl<F> Machine<F> {
     }
 
     pub(super) fn ring_of(&self, key: RouteKey) -> Option<&Ring<F>> {
-        self.rings.get(self.pairs.get(&(key.publisher, key.subscriber))?)
+        self.rings.get(self.pairs.get(&(key.publisher, key.subscriber, self.lane_of(key)))?)
     }
 
     /// The sessions at both ends of a ring: the producer's, the consumer's.
-    fn ends_of(&self, ring: RingId) -> Option<(SessionId, SessionId)> {
+    pub(super) fn ends_of(&self, ring: RingId) -> Option<(SessionId, SessionId)> {
         let ring = self.rings.get(&ring)?;
         Some((self.publishers.get(&ring.publisher)?.session, ring.subscriber))
     }
 }
 
 impl<F> Ring<F> {
+    /// What of the host's memory it takes, while it is not broken.
+    pub(super) fn charge(&self) -> u64 {
+        if self.relay.is_some() { 0 } else { bytes_of_ring(self.bytes) }
+    }
+
     /// The next generation of the topic's slot; a new slot for a new topic, or where the generations are used up. `None`: the
     /// slots are used up too, which takes a subscriber that asks and lets go millions of times.
     fn take_slot(&mut self, topic_number: u32) -> Option<SlotTarget> {

@@ -10,8 +10,8 @@ use crate::access::Component;
 use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Credential, GoodbyeReason, Hello, Identity, Life, Needed, Nonce, Notice, Proof, PublisherId, Refusal,
-    Request, Resource, RingId, STATISTICS_SINCE, Sharer, TokenId, Versions, Welcome,
+    Credential, GoodbyeReason, Hello, Identity, Life, Needed, Nonce, Notice, Proof, PublisherId, RELAY_SINCE,
+    Refusal, Request, Resource, RingId, STATISTICS_SINCE, Sharer, TokenId, Versions, Welcome,
 };
 
 /// The component that only the process with the broker in it can be.
@@ -41,6 +41,8 @@ pub(super) struct Session {
     pub(super) subscriptions: BTreeMap<u32, Subscribed>,
     /// By the numbers that the client gives them.
     pub(super) publishers: BTreeMap<u32, PublisherId>,
+    /// What it is charged with for records that it is to be sent.
+    pub(super) relayed: u64,
 }
 
 /// How far a session is in being let in.
@@ -155,6 +157,11 @@ impl Session {
         self.version >= STATISTICS_SINCE
     }
 
+    /// Whether it sends and reads records over the broker.
+    pub(super) fn can_relay(&self) -> bool {
+        self.version >= RELAY_SINCE
+    }
+
     fn known_by(&self) -> Option<Known> {
         if let Entry::In { known_by } = self.entry { Some(known_by) } else { None }
     }
@@ -184,6 +191,7 @@ impl Session {
             {
                 0
             }
+            Request::Took { .. } if self.asked.take() => 0,
             // The process with the broker in it has no socket to wait in.
             _ if self.origin == Origin::Embedded => 0,
             _ => 1,
@@ -205,6 +213,7 @@ impl Session {
             | Notice::Tell
             | Notice::MakeProducerSegment { .. }
             | Notice::MakeConsumerSegment { .. } => self.asked.owe(),
+            Notice::Relayed { .. } => self.asked.relay(),
             _ => {}
         }
     }
@@ -271,6 +280,7 @@ impl<F> Machine<F> {
             inquires: false,
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
+            relayed: 0,
         };
         let too_much = [Resource::Handshakes, Resource::Connections].into_iter().find_map(|resource| {
             loop {
@@ -518,6 +528,7 @@ impl<F> Machine<F> {
         let account = state.account;
         self.inquiries.forget(session);
         self.charges.release(account, Resource::Connections, 1);
+        self.charges.release(account, Resource::RelayedBytes, state.relayed);
         if let Some(component) = state.component {
             self.names.remove(&component);
             self.report(Report::Left { component, reason });
@@ -528,7 +539,8 @@ impl<F> Machine<F> {
         for (subscription, subscribed) in state.subscriptions {
             self.forget(account, subscription, &subscribed);
         }
-        let rings = self.publishers_heard_by(session).map(|publisher| self.pairs[&(publisher, session)]);
+        let heard = self.heard_by(session);
+        let rings = heard.map(|(publisher, lane)| self.pairs[&(publisher, session, lane)]);
         for ring in rings.collect::<Vec<RingId>>() {
             self.close_ring(ring);
         }
@@ -546,8 +558,7 @@ impl<F> Machine<F> {
     }
 
     fn close_publisher(&mut self, publisher: PublisherId, account: Account) {
-        let all = (publisher, SessionId(0))..=(publisher, SessionId(u64::MAX));
-        let rings: Vec<RingId> = self.pairs.range(all).map(|(_, ring)| *ring).collect();
+        let rings: Vec<RingId> = self.rings_from(publisher).collect();
         for ring in rings {
             self.close_ring(ring);
         }

@@ -8,6 +8,7 @@ mod hello;
 mod inquiries;
 mod limits;
 mod refusals;
+mod relay;
 mod reload;
 mod returns;
 mod routes;

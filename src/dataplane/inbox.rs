@@ -20,10 +20,11 @@ use super::wait::WaitPolicy;
 use super::{DataEvents, Hub, Origin};
 use crate::access::Component;
 use crate::topic::Topic;
-use crate::wire::{OrderId, RingId};
+use crate::wire::{OrderId, RelayedRecords, RingId};
 
 mod desk;
 mod intake;
+mod relay;
 mod ring;
 mod slot;
 pub(crate) use desk::{Desk, Served};
@@ -38,15 +39,29 @@ pub(crate) struct Lineage {
     pub(crate) number: u32,
 }
 
+/// What a ring is made of that leads here.
+#[derive(Debug)]
+pub(crate) enum InEnd {
+    Memory(Box<Consumer>, Doorbell),
+    /// It leads over the broker.
+    Broker {
+        window: u64,
+    },
+}
+
 /// What the data thread, or whoever reads in its place, is told.
 #[derive(Debug)]
 enum Command {
     Add {
         ring: RingId,
-        consumer: Box<Consumer>,
-        doorbell: Doorbell,
+        end: InEnd,
         origin: Arc<Origin>,
         lineage: Lineage,
+    },
+    /// RelayedRecords of a ring that leads over the broker.
+    Relayed {
+        ring: RingId,
+        records: RelayedRecords,
     },
     /// A slot carries this topic from now on; `order` is the broker's number for it.
     Grant {
@@ -176,15 +191,13 @@ impl Inbox {
     }
 
     /// Has a ring read, once those before it of the same lineage were read to their end.
-    pub(crate) fn add(
-        &self,
-        ring: RingId,
-        consumer: Consumer,
-        doorbell: Doorbell,
-        origin: Arc<Origin>,
-        lineage: Lineage,
-    ) {
-        self.shared.tell(Command::Add { ring, consumer: Box::new(consumer), doorbell, origin, lineage });
+    pub(crate) fn add(&self, ring: RingId, end: InEnd, origin: Arc<Origin>, lineage: Lineage) {
+        self.shared.tell(Command::Add { ring, end, origin, lineage });
+    }
+
+    /// Has records read that came over the broker.
+    pub(crate) fn relayed(&self, ring: RingId, records: RelayedRecords) {
+        self.shared.tell(Command::Relayed { ring, records });
     }
 
     /// Says that the broker is gone, and that there may be another.

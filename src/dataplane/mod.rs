@@ -19,8 +19,8 @@ mod wait;
 
 pub(crate) use chunk::Chunk;
 pub(crate) use hub::Hub;
-pub(crate) use inbox::{Desk, Inbox, InboxCounters, Lineage, Served};
-pub(crate) use outbox::{Outbox, OutboxShared, RecordLimits, RouteTarget, Wait};
+pub(crate) use inbox::{Desk, InEnd, Inbox, InboxCounters, Lineage, Served};
+pub(crate) use outbox::{Line, Outbox, OutboxShared, RecordLimits, Relayed, RingEnd, RouteTarget, Wait};
 pub(crate) use queue::{Item, Queue, Taken};
 pub(crate) use received::Origin;
 
@@ -51,6 +51,10 @@ pub(crate) enum DataEvent {
     Retired(Vec<shm::Producer>),
     /// A publisher waits for room in its rings.
     Wait(Wait),
+    /// There is something to send of a ring that leads over the broker.
+    Relay { ring: RingId },
+    /// So much, in all, was read of one.
+    Took { ring: RingId, cost: u64 },
 }
 
 /// A number of this process's own for a publisher, here or elsewhere; no other has it, or had it. It stays through all lives of a session.

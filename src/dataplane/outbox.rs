@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use parking_lot::Mutex;
-use shm::{Doorbell, Producer};
+use shm::Producer;
 
 use super::chunk::{Pool, own};
 use super::hub::Queues;
@@ -27,11 +27,14 @@ use crate::topic::Topic;
 use crate::wire::{PublisherId, RingId};
 
 mod clock;
+mod relay;
 mod ring;
 mod room;
 mod staged;
 mod tally;
 use clock::WallClock;
+pub(crate) use relay::{Line, Relayed};
+pub(crate) use ring::RingEnd;
 use ring::{Address, OutRing, Over};
 pub(crate) use room::Wait;
 use staged::Staged;
@@ -124,7 +127,7 @@ struct Wanted {
 }
 
 /// A ring that the control thread wants to be used: with its ends, until the outbox has taken them.
-pub(crate) type WantedRing = Option<(Producer, Doorbell)>;
+pub(crate) type WantedRing = Option<RingEnd>;
 
 /// Running totals, in events.
 #[derive(Debug, Default)]
@@ -177,9 +180,9 @@ impl OutboxShared {
     }
 
     /// Adds a ring, which waits where others lead to the same subscriber from before.
-    pub(crate) fn add_ring(&self, id: RingId, producer: Producer, doorbell: Doorbell, before: Vec<RingId>) {
+    pub(crate) fn add_ring(&self, id: RingId, end: RingEnd, before: Vec<RingId>) {
         self.change(|wanted| {
-            wanted.rings.insert(id, Some((producer, doorbell)));
+            wanted.rings.insert(id, Some(end));
             if !before.is_empty() {
                 wanted.held.insert(id, before);
             }
@@ -523,8 +526,8 @@ impl Outbox {
         let Wanted { rings, tallies, topics, .. } = &mut *wanted;
         self.tallies.follow(topics);
         for (id, ring) in rings {
-            if let Some((producer, doorbell)) = ring.take() {
-                let ring = OutRing::new(*id, producer, doorbell, self.sequence);
+            if let Some(end) = ring.take() {
+                let ring = OutRing::new(*id, end, self.sequence);
                 tallies.insert(*id, ring.tally());
                 self.rings.push(Some(ring));
             }
@@ -592,7 +595,7 @@ fn part(events: &DataEvents, place: &mut Option<OutRing>, over: Over) {
 
 /// Has rings unmapped by the control thread.
 fn retire(events: &DataEvents, rings: impl IntoIterator<Item = OutRing>) {
-    let producers: Vec<Producer> = rings.into_iter().map(OutRing::into_producer).collect();
+    let producers: Vec<Producer> = rings.into_iter().filter_map(OutRing::into_producer).collect();
     if !producers.is_empty() {
         // Without a control thread they are unmapped here.
         let _ = events.send(DataEvent::Retired(producers));

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use shm::{Descriptor, SegmentName};
 
 use super::proof::{Credential, Needed, Nonce, Proof};
+use super::relayed::RelayedRecords;
 use super::{Claims, Fact, Resource, Sharer};
 use crate::access::{Denial, Withheld};
 use crate::config::FRAME_MEMORY_MAX;
@@ -135,6 +136,9 @@ pub(crate) struct Life {
     pub(crate) before: u32,
 }
 
+/// The first version that has rings over the broker.
+pub(crate) const RELAY_SINCE: u16 = 2;
+
 /// Client to broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
@@ -200,6 +204,16 @@ pub(crate) enum Request {
     Statistics {
         request: u32,
     },
+    /// RelayedRecords of a ring that leads over the broker. Of version 2.
+    Relay {
+        ring: RingId,
+        records: RelayedRecords,
+    },
+    /// So much of what was relayed has been read, in all, of the ring's window. Of version 2.
+    Took {
+        ring: RingId,
+        cost: u64,
+    },
 }
 
 impl Request {
@@ -209,7 +223,9 @@ impl Request {
             Self::ProducerSegment { ring, .. }
             | Self::ConsumerSegment { ring, .. }
             | Self::NoRing { ring, .. }
-            | Self::Poisoned { ring, .. } => Some(ring),
+            | Self::Poisoned { ring, .. }
+            | Self::Relay { ring, .. }
+            | Self::Took { ring, .. } => Some(ring),
             _ => None,
         }
     }
@@ -374,6 +390,34 @@ pub(crate) enum Notice {
         facts: Vec<Fact>,
         more: bool,
     },
+    /// There is a ring over the broker, to the client of this number, of `subscriber`: send records of it, and of them no more than
+    /// `window` that are not read. Of version 2.
+    RelayTo {
+        ring: RingId,
+        publisher: u32,
+        window: u64,
+        subscriber: String,
+        client: u64,
+    },
+    /// There is a ring over the broker, from `publisher` of `component`, as in [`Self::MakeConsumerSegment`]. Of version 2.
+    RelayFrom {
+        ring: RingId,
+        publisher: PublisherId,
+        window: u64,
+        component: String,
+        client: u64,
+        number: u32,
+    },
+    /// RelayedRecords of a ring that leads over the broker. Of version 2.
+    Relayed {
+        ring: RingId,
+        records: RelayedRecords,
+    },
+    /// So much of what was relayed has been read, in all, of the ring's window. Of version 2.
+    Took {
+        ring: RingId,
+        cost: u64,
+    },
 }
 
 impl Notice {
@@ -388,7 +432,11 @@ impl Notice {
             | Self::Route { target: Some(SlotTarget { ring, .. }), .. }
             | Self::Unroute { ring: Some(ring), .. }
             | Self::Revoke { ring, .. }
-            | Self::CloseRing { ring, .. } => Some(ring),
+            | Self::CloseRing { ring, .. }
+            | Self::RelayTo { ring, .. }
+            | Self::RelayFrom { ring, .. }
+            | Self::Relayed { ring, .. }
+            | Self::Took { ring, .. } => Some(ring),
             _ => None,
         }
     }

@@ -9,17 +9,20 @@ pub(crate) mod frames;
 mod message;
 mod proof;
 mod quota;
+pub(crate) mod relayed;
 pub(crate) mod statistics;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use message::{
-    Epoch, Handle, Hello, Life, Notice, OrderId, PublisherId, Request, RingId, SlotTarget, Welcome,
+    Epoch, Handle, Hello, Life, Notice, OrderId, PublisherId, RELAY_SINCE, Request, RingId, SlotTarget,
+    Welcome,
 };
 pub use message::{GoodbyeReason, Refusal, Versions};
 pub use proof::Needed;
 pub(crate) use proof::{Credential, Nonce, Proof, TokenId};
 pub use quota::{Resource, Sharer};
+pub(crate) use relayed::RelayedRecords;
 pub use statistics::{
     Answer, Identity, Payer, ReceivedClaim, RingClaim, RingState, SubscriptionClaim, TopicClaim,
 };

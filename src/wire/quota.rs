@@ -22,11 +22,14 @@ pub enum Resource {
     RingBytes,
     /// Publishers: each may cost whoever hears it a ring.
     Publishers,
+    /// Bytes of events that go over the broker, and wait there for the user's processes to read them. Above the share: they are lost, and
+    /// their subscribers told.
+    RelayedBytes,
 }
 
 impl Resource {
     /// How many there are.
-    pub(crate) const COUNT: usize = 7;
+    pub(crate) const COUNT: usize = 8;
 
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Connections,
@@ -36,6 +39,7 @@ impl Resource {
         Self::Topics,
         Self::RingBytes,
         Self::Publishers,
+        Self::RelayedBytes,
     ];
 
     /// Whether one session can have many of it.
@@ -79,6 +83,7 @@ impl fmt::Display for Resource {
             Self::Topics => "declared topics",
             Self::RingBytes => "bytes of rings",
             Self::Publishers => "publishers",
+            Self::RelayedBytes => "bytes of relayed events",
         })
     }
 }

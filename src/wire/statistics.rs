@@ -68,6 +68,8 @@ pub enum RingState {
     Ready,
     /// One of its ends has said that the other broke it: nothing goes over it, and no other comes to be between the two.
     Poisoned,
+    /// It may be used, and leads over the broker: it is for control topics, or one of the two could not have shared memory.
+    Relayed,
 }
 
 /// What a publisher says that came of its events on one topic, since the topic was declared.

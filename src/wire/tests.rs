@@ -187,6 +187,8 @@ macro_rules! limits {
 fn the_page_has_the_limits_of_the_sources() {
     let limits: &[(&str, String)] = limits![
         FRAME_BYTES_MAX,
+        RELAYED_BYTES_MAX,
+        RELAYED_BYTES_OF_ALL,
         FRAME_MEMORY_MAX,
         DESCRIPTORS_WAITING_MAX,
         OUTGOING_FRAMES_MAX,

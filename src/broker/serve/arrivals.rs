@@ -78,7 +78,7 @@ impl Server {
         let Credentials { pid, uid, gid, .. } = credentials;
         tracing::debug!(session = session.0, pid, uid, gid, "a client connected");
         let stream = Rc::new(stream);
-        let (outgoing, queued) = Outgoing::remote();
+        let (outgoing, queued) = Outgoing::remote(session, self.written.clone());
         let (death, paused) = (credentials.death(), Rc::new(Cell::default()));
         let from = Source { session, stream: Rc::clone(&stream), paused: Rc::clone(&paused) };
         let reader = tokio::task::spawn_local(read_all(from, death, self.events.clone()));

@@ -31,6 +31,9 @@ pub(super) fn log(report: &Report, process: Option<Process>) {
                 "a ring has not the size asked for"
             );
         }
+        Report::Relayed { publisher, subscriber, cause } => {
+            tracing::warn!(name: "relayed", target: TARGET, %publisher, %subscriber, cause, "events go over the broker");
+        }
         // These are the audit stream's.
         Report::Granted { .. }
         | Report::Revoked { .. }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shm::Descriptor;
 use tokio::sync::{Semaphore, mpsc};
@@ -16,6 +16,9 @@ use crate::control::SessionId;
 use crate::link::{LinkError, MessageReader};
 use crate::sys::Stream;
 use crate::wire::{GoodbyeReason, Request};
+
+/// For how long a client is heard whose process has ended: what it has sent is there, and nobody sends more but a child of it.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What a client says comes from here.
 pub(super) struct Source {
@@ -44,24 +47,31 @@ pub(super) async fn read_all(from: Source, death: impl Future<Output = ()>, even
     let turns = Arc::new(Semaphore::new(1));
     // The socket may live on in a child that the process left behind.
     let mut death = std::pin::pin!(death);
+    let mut until: Option<tokio::time::Instant> = None;
     loop {
-        let event = tokio::select! {
-            message = from.next(&mut reader) => match message {
-                Ok((request, descriptor)) => {
-                    let turn = Arc::clone(&turns).acquire_owned().await.ok();
-                    Event::Frame { session, request, descriptor, turn }
-                }
-                Err(LinkError::Closed) => Event::Ended { session },
-                Err(LinkError::Host(error)) => {
-                    tracing::warn!(name: "client_unheard", target: TARGET, session = session.0, %error, "a client can't be heard any more");
-                    Event::Ended { session }
-                }
-                Err(error) => {
-                    let reason = GoodbyeReason::Protocol { what: error.to_string() };
-                    Event::Faulty { session, reason }
-                }
-            },
-            () = &mut death => Event::Ended { session },
+        let next = &mut std::pin::pin!(from.next(&mut reader));
+        let message = loop {
+            tokio::select! {
+                message = &mut *next => break Some(message),
+                // What it said before is still heard.
+                () = &mut death, if until.is_none() => until = Some(tokio::time::Instant::now() + LAST_WORDS),
+                () = tokio::time::sleep_until(until.unwrap_or_else(tokio::time::Instant::now)), if until.is_some() => break None,
+            }
+        };
+        let event = match message {
+            Some(Ok((request, descriptor))) => {
+                let turn = Arc::clone(&turns).acquire_owned().await.ok();
+                Event::Frame { session, request, descriptor, turn }
+            }
+            Some(Err(LinkError::Closed)) | None => Event::Ended { session },
+            Some(Err(LinkError::Host(error))) => {
+                tracing::warn!(name: "client_unheard", target: TARGET, session = session.0, %error, "a client can't be heard any more");
+                Event::Ended { session }
+            }
+            Some(Err(error)) => {
+                let reason = GoodbyeReason::Protocol { what: error.to_string() };
+                Event::Faulty { session, reason }
+            }
         };
         let last = !matches!(event, Event::Frame { .. });
         if events.send(event).await.is_err() || last {
@@ -74,7 +84,7 @@ pub(super) async fn read_all(from: Source, death: impl Future<Output = ()>, even
 pub(super) async fn write_all(
     session: SessionId,
     stream: Rc<Stream>,
-    mut queued: mpsc::Receiver<Frame>,
+    mut queued: mpsc::UnboundedReceiver<Frame>,
     events: mpsc::Sender<Event>,
 ) {
     while let Some(frame) = queued.recv().await {

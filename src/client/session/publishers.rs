@@ -96,6 +96,7 @@ impl Session {
     }
 
     pub(super) fn close_publisher(&mut self, publisher: u32) {
+        self.send_all_relayed(Some(publisher));
         if self.publishers.remove(&publisher).is_some_and(|state| state.ever_declared()) {
             self.ask(Request::ClosePublisher { publisher });
         }

@@ -11,7 +11,7 @@ use shm::{
 use super::making::{Made, Making};
 use super::{Disconnected, Ground, Session};
 use crate::access::Component;
-use crate::dataplane::{Inbox, Lineage, Origin, RecvError};
+use crate::dataplane::{InEnd, Inbox, Lineage, Origin, RecvError, Relayed, RingEnd};
 use crate::wire::{Handle, Notice, PublisherId, Request, RingId};
 
 /// A ring between the broker's first and second word about it.
@@ -31,6 +31,13 @@ pub(super) enum RingState {
         lineage: Lineage,
         half: Option<(ConsumerSegment, Doorbell)>,
     },
+    /// It leads over the broker, from one of our publishers.
+    RelayTo {
+        pair: Pair,
+        relayed: Arc<Relayed>,
+    },
+    /// It leads over the broker to here.
+    RelayFrom,
 }
 
 /// A publisher of this client's, and who hears it: the same, whichever broker joined them.
@@ -44,12 +51,20 @@ pub(super) struct Pair {
 impl RingState {
     /// The client's own number of whose ring it is, if it is one of its publishers'.
     fn publisher(&self) -> Option<u32> {
-        if let Self::Producer { pair, .. } = self { Some(pair.publisher) } else { None }
+        match self {
+            Self::Producer { pair, .. } | Self::RelayTo { pair, .. } => Some(pair.publisher),
+            Self::Making { .. } | Self::Consumer { .. } | Self::RelayFrom => None,
+        }
+    }
+
+    pub(super) fn is_relayed(&self) -> bool {
+        matches!(self, Self::RelayTo { .. } | Self::RelayFrom)
     }
 
     /// Whether both sides have each other's segment.
     pub(super) fn is_complete(&self) -> bool {
         matches!(self, Self::Producer { half: None, .. } | Self::Consumer { half: None, .. })
+            || self.is_relayed()
     }
 }
 
@@ -145,7 +160,8 @@ impl Session {
         let producer = Producer::new(segment, ConsumerView::attach(peer)?);
         let before = self.rings_before(&pair);
         if let Some(state) = self.publishers.get(&pair.publisher) {
-            state.outbox.add_ring(ring, producer, doorbell, before);
+            let end = RingEnd::Memory(Box::new(producer), doorbell);
+            state.outbox.add_ring(ring, end, before);
         }
         self.release_rings();
         Ok(())
@@ -226,6 +242,7 @@ impl Session {
 
     /// The broker is gone. Rings that are complete go on, if their other ends do.
     pub(super) fn leave_rings(&mut self, why: &Disconnected) {
+        self.end_relays();
         self.left_rings = why.leaves_rings();
         if !self.left_rings {
             self.close_all_rings();
@@ -284,6 +301,12 @@ impl Session {
         };
         let (origin, lineage) = (Arc::clone(origin), lineage.clone());
         let consumer = Consumer::new(ProducerView::attach(peer, capacity(ring_bytes))?, segment);
+        self.inbox()?.add(ring, InEnd::Memory(Box::new(consumer), doorbell), origin, lineage);
+        Ok(())
+    }
+
+    /// The inbox of this process, which begins with its first ring.
+    pub(super) fn inbox(&mut self) -> Result<&Inbox, SegmentError> {
         if self.inbox.is_none() {
             let Ground { hub, desk, data_events, inbox_counters, wait_policy, .. } = &*self.ground;
             let inbox = Inbox::start(
@@ -293,13 +316,9 @@ impl Session {
                 *wait_policy,
                 Arc::clone(desk),
             );
-            let inbox = inbox.map_err(|source| SegmentError::Host { step: "read", source })?;
-            self.inbox = Some(inbox);
+            self.inbox = Some(inbox.map_err(|source| SegmentError::Host { step: "read", source })?);
         }
-        if let Some(inbox) = &self.inbox {
-            inbox.add(ring, consumer, doorbell, origin, lineage);
-        }
-        Ok(())
+        Ok(self.inbox.as_ref().expect("it was just made"))
     }
 
     /// Tells the broker if this side of a ring can't be had.
@@ -340,7 +359,13 @@ impl Session {
                     state.outbox.remove_ring(ring);
                 }
             }
-            Some(RingState::Consumer { .. }) => {
+            Some(RingState::RelayTo { pair, relayed }) => {
+                relayed.end();
+                if let Some(state) = self.publishers.get(&pair.publisher) {
+                    state.outbox.remove_ring(ring);
+                }
+            }
+            Some(RingState::Consumer { .. } | RingState::RelayFrom) => {
                 if let Some(inbox) = &self.inbox {
                     inbox.close(ring, accused);
                 }

@@ -9,7 +9,7 @@ use super::super::{ClientSettings, Core};
 use super::*;
 use crate::access::Component;
 use crate::config::MAKING_MAX;
-use crate::dataplane::{Lineage, Origin, Outbox, OutboxShared, Queue, RecvError, Taken};
+use crate::dataplane::{Lineage, Origin, Outbox, OutboxShared, Queue, RecvError, RingEnd, Taken};
 use crate::wire::{Epoch, Handle, PublisherId};
 
 const RING_BYTES: usize = 64 << 10;
@@ -244,7 +244,7 @@ fn published(core: &Arc<Core>, session: &mut Session) -> (Outbox, Consumer, Door
     let (doorbell, other_end) = Doorbell::pair().expect("descriptors");
     let pair = Pair { publisher, subscriber: "detector".into(), client: 1 };
     session.rings.insert(RingId(1), RingState::Producer { pair, half: None });
-    shared.add_ring(RingId(1), producer, doorbell, vec![]);
+    shared.add_ring(RingId(1), RingEnd::Memory(Box::new(producer), doorbell), vec![]);
     let (hub, events) = (Arc::clone(&core.ground.hub), core.ground.data_events.clone());
     (Outbox::new(shared, hub, events, 1024), consumer, other_end)
 }

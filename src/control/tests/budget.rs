@@ -355,7 +355,7 @@ fn what_needs_no_ring_is_granted_where_there_is_no_memory_for_one() {
 
 /// A ring of a size that was asked for, being made: its publisher's session, its subscriber's, the request.
 fn larger_ring() -> (World, SessionId, SessionId, u32) {
-    let mut world = World::new();
+    let mut world = World::of_version_1();
     let (procmond, detector) = (world.join("procmond"), world.join("detector"));
     world.declare(procmond, 0, 0, BATCH);
     let request = world.subscribe_with(detector, 0, &[BATCH], Some(RING_BYTES << 4));
@@ -461,7 +461,7 @@ fn a_publisher_that_has_handed_its_segment_over_can_not_have_it_made_smaller() {
 
 #[test]
 fn a_broker_without_descriptors_makes_no_smaller_ring_of_a_larger_one() {
-    let mut world = World::new();
+    let mut world = World::of_version_1();
     let (procmond, detector) = (world.join("procmond"), world.join("detector"));
     world.declare(procmond, 0, 0, BATCH);
     let (now, patterns) = (world.now, vec![BATCH.into()]);

@@ -336,7 +336,7 @@ fn an_accusation_or_a_segment_for_a_ring_that_is_gone_is_nobodys_fault() {
 
 /// procmond and the agent have been asked for their segments.
 fn forming() -> (World, SessionId, SessionId, RingId) {
-    forming_over(World::new())
+    forming_over(World::of_version_1())
 }
 
 fn forming_over(mut world: World) -> (World, SessionId, SessionId, RingId) {
@@ -437,7 +437,7 @@ fn who_has_no_memory_for_a_ring_goes_and_says_why_on_one_line() {
 
 #[test]
 fn a_broker_without_descriptors_sends_the_subscriber_away_and_not_the_publisher() {
-    let mut world = World::new();
+    let mut world = World::of_version_1();
     let (procmond, detector) = (world.join("procmond"), world.join("detector"));
     world.declare(procmond, 0, 0, BATCH);
     let now = world.now;

@@ -115,6 +115,7 @@ fn settings(dice: &mut Dice) -> Settings {
             pause: Duration::from_millis(60),
         },
         backing: shm::Backing::Memfd,
+        relays_all: false,
         route_deadline: ROUTE_DEADLINE,
         hello_deadline: HELLO_DEADLINE,
     }
@@ -249,6 +250,7 @@ impl Simulation {
                 let at = self.on_its_way_to(session);
                 self.put(at, Event::Notice { session, notice });
             }
+            Action::SendRelayed { .. } => unreachable!("nobody relays anything here"),
             Action::Disconnect { session } => self.outside.disconnected(session),
             Action::MakeDoorbell { ring } => {
                 let ends = (!self.dice.chance(200)).then_some((1, 2));

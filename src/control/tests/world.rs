@@ -61,8 +61,12 @@ pub(super) struct World {
     /// What it has looked at.
     read: BTreeMap<SessionId, Vec<Notice>>,
     connected: Vec<SessionId>,
+    /// What was relayed, and is not said to have left.
+    pub(super) unwritten: Vec<(SessionId, u64)>,
     /// Whether the invariants are checked after each input: not where there are thousands of everything.
     pub(super) checks: bool,
+    /// The newest version of the protocol that clients speak who join.
+    pub(super) newest: u16,
     /// What clients are challenged with.
     pub(super) door: Rc<dyn Fn(SessionId) -> Result<Box<Challenge>, Needed>>,
     last: u32,
@@ -71,6 +75,11 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> Self {
         Self::with_settings(|_| ())
+    }
+
+    /// Of clients that know no ring but in shared memory.
+    pub(super) fn of_version_1() -> Self {
+        Self { newest: 1, ..Self::new() }
     }
 
     pub(super) fn over(backing: shm::Backing) -> Self {
@@ -93,6 +102,7 @@ impl World {
             operators: [0, 1000].into(),
             pace: Pace { each: Duration::ZERO, ahead: Duration::ZERO, pause: Duration::ZERO },
             backing: shm::Backing::Memfd,
+            relays_all: false,
             route_deadline: ROUTE_DEADLINE,
             hello_deadline: HELLO_DEADLINE,
         };
@@ -108,7 +118,9 @@ impl World {
             unread: BTreeMap::new(),
             read: BTreeMap::new(),
             connected: Vec::new(),
+            unwritten: Vec::new(),
             checks: true,
+            newest: Versions::OURS.newest,
             door: Rc::new(|_| Ok(challenge(Known::User))),
             last: 0,
         }
@@ -135,6 +147,11 @@ impl World {
                 assert!(frame.len() <= FRAME_BYTES_MAX, "{} bytes for one notice", frame.len());
                 assert_eq!(decode::<Notice>(&frame).as_ref(), Ok(&notice), "a client can read it");
                 self.unread.entry(session).or_default().push_back((notice, descriptor));
+            }
+            Action::SendRelayed { session, notice, charge } => {
+                assert!(encode(&notice).len() <= FRAME_BYTES_MAX && self.is_connected(session));
+                self.unread.entry(session).or_default().push_back((notice, None));
+                self.unwritten.push((session, charge));
             }
             Action::Disconnect { session } => {
                 assert!(self.is_connected(session), "{session:?} is disconnected twice");
@@ -189,7 +206,9 @@ impl World {
     }
 
     pub(super) fn hello(&mut self, session: SessionId, client_id: &str) {
-        self.greet(session, hello_of(client_id));
+        let mut hello = hello_of(client_id);
+        hello.versions.newest = self.newest;
+        self.greet(session, hello);
     }
 
     /// Says hello, and proves what it is challenged to.
@@ -397,6 +416,10 @@ pub(super) fn names(notices: &[Notice]) -> Vec<&'static str> {
         Notice::Goodbye { .. } => "goodbye",
         Notice::Tell => "tell",
         Notice::Statistics { .. } => "statistics",
+        Notice::RelayTo { .. } => "relay to",
+        Notice::RelayFrom { .. } => "relay from",
+        Notice::Relayed { .. } => "relayed",
+        Notice::Took { .. } => "took",
     };
     notices.iter().map(name).collect()
 }

@@ -208,12 +208,12 @@ impl Intake {
 
     fn carry_out(&mut self, command: Command) {
         match command {
-            Command::Add { ring, consumer, doorbell, origin, lineage } => {
+            Command::Add { ring, end, origin, lineage } => {
                 self.drop_void(&lineage);
                 let before = self.rings.iter().find(|other| *other.lineage() == lineage);
                 let publisher = before.map_or_else(own_number, InRing::publisher);
                 let is_behind = before.is_some();
-                let mut ring = InRing::new(ring, *consumer, doorbell, origin, lineage, publisher);
+                let mut ring = InRing::new(ring, end, origin, lineage, publisher);
                 ring.is_behind = is_behind;
                 self.rings.push(ring);
             }
@@ -231,6 +231,11 @@ impl Intake {
                 }
                 // Without a control thread there is nobody to tell.
                 let _ = self.events.send(DataEvent::Granted { order });
+            }
+            Command::Relayed { ring, records } => {
+                if let Some(ring) = self.ring(ring) {
+                    ring.relayed(records);
+                }
             }
             Command::Revoke { ring, slot } => {
                 if let Some(ring) = self.ring(ring) {
@@ -286,7 +291,7 @@ impl Intake {
                 continue;
             }
             let Shared { waiting, counters, .. } = &*self.shared;
-            let turn = ring.turn(until.bytes(), waiting, counters, &mut self.pool);
+            let turn = ring.turn(until.bytes(), waiting, counters, &self.events, &mut self.pool);
             self.woke |= ring.wake_readers();
             match turn {
                 Turn::Idle => self.next += 1,
@@ -383,7 +388,7 @@ impl Intake {
                 None => &self.woken,
                 // Whatever its publisher does with it: nobody reads it yet.
                 Some(ring) if self.rings[ring].is_behind => &self.woken,
-                Some(ring) => &self.rings[ring].doorbell,
+                Some(ring) => self.rings[ring].doorbell().unwrap_or(&self.woken),
             };
             sys::wait((0..self.rings.len() + 1).map(bell), longest, &mut self.rung);
             self.shared.counters.wakeups.fetch_add(1, Ordering::Relaxed);

@@ -8,24 +8,24 @@ use std::task::Waker;
 use shm::{Consumer, Doorbell, Heard, Moment, Record};
 use zerocopy::IntoBytes;
 
+use super::relay::RelayedRing;
 use super::slot::{Slot, Target};
-use super::{InboxCounters, Lineage};
+use super::{InEnd, InboxCounters, Lineage};
 use crate::batch::event_count;
 use crate::config::{RECORDS_PER_TURN, TURNS_PER_RING};
 use crate::dataplane::chunk::{CHUNK_BYTES, Chunk, Pool, own};
 use crate::dataplane::hub::Queues;
 use crate::dataplane::queue::Source;
-use crate::dataplane::{Hub, Origin, Queue};
+use crate::dataplane::{DataEvent, DataEvents, Hub, Origin, Queue};
 use crate::hierarchy;
 use crate::topic::Topic;
-use crate::wire::{PublisherId, RingId};
+use crate::wire::{PublisherId, RelayedRecords, RingId};
 
 #[derive(Debug)]
 pub(super) struct InRing {
     pub(super) id: RingId,
-    pub(super) doorbell: Doorbell,
     pub(super) origin: Arc<Origin>,
-    consumer: Consumer,
+    way: Way,
     slots: Vec<Option<Slot>>,
     /// What was read last: copied out of the ring before it is judged, and from here to where it stays.
     payload: Vec<u64>,
@@ -37,10 +37,6 @@ pub(super) struct InRing {
     ending: bool,
     /// The broker has said that it ends.
     closed: bool,
-    /// The publisher may sleep for space that it has by now: the kernel had no memory for its bell.
-    owes_ring: bool,
-    /// The doorbell has rung, and that was not taken in yet.
-    rung: bool,
     /// Whose it is, whatever broker it came from.
     lineage: Lineage,
     /// This process's own number for that publisher.
@@ -49,6 +45,24 @@ pub(super) struct InRing {
     pub(super) is_behind: bool,
     /// Its broker is gone, and will not say that it ends.
     pub(super) is_orphan: bool,
+}
+
+/// What a ring is made of.
+#[derive(Debug)]
+enum Way {
+    Memory(Memory),
+    /// It leads over the broker.
+    Broker(RelayedRing),
+}
+
+#[derive(Debug)]
+struct Memory {
+    consumer: Consumer,
+    doorbell: Doorbell,
+    /// The publisher may sleep for space that it has by now: the kernel had no memory for its bell.
+    owes_ring: bool,
+    /// The doorbell has rung, and that was not taken in yet.
+    rung: bool,
 }
 
 /// What a look at a ring came to.
@@ -68,7 +82,7 @@ enum Taken {
     Record(usize),
 }
 
-/// Records of one slot that came in a row, on their way to the same queues.
+/// RelayedRecords of one slot that came in a row, on their way to the same queues.
 #[derive(Debug)]
 struct Open {
     slot: u16,
@@ -109,25 +123,27 @@ fn add(counter: &AtomicU64, events: u64) {
 impl InRing {
     pub(super) fn new(
         id: RingId,
-        consumer: Consumer,
-        doorbell: Doorbell,
+        end: InEnd,
         origin: Arc<Origin>,
         lineage: Lineage,
         publisher: PublisherId,
     ) -> Self {
+        let way = match end {
+            InEnd::Memory(consumer, doorbell) => {
+                Way::Memory(Memory { consumer: *consumer, doorbell, owes_ring: false, rung: false })
+            }
+            InEnd::Broker { window } => Way::Broker(RelayedRing::new(window)),
+        };
         Self {
             id,
-            doorbell,
             origin,
-            consumer,
+            way,
             slots: Vec::new(),
             payload: Vec::new(),
             open: None,
             readers: Vec::new(),
             ending: false,
             closed: false,
-            owes_ring: false,
-            rung: false,
             lineage,
             publisher,
             is_behind: false,
@@ -182,18 +198,42 @@ impl InRing {
 
     /// From when on a queue that joins now is told of a slot.
     fn now(&mut self, slot: u16) -> Moment {
-        // What breaks here breaks again at the next look, and is reported there.
-        self.consumer.now(slot).unwrap_or_default()
+        match &mut self.way {
+            // What breaks here breaks again at the next look, and is reported there.
+            Way::Memory(Memory { consumer, .. }) => consumer.now(slot).unwrap_or_default(),
+            Way::Broker(ring) => ring.now(slot),
+        }
+    }
+
+    /// Takes records that came over the broker.
+    pub(super) fn relayed(&mut self, records: RelayedRecords) {
+        // The broker speaks of rings as it has made them.
+        if let Way::Broker(ring) = &mut self.way {
+            ring.push(records);
+        }
+    }
+
+    /// What is slept on until something comes; a ring over the broker has no bell of its own.
+    pub(super) fn doorbell(&self) -> Option<&Doorbell> {
+        match &self.way {
+            Way::Memory(Memory { doorbell, .. }) => Some(doorbell),
+            Way::Broker(_) => None,
+        }
     }
 
     /// The doorbell has rung, or has not.
-    pub(super) fn note_bell(&mut self, rung: bool) {
-        self.rung = rung;
+    pub(super) fn note_bell(&mut self, has_rung: bool) {
+        if let Way::Memory(Memory { rung, .. }) = &mut self.way {
+            *rung = has_rung;
+        }
     }
 
     /// Takes in what rang. Not at once, but before the next sleep: what it rang for goes first.
     pub(super) fn hear(&mut self) {
-        if std::mem::take(&mut self.rung) && self.doorbell.hear() == Heard::PeerGone {
+        if let Way::Memory(Memory { rung, doorbell, .. }) = &mut self.way
+            && std::mem::take(rung)
+            && doorbell.hear() == Heard::PeerGone
+        {
             self.end_soon();
         }
     }
@@ -202,18 +242,19 @@ impl InRing {
     pub(super) fn end_soon(&mut self) {
         if !self.ending {
             self.ending = true;
-            self.consumer.freeze();
+            match &mut self.way {
+                Way::Memory(Memory { consumer, .. }) => consumer.freeze(),
+                Way::Broker(ring) => ring.close(),
+            }
         }
     }
 
     /// Whether its publisher has let go of it, and there is nothing left to be read.
     pub(super) fn is_void(&mut self) -> bool {
-        if self.doorbell.hear() == Heard::PeerGone {
+        if self.doorbell().is_some_and(|doorbell| doorbell.hear() == Heard::PeerGone) {
             self.end_soon();
         }
-        self.ending
-            && self.consumer.occupied().is_ok_and(|bytes| bytes == 0)
-            && matches!(self.at_the_tail(0), Ok(Turn::Ended))
+        self.ending && self.occupied() == 0 && matches!(self.at_the_tail(0), Ok(Turn::Ended))
     }
 
     /// The broker ends the ring.
@@ -229,12 +270,14 @@ impl InRing {
     /// Takes so many records and about so many bytes at most, and no more than a part of the ring; stops early when commands wait.
     pub(super) fn turn(
         &mut self,
-        bytes_max: usize,
+        most: usize,
         waiting: &AtomicBool,
         counters: &InboxCounters,
+        events: &DataEvents,
         pool: &mut Pool,
     ) -> Turn {
-        let bytes_max = (self.consumer.capacity() / TURNS_PER_RING).min(bytes_max);
+        let bytes_max = usize::try_from(self.capacity()).unwrap_or(usize::MAX) / TURNS_PER_RING;
+        let bytes_max = bytes_max.min(most);
         let (mut taken, mut bytes) = (0, 0);
         let turn = loop {
             // Pairs with the store in `Inbox::tell`.
@@ -254,11 +297,35 @@ impl InRing {
             }
         };
         self.deliver(pool);
-        if self.consumer.release() || self.owes_ring {
-            // A publisher that is gone waits for nothing, and is heard of when we sleep.
-            self.owes_ring = self.doorbell.ring() == Ok(false);
-        }
+        self.release(events);
         turn.unwrap_or_else(Turn::Broken)
+    }
+
+    /// Gives the room of what was read back to the publisher.
+    fn release(&mut self, events: &DataEvents) {
+        match &mut self.way {
+            Way::Memory(Memory { consumer, doorbell, owes_ring, .. }) => {
+                if consumer.release() || *owes_ring {
+                    // A publisher that is gone waits for nothing, and is heard of when we sleep.
+                    *owes_ring = doorbell.ring() == Ok(false);
+                }
+            }
+            Way::Broker(ring) => {
+                if let Some(cost) = ring.release() {
+                    // Without a control thread there is nobody to tell.
+                    let _ = events.send(DataEvent::Took { ring: self.id, cost });
+                }
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, String> {
+        match &mut self.way {
+            Way::Memory(Memory { consumer, .. }) => {
+                consumer.read(&mut self.payload).map_err(|error| error.to_string())
+            }
+            Way::Broker(ring) => ring.read(&mut self.payload),
+        }
     }
 
     /// Wakes who waited for what came in this turn; whether anybody did.
@@ -270,7 +337,7 @@ impl InRing {
 
     /// Takes one record, if there is one.
     fn take(&mut self, counters: &InboxCounters, pool: &mut Pool) -> Result<Taken, String> {
-        let Some(record) = self.consumer.read(&mut self.payload).map_err(|error| error.to_string())? else {
+        let Some(record) = self.read()? else {
             return Ok(Taken::Nothing);
         };
         // A slot is known here before its publisher may use it.
@@ -281,7 +348,12 @@ impl InRing {
         };
         let payload = &self.payload.as_bytes()[..record.bytes];
         let events = event_count(payload).map_err(|error| error.to_string())?;
-        let lost = self.consumer.settle(&record, events.into()).map_err(|error| error.to_string())?;
+        let lost = match &mut self.way {
+            Way::Memory(Memory { consumer, .. }) => {
+                consumer.settle(&record, events.into()).map_err(|error| error.to_string())?
+            }
+            Way::Broker(ring) => ring.settle(&record, events.into())?,
+        };
         if !slot.granted || record.generation != slot.generation {
             add(&counters.skipped, events.into());
             return Ok(Taken::Record(record.bytes));
@@ -305,39 +377,67 @@ impl InRing {
     /// The ring is empty: tells of losses behind the last record, and sees whether this is the end.
     fn at_the_tail(&mut self, taken: usize) -> Result<Turn, String> {
         let mut losses = Vec::new();
-        let told = self.consumer.tail_loss(|slot, events| losses.push((slot, events)));
-        told.map_err(|error| error.to_string())?;
+        match &mut self.way {
+            Way::Memory(Memory { consumer, .. }) => {
+                let told = consumer.tail_loss(|slot, events| losses.push((slot, events)));
+                told.map_err(|error| error.to_string())?;
+            }
+            Way::Broker(ring) => losses = ring.take_losses(),
+        }
         for (number, events) in losses {
-            let end = self.consumer.settled_on(number);
+            let end = match &self.way {
+                Way::Memory(Memory { consumer, .. }) => consumer.settled_on(number),
+                Way::Broker(ring) => ring.settled_on(number),
+            };
             if let Some(Some(slot)) = self.slots.get(usize::from(number))
                 && slot.granted
             {
                 slot.lost(slot.targets.iter(), end - events..end);
             }
         }
-        if self.ending || self.consumer.ended().map_err(|error| error.to_string())? {
+        let (ended, idle) = match &mut self.way {
+            Way::Memory(Memory { consumer, .. }) => {
+                (self.ending || consumer.ended().map_err(|error| error.to_string())?, true)
+            }
+            Way::Broker(ring) => (ring.has_ended(), ring.is_idle()),
+        };
+        if ended {
             return Ok(Turn::Ended);
         }
-        Ok(if taken > 0 { Turn::Busy } else { Turn::Idle })
+        Ok(if taken > 0 || !idle { Turn::Busy } else { Turn::Idle })
     }
 
     /// Asks to be woken for so many bytes; `false` if there is something to look at first.
     pub(super) fn arm(&mut self, want: u64) -> bool {
-        // What breaks here breaks again at the next look, and is reported there.
-        !self.ending && !self.owes_ring && self.consumer.arm(want).unwrap_or(false)
+        match &mut self.way {
+            // What breaks here breaks again at the next look, and is reported there.
+            Way::Memory(Memory { consumer, owes_ring, .. }) => {
+                !self.ending && !*owes_ring && consumer.arm(want).unwrap_or(false)
+            }
+            // What comes is a command, which wakes whoever sleeps.
+            Way::Broker(ring) => ring.is_idle(),
+        }
     }
 
     pub(super) fn disarm(&mut self) {
-        self.consumer.disarm();
+        if let Way::Memory(Memory { consumer, .. }) = &mut self.way {
+            consumer.disarm();
+        }
     }
 
     /// Bytes that wait.
     pub(super) fn occupied(&mut self) -> u64 {
-        self.consumer.occupied().unwrap_or(0)
+        match &mut self.way {
+            Way::Memory(Memory { consumer, .. }) => consumer.occupied().unwrap_or(0),
+            Way::Broker(ring) => ring.occupied(),
+        }
     }
 
     pub(super) fn capacity(&self) -> u64 {
-        self.consumer.capacity() as u64
+        match &self.way {
+            Way::Memory(Memory { consumer, .. }) => consumer.capacity() as u64,
+            Way::Broker(ring) => ring.window(),
+        }
     }
 
     /// All queues that this ring feeds.

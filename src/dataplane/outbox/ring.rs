@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use shm::{Doorbell, Heard, PeerGone, Producer, PushError, Savepoint, Violation};
+use shm::{Doorbell, Heard, PeerGone, Producer, PushError, Violation};
+use tokio::sync::Notify;
 
+use super::relay::{self, Line};
 use super::tally::RingTally;
 use crate::batch::BatchWriter;
 use crate::config::URGENT_PART;
@@ -15,12 +17,9 @@ use crate::wire::RingId;
 #[derive(Debug)]
 pub(super) struct OutRing {
     pub(super) id: RingId,
-    producer: Producer,
-    doorbell: Doorbell,
+    way: Way,
     /// Something was pushed and not flushed.
     pub(super) dirty: bool,
-    /// A wake-up could not be sent and has to be repeated.
-    owes_wake: bool,
     closing: bool,
     /// Rings whose place it has taken.
     before: Vec<RingId>,
@@ -28,6 +27,43 @@ pub(super) struct OutRing {
     /// Events that found no room.
     dropped: u64,
     tally: Arc<RingTally>,
+}
+
+/// What a ring is made of.
+#[derive(Debug)]
+pub(crate) enum RingEnd {
+    /// Shared memory.
+    Memory(Box<Producer>, Doorbell),
+    /// It leads over the broker.
+    Broker(Line),
+}
+
+#[derive(Debug)]
+enum Way {
+    Memory(Memory),
+    Broker(Line),
+}
+
+#[derive(Debug)]
+struct Memory {
+    producer: Producer,
+    doorbell: Doorbell,
+    /// A wake-up could not be sent and has to be repeated.
+    owes_wake: bool,
+}
+
+/// Where a ring stood.
+#[derive(Debug)]
+pub(super) enum Savepoint {
+    Memory(shm::Savepoint),
+    Broker(relay::Savepoint),
+}
+
+/// What to wait for room with.
+#[derive(Debug)]
+pub(super) enum RoomBell {
+    Memory(std::io::Result<Bell>),
+    Broker(Arc<Notify>),
 }
 
 /// Where in a ring the events of a topic go.
@@ -64,15 +100,23 @@ impl From<PeerGone> for Over {
 
 impl OutRing {
     /// A ring that the publisher's event number `sequence` is the first for.
-    pub(super) fn new(id: RingId, mut producer: Producer, doorbell: Doorbell, sequence: u64) -> Self {
-        producer.set_reserve((producer.capacity() / URGENT_PART) as u64);
-        let marks = Marks::new(producer.capacity() as u64, sequence);
+    pub(super) fn new(id: RingId, end: RingEnd, sequence: u64) -> Self {
+        let (way, capacity) = match end {
+            RingEnd::Memory(mut producer, doorbell) => {
+                let capacity = producer.capacity() as u64;
+                producer.set_reserve(capacity / URGENT_PART as u64);
+                (Way::Memory(Memory { producer: *producer, doorbell, owes_wake: false }), capacity)
+            }
+            RingEnd::Broker(line) => {
+                let window = line.window();
+                (Way::Broker(line), window)
+            }
+        };
+        let marks = Marks::new(capacity, sequence);
         Self {
             id,
-            producer,
-            doorbell,
+            way,
             dirty: false,
-            owes_wake: false,
             closing: false,
             before: Vec::new(),
             marks,
@@ -89,33 +133,55 @@ impl OutRing {
         sequence: u64,
     ) -> Result<bool, Over> {
         let Address { slot, generation, urgent, .. } = address;
-        let count = u32::try_from(record.len()).expect("a record has at most 512 events");
-        let pushed = if urgent {
-            self.producer.push_urgent(slot, generation, count, &record.parts())
-        } else {
-            self.producer.push(slot, generation, count, &record.parts())
-        };
-        self.marks.note(self.producer.tail(), sequence);
-        match pushed {
-            Ok(()) => Ok(true),
-            Err(PushError::Full) => {
-                self.dropped += u64::from(count);
-                Ok(false)
-            }
-            Err(PushError::Poisoned(violation)) => Err(violation.into()),
+        let events = u32::try_from(record.len()).expect("a record has at most 512 events");
+        if record.bytes() > self.payload_bytes_max() {
             // Larger rings take it, and this subscriber is told of it as of any other loss.
-            Err(PushError::TooLarge { .. }) => self.lose(address, count, sequence).map(|()| false),
-            // No correct broker names such a slot.
-            Err(_) => Err(Over::Gone),
+            return self.lose(address, events, sequence).map(|()| false);
         }
+        let taken = match &mut self.way {
+            Way::Memory(Memory { producer, .. }) => {
+                let pushed = if urgent {
+                    producer.push_urgent(slot, generation, events, &record.parts())
+                } else {
+                    producer.push(slot, generation, events, &record.parts())
+                };
+                match pushed {
+                    Ok(()) => true,
+                    Err(PushError::Full) => false,
+                    Err(PushError::Poisoned(violation)) => return Err(violation.into()),
+                    // No correct broker names such a slot.
+                    Err(_) => return Err(Over::Gone),
+                }
+            }
+            Way::Broker(_) if !relay::is_slot(slot) => return Err(Over::Gone),
+            Way::Broker(line) => line.push((slot, generation), urgent, events, &record.parts()).is_ok(),
+        };
+        self.marks.note(self.tail(), sequence);
+        self.dropped += if taken { 0 } else { u64::from(events) };
+        Ok(taken)
     }
 
     /// Counts events as lost that no record brings, the last of them being the publisher's event number `sequence - 1`.
     pub(super) fn lose(&mut self, address: Address, events: u32, sequence: u64) -> Result<(), Over> {
-        self.marks.note(self.producer.tail(), sequence);
-        // No correct broker names a slot that the ring does not have.
+        self.marks.note(self.tail(), sequence);
         self.dropped += u64::from(events);
-        self.producer.lose(address.slot, events).map_err(|_| Over::Gone)
+        let Address { slot, generation, .. } = address;
+        match &mut self.way {
+            // No correct broker names a slot that the ring does not have.
+            Way::Memory(Memory { producer, .. }) => producer.lose(slot, events).map_err(|_| Over::Gone),
+            Way::Broker(_) if !relay::is_slot(slot) => Err(Over::Gone),
+            Way::Broker(line) => {
+                line.lose(slot, generation, events);
+                Ok(())
+            }
+        }
+    }
+
+    fn tail(&self) -> u64 {
+        match &self.way {
+            Way::Memory(Memory { producer, .. }) => producer.tail(),
+            Way::Broker(line) => line.tail(),
+        }
     }
 
     /// Where it is written down what went over it.
@@ -123,40 +189,65 @@ impl OutRing {
         Arc::clone(&self.tally)
     }
 
+    fn payload_bytes_max(&self) -> usize {
+        match &self.way {
+            Way::Memory(Memory { producer, .. }) => producer.payload_bytes_max(),
+            Way::Broker(line) => line.payload_bytes_max(),
+        }
+    }
+
     pub(super) fn record_bytes_max(&self) -> u32 {
-        u32::try_from(self.producer.payload_bytes_max()).unwrap_or(u32::MAX)
+        u32::try_from(self.payload_bytes_max()).unwrap_or(u32::MAX)
     }
 
     /// Whether a record of so many bytes would be taken now.
     pub(super) fn has_room(&mut self, bytes: usize, urgent: bool) -> bool {
-        if bytes > self.producer.payload_bytes_max() {
+        if bytes > self.payload_bytes_max() {
             return false;
         }
-        let room = self.room_for(bytes, urgent);
-        self.producer.has_room(room).unwrap_or(false)
+        match &mut self.way {
+            Way::Memory(Memory { producer, .. }) => {
+                producer.has_room(room_in(producer, bytes, urgent)).unwrap_or(false)
+            }
+            Way::Broker(line) => line.has_room(bytes, urgent),
+        }
     }
 
-    fn room_for(&self, bytes: usize, urgent: bool) -> u64 {
-        self.producer.room_for(bytes) - if urgent { self.producer.reserve() } else { 0 }
-    }
-
-    pub(super) fn savepoint(&self, slot: u16) -> Savepoint {
-        self.producer.savepoint(slot)
+    pub(super) fn savepoint(&mut self, slot: u16) -> Savepoint {
+        match &mut self.way {
+            Way::Memory(Memory { producer, .. }) => Savepoint::Memory(producer.savepoint(slot)),
+            Way::Broker(line) => Savepoint::Broker(line.savepoint(slot)),
+        }
     }
 
     /// Takes back what was pushed since; the publisher's next event is number `sequence` again.
     pub(super) fn rewind(&mut self, savepoint: Savepoint, sequence: u64) {
-        self.producer.rewind(savepoint);
-        self.marks.rewind(self.producer.tail(), sequence);
+        match (&mut self.way, savepoint) {
+            (Way::Memory(Memory { producer, .. }), Savepoint::Memory(savepoint)) => {
+                producer.rewind(savepoint)
+            }
+            (Way::Broker(line), Savepoint::Broker(savepoint)) => line.rewind(&savepoint),
+            _ => unreachable!("a savepoint is its ring's"),
+        }
+        self.marks.rewind(self.tail(), sequence);
     }
 
     /// Makes visible what was pushed, and wakes the subscriber if that is what it waits for.
     pub(super) fn flush(&mut self) -> Result<(), Over> {
-        self.tally.events.store(self.producer.attempted(), Ordering::Relaxed);
+        let attempted = match &self.way {
+            Way::Memory(Memory { producer, .. }) => producer.attempted(),
+            Way::Broker(line) => line.attempted(),
+        };
+        self.tally.events.store(attempted, Ordering::Relaxed);
         self.tally.dropped.store(self.dropped, Ordering::Relaxed);
-        self.tally.bytes.store(self.producer.tail(), Ordering::Relaxed);
-        if self.producer.flush() || self.owes_wake {
-            self.owes_wake = !self.doorbell.ring()?;
+        self.tally.bytes.store(self.tail(), Ordering::Relaxed);
+        match &mut self.way {
+            Way::Memory(Memory { producer, doorbell, owes_wake }) => {
+                if producer.flush() || *owes_wake {
+                    *owes_wake = !doorbell.ring()?;
+                }
+            }
+            Way::Broker(line) => line.flush(),
         }
         Ok(())
     }
@@ -164,9 +255,15 @@ impl OutRing {
     /// Tells the subscriber that this was all.
     pub(super) fn close(&mut self) {
         self.closing = true;
-        if self.producer.close() {
-            // Nobody there to wake is nobody to tell.
-            let _ = self.doorbell.ring();
+        match &mut self.way {
+            Way::Memory(Memory { producer, doorbell, .. }) => {
+                if producer.close() {
+                    // Nobody there to wake is nobody to tell.
+                    let _ = doorbell.ring();
+                }
+            }
+            // The broker says it.
+            Way::Broker(line) => line.flush(),
         }
     }
 
@@ -192,39 +289,64 @@ impl OutRing {
 
     /// Whether the subscriber's end of the doorbell is closed. Takes in what rang.
     pub(super) fn is_deserted(&self) -> bool {
-        self.doorbell.hear() == Heard::PeerGone
+        match &self.way {
+            Way::Memory(Memory { doorbell, .. }) => doorbell.hear() == Heard::PeerGone,
+            Way::Broker(line) => line.is_over(),
+        }
     }
 
     /// What to wait for room in the ring with: for a record of so many bytes, or for all of the ring. `None`: it is there.
     /// All that was pushed is flushed.
-    pub(super) fn await_room(&mut self, room: Room) -> Result<Option<std::io::Result<Bell>>, Over> {
+    pub(super) fn await_room(&mut self, room: Room) -> Result<Option<RoomBell>, Over> {
         // First take in what rang for earlier waits, then ask: what rings after that is for this one.
         if self.is_deserted() {
             return Err(Over::Gone);
         }
-        let bytes = match room {
+        let record = match room {
             // Not to be waited for: it is lost here whenever it comes.
-            Room::For { bytes, .. } if bytes > self.producer.payload_bytes_max() => return Ok(None),
-            Room::All => u64::MAX,
-            Room::For { bytes, urgent } => self.room_for(bytes, urgent),
+            Room::For { bytes, .. } if bytes > self.payload_bytes_max() => return Ok(None),
+            Room::For { bytes, urgent } => Some((bytes, urgent)),
+            Room::All => None,
         };
-        Ok(self.producer.arm(bytes)?.then(|| Bell::of(&self.doorbell)))
+        match &mut self.way {
+            Way::Memory(Memory { producer, doorbell, .. }) => {
+                let bytes = record.map_or(u64::MAX, |(bytes, urgent)| room_in(producer, bytes, urgent));
+                Ok(producer.arm(bytes)?.then(|| RoomBell::Memory(Bell::of(doorbell))))
+            }
+            Way::Broker(line) => Ok(line.await_room(record).map(RoomBell::Broker)),
+        }
     }
 
     /// Waits for room no longer.
     pub(super) fn disarm(&mut self) {
-        self.producer.disarm();
+        if let Way::Memory(Memory { producer, .. }) = &mut self.way {
+            producer.disarm();
+        }
     }
 
     /// Up to which of the publisher's events the subscriber has read all that went into this ring; `None`: all.
     pub(super) fn read_up_to(&mut self) -> Result<Option<u64>, Over> {
-        let occupied = self.producer.occupied()?;
-        Ok(self.marks.read_up_to(self.producer.tail() - occupied))
+        let read = match &mut self.way {
+            Way::Memory(Memory { producer, .. }) => {
+                let occupied = producer.occupied()?;
+                producer.tail() - occupied
+            }
+            Way::Broker(line) => line.read_up_to(),
+        };
+        Ok(self.marks.read_up_to(read))
     }
 
-    pub(super) fn into_producer(self) -> Producer {
-        self.producer
+    /// What of it is to be unmapped.
+    pub(super) fn into_producer(self) -> Option<Producer> {
+        match self.way {
+            Way::Memory(Memory { producer, .. }) => Some(producer),
+            Way::Broker(_) => None,
+        }
     }
+}
+
+fn room_in(producer: &Producer, bytes: usize, urgent: bool) -> u64 {
+    producer.room_for(bytes) - if urgent { producer.reserve() } else { 0 }
 }
 
 /// How much room a publisher waits for.

@@ -3,11 +3,13 @@
 //! It asks each ring for room, and to be rung when there is. On the doorbells waits the control thread, which has a runtime that
 //! can, whatever the application has; for a moment at a time, since subscribers come, leave and die meanwhile.
 
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
-use super::ring::Room;
+use super::ring::{Room, RoomBell};
 use super::{DataEvent, OutRing, Outbox, Target, part};
 use crate::config::{DESERTED_CHECK, HOST_RETRY};
 use crate::routing::TopicId;
@@ -17,6 +19,8 @@ use crate::sys::{Bell, first_ring};
 #[derive(Debug)]
 pub(crate) struct Wait {
     bells: Vec<Bell>,
+    /// Of rings over the broker.
+    reads: Vec<Arc<Notify>>,
     longest: Duration,
     over: oneshot::Sender<()>,
 }
@@ -28,6 +32,7 @@ impl Wait {
             () = self.over.closed() => {}
             () = tokio::time::sleep(self.longest) => {}
             () = rung(self.bells) => {}
+            () = read(self.reads) => {}
         }
         // Who has stopped waiting needs no answer.
         let _ = self.over.send(());
@@ -36,9 +41,22 @@ impl Wait {
 
 /// Resolves when one of the doorbells rings; soon, where the host can't watch them.
 async fn rung(bells: Vec<Bell>) {
+    if bells.is_empty() {
+        return std::future::pending().await;
+    }
     if first_ring(bells).await.is_err() {
         tokio::time::sleep(HOST_RETRY).await;
     }
+}
+
+/// Resolves when something was read of one of the rings over the broker.
+async fn read(reads: Vec<Arc<Notify>>) {
+    let mut notified: Vec<_> = reads.into_iter().map(|read| Box::pin(read.notified_owned())).collect();
+    std::future::poll_fn(|context| {
+        let any = notified.iter_mut().any(|read| read.as_mut().poll(context).is_ready());
+        if any { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Rings that were asked for room; no longer, when it is dropped.
@@ -79,7 +97,8 @@ impl Outbox {
     ) -> bool {
         self.follow();
         self.flush();
-        let (mut bells, mut longest) = (Vec::new(), deadline.saturating_duration_since(Instant::now()));
+        let (mut bells, mut reads) = (Vec::new(), Vec::new());
+        let mut longest = deadline.saturating_duration_since(Instant::now());
         let late = longest.is_zero();
         longest = longest.min(DESERTED_CHECK);
         let mut calm = true;
@@ -91,9 +110,10 @@ impl Outbox {
                 Ok(Some(bell)) => {
                     calm = false;
                     match bell {
-                        Ok(bell) => bells.push(bell),
+                        RoomBell::Memory(Ok(bell)) => bells.push(bell),
                         // The host has no descriptor for it: look again soon.
-                        Err(_) => longest = longest.min(HOST_RETRY),
+                        RoomBell::Memory(Err(_)) => longest = longest.min(HOST_RETRY),
+                        RoomBell::Broker(read) => reads.push(read),
                     }
                 }
                 Err(over) => part(&self.events, place, over),
@@ -104,7 +124,7 @@ impl Outbox {
             return false;
         }
         let (over, waited) = oneshot::channel();
-        let wait = DataEvent::Wait(Wait { bells, longest, over });
+        let wait = DataEvent::Wait(Wait { bells, reads, longest, over });
         // Without a control thread nobody waits.
         let waited = self.events.send(wait).is_ok() && waited.await.is_ok();
         drop(asked);

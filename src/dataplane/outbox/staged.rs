@@ -6,9 +6,7 @@
 //!
 //! Who subscribes while a batch is built comes too late for what has gone ahead, and in time for the batch: it is told of that as lost.
 
-use shm::Savepoint;
-
-use super::ring::Address;
+use super::ring::{Address, Savepoint};
 use super::{Delivery, OutRing, Outbox, Source, Target, part};
 use crate::batch::BatchWriter;
 use crate::config::SLOTS_MAX;
@@ -79,7 +77,7 @@ impl Outbox {
                 // No correct broker names such a slot; it shows when the record is pushed.
                 return false;
             }
-            if let Some(ring) = &self.rings[*index] {
+            if let Some(ring) = &mut self.rings[*index] {
                 let (ring, savepoint) = (ring.id, ring.savepoint(address.slot));
                 before.push(Before { index: *index, ring, address: *address, savepoint });
             }
@@ -150,7 +148,7 @@ mod tests {
 
     use shm::{Backing, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment};
 
-    use super::super::{OutboxShared, RouteTarget};
+    use super::super::{OutboxShared, RingEnd, RouteTarget};
     use super::*;
     use crate::access::Component;
     use crate::batch::Opaque;
@@ -178,7 +176,7 @@ mod tests {
         let marks = ConsumerView::attach(marks.handle().try_clone().expect("a descriptor"));
         let producer = Producer::new(data, marks.expect("it is as agreed"));
         let (doorbell, theirs) = Doorbell::pair().expect("descriptors");
-        shared.add_ring(RingId(ring), producer, doorbell, before);
+        shared.add_ring(RingId(ring), RingEnd::Memory(Box::new(producer), doorbell), before);
         shared.add_route(0, RouteTarget::Slot { ring: RingId(ring), slot: 0, generation: 0 });
         theirs
     }

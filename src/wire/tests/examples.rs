@@ -5,10 +5,12 @@ use shm::SegmentName;
 use crate::access::{Denial, Withheld};
 use crate::hierarchy::TopicAccessLevel;
 use crate::topic::{Topic, TopicPattern};
+use crate::wire::relayed::Head;
 use crate::wire::{
     Answer, Claims, Credential, Epoch, Fact, GoodbyeReason, Handle, Hello, Identity, Life, Needed, Nonce,
-    Notice, OrderId, Payer, Proof, PublisherId, ReceivedClaim, Refusal, Request, Resource, RingClaim, RingId,
-    RingState, Sharer, SlotTarget, SubscriptionClaim, TokenId, TopicClaim, Versions, Welcome,
+    Notice, OrderId, Payer, Proof, PublisherId, ReceivedClaim, Refusal, RelayedRecords, Request, Resource,
+    RingClaim, RingId, RingState, Sharer, SlotTarget, SubscriptionClaim, TokenId, TopicClaim, Versions,
+    Welcome,
 };
 
 /// An enum of the protocol, which the page has a table for.
@@ -60,6 +62,8 @@ documented!(
         Returned,
         Told,
         Statistics,
+        Relay,
+        Took,
     ],
     requests()
 );
@@ -84,6 +88,10 @@ documented!(
         Settled,
         Tell,
         Statistics,
+        RelayTo,
+        RelayFrom,
+        Relayed,
+        Took,
     ],
     notices()
 );
@@ -123,7 +131,7 @@ documented!(
 documented!(Denial, [NoRule, NotAPublisher, NotASubscriber], denials());
 documented!(
     Resource,
-    [Connections, Handshakes, Subscriptions, PatternBytes, Topics, RingBytes, Publishers],
+    [Connections, Handshakes, Subscriptions, PatternBytes, Topics, RingBytes, Publishers, RelayedBytes],
     vec![
         Self::Connections,
         Self::Handshakes,
@@ -132,6 +140,7 @@ documented!(
         Self::Topics,
         Self::RingBytes,
         Self::Publishers,
+        Self::RelayedBytes,
     ]
 );
 documented!(
@@ -145,7 +154,11 @@ documented!(
     vec![Self::Weak, Self::Token, Self::Invitation, Self::Embedded]
 );
 documented!(Answer, [Told, NotAnswering, Unable], vec![Self::Told, Self::NotAnswering, Self::Unable]);
-documented!(RingState, [Forming, Ready, Poisoned], vec![Self::Forming, Self::Ready, Self::Poisoned]);
+documented!(
+    RingState,
+    [Forming, Ready, Poisoned, Relayed],
+    vec![Self::Forming, Self::Ready, Self::Poisoned, Self::Relayed]
+);
 documented!(Payer, [Agent, Uid], vec![Self::Agent, Self::Uid(1000)]);
 documented!(
     Fact,
@@ -206,6 +219,8 @@ fn requests() -> Vec<Request> {
         Request::Returned,
         Request::Told { claims: Box::new(claims()) },
         Request::Statistics { request: 1 },
+        Request::Relay { ring, records: records() },
+        Request::Took { ring, cost: 1000 },
     ]
 }
 
@@ -254,7 +269,24 @@ fn notices() -> Vec<Notice> {
         Notice::Settled { component: "fsmond".into(), client: 5 },
         Notice::Tell,
         Notice::Statistics { request: 1, facts: vec![Fact::Omitted { facts: 2 }], more: true },
+        Notice::RelayTo { ring, publisher: 2, window: 1 << 20, subscriber: "agent".into(), client: 5 },
+        Notice::RelayFrom {
+            ring,
+            publisher,
+            window: 1 << 20,
+            component: "fsmond".into(),
+            client: 5,
+            number: 2,
+        },
+        Notice::Relayed { ring, records: records() },
+        Notice::Took { ring, cost: 1000 },
     ]
+}
+
+/// One record of two bytes.
+fn records() -> RelayedRecords {
+    let head = Head { slot: 4, generation: 5, events: 1, sequence: 6, bytes: 2 };
+    RelayedRecords([&head.to_bytes()[..], &[0xaa, 0xbb]].concat())
 }
 
 fn received() -> ReceivedClaim {

@@ -231,6 +231,10 @@ impl Simulation {
             Notice::Statistics { .. }
             | Notice::Subscribed { .. }
             | Notice::Revoke { .. }
+            | Notice::RelayTo { .. }
+            | Notice::RelayFrom { .. }
+            | Notice::Relayed { .. }
+            | Notice::Took { .. }
             | Notice::Settled { .. } => {}
         }
     }

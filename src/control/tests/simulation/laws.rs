@@ -80,6 +80,13 @@ struct SeenRing {
     slots: BTreeMap<u16, SeenSlot>,
 }
 
+impl SeenRing {
+    /// Whether it leads over the broker.
+    fn relayed(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
 #[derive(Debug)]
 struct SeenSlot {
     generation: u16,
@@ -232,7 +239,9 @@ impl Outside {
             Request::Proof { .. }
             | Request::NoRing { .. }
             | Request::ProducerSegment { .. }
-            | Request::ConsumerSegment { .. } => {}
+            | Request::ConsumerSegment { .. }
+            | Request::Relay { .. }
+            | Request::Took { .. } => {}
         }
     }
 
@@ -326,7 +335,23 @@ impl Outside {
                 assert!(self.begun.remove(ring), "9: {ring:?} comes to be twice");
                 self.rings.insert(*ring, seen);
             }
-            Notice::MakeConsumerSegment { ring, .. } => {
+            Notice::RelayTo { ring, publisher, .. } => {
+                let (producer, number, consumer) = (session, *publisher, session);
+                let (closed_to, slots) = (BTreeSet::new(), BTreeMap::new());
+                let seen = SeenRing {
+                    producer,
+                    number,
+                    consumer,
+                    bytes: 0,
+                    since: now,
+                    ready: true,
+                    parted: false,
+                    closed_to,
+                    slots,
+                };
+                assert!(self.rings.insert(*ring, seen).is_none(), "9: {ring:?} comes to be twice");
+            }
+            Notice::MakeConsumerSegment { ring, .. } | Notice::RelayFrom { ring, .. } => {
                 let ring = self.rings.get_mut(ring).expect("8: its producer was told first");
                 ring.consumer = session;
             }
@@ -345,6 +370,7 @@ impl Outside {
             Notice::Grant { .. } | Notice::Route { .. } | Notice::Unroute { .. } | Notice::Revoke { .. } => {
                 self.told(session, notice, now);
             }
+            Notice::Relayed { .. } | Notice::Took { .. } => {}
         }
     }
 
@@ -508,7 +534,7 @@ impl Outside {
     /// Law 7.
     fn charges(&self, machine: &Machine<u32>) {
         let mut expected: BTreeMap<Payer, (u64, u64)> = BTreeMap::new();
-        for ring in self.rings.values().filter(|ring| !ring.parted) {
+        for ring in self.rings.values().filter(|ring| !ring.parted && !ring.relayed()) {
             let payer = match self.sessions[&ring.consumer].origin {
                 Origin::Embedded => Payer::Agent,
                 Origin::Remote { uid } | Origin::Invited { uid } => Payer::Uid(uid),

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use parking_lot::Mutex;
 use shm::{Backing, Consumer, ConsumerSegment, ConsumerView, Producer, ProducerSegment, ProducerView};
 
-use super::super::InboxCounters;
+use super::super::{InEnd, InboxCounters};
 use super::*;
 use crate::access::Component;
 use crate::batch::{BatchWriter, Opaque};
@@ -18,9 +18,15 @@ use crate::wire::{Epoch, PublisherId};
 
 const RING_BYTES: usize = 1 << 16;
 
+/// Where nobody listens.
+fn nobody() -> DataEvents {
+    tokio::sync::mpsc::unbounded_channel().0
+}
+
 fn ring() -> (Producer, InRing) {
     let (producer, consumer, doorbell, origin, lineage) = parts();
-    let mut ring = InRing::new(RingId(1), consumer, doorbell, origin, lineage, PublisherId(0));
+    let mut ring =
+        InRing::new(RingId(1), InEnd::Memory(Box::new(consumer), doorbell), origin, lineage, PublisherId(0));
     ring.grant(0, 0, Topic::new("events.process.batch").expect("a legal topic"), &Arc::from([]));
     (producer, ring)
 }
@@ -52,8 +58,13 @@ fn a_turn_gives_space_back_long_before_it_has_read_the_whole_ring() {
     let _ = producer.flush();
     let full = producer.occupied().expect("nothing is broken");
 
-    let turn =
-        ring.turn(usize::MAX, &AtomicBool::new(false), &InboxCounters::default(), &mut Pool::default());
+    let turn = ring.turn(
+        usize::MAX,
+        &AtomicBool::new(false),
+        &InboxCounters::default(),
+        &nobody(),
+        &mut Pool::default(),
+    );
 
     assert!(matches!(turn, Turn::Busy), "{turn:?}");
     let left = producer.occupied().expect("nothing is broken");
@@ -95,8 +106,13 @@ fn a_queue_that_joins_between_two_records_of_a_burst_gets_the_second() {
         ring.refresh(&hub);
         publish(&mut producer);
     }
-    let turn =
-        ring.turn(usize::MAX, &AtomicBool::new(false), &InboxCounters::default(), &mut Pool::default());
+    let turn = ring.turn(
+        usize::MAX,
+        &AtomicBool::new(false),
+        &InboxCounters::default(),
+        &nobody(),
+        &mut Pool::default(),
+    );
     assert!(matches!(turn, Turn::Busy), "{turn:?}");
     assert_eq!(queues.map(|queue| count_of(&queue)), [2, 1]);
 }
@@ -202,7 +218,7 @@ fn a_ring_is_read_when_those_of_its_lineage_before_it_are_read_to_their_end() {
         let (producer, consumer, doorbell, origin, lineage) = parts();
         let ring = RingId(number);
         let consumer = Box::new(consumer);
-        intake.carry_out(Command::Add { ring, consumer, doorbell, origin, lineage });
+        intake.carry_out(Command::Add { ring, end: InEnd::Memory(consumer, doorbell), origin, lineage });
         let topic = Topic::new("events.process.batch").expect("a legal topic");
         intake.ring(ring).expect("it was just added").grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
         producers.push(producer);
@@ -235,7 +251,7 @@ fn rings_of_a_silent_publisher_do_not_pile_up_while_brokers_come_and_go() {
         // Its other end of the doorbell is closed.
         let (mut producer, consumer, doorbell, origin, lineage) = parts();
         let (ring, consumer) = (RingId(number), Box::new(consumer));
-        intake.carry_out(Command::Add { ring, consumer, doorbell, origin, lineage });
+        intake.carry_out(Command::Add { ring, end: InEnd::Memory(consumer, doorbell), origin, lineage });
         let topic = Topic::new("events.process.batch").expect("a legal topic");
         intake.ring(ring).expect("it was just added").grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
         if number == 7 {

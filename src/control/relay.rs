@@ -1,0 +1,320 @@
+//! Rings that lead over the broker: for control topics, and for whoever can't have shared memory.
+//!
+//! ```text
+//!   publisher ── Relay: records ──► broker ── Relayed: records ──► subscriber
+//!             ◄── Took: so much ──         ◄── Took: so much ──
+//! ```
+//!
+//! Slots, grants, sequences, and what is lost are those of any ring. In place of shared memory there is a *window*: a publisher has no more on
+//! its way than the ring's size, and the subscriber says how much it has read. So nobody waits for anybody here, either: a publisher
+//! whose window is full loses what is new, and its subscriber is told.
+//!
+//! What waits here to be written is charged to the user who is to read it. Above its share what is new is *withheld*: its place is
+//! taken by losses, which are sent ahead of what comes next, or when all else was read. A subscriber that says it has read what it has
+//! not gains nothing: a charge ends only when the bytes have left.
+
+use std::collections::BTreeMap;
+
+use super::routes::{Phase, Ring, RouteKey, Slot, Stage};
+use super::{Action, Machine, Report, SessionId};
+use crate::topic::Topic;
+use crate::wire::relayed::{Head, Piece, RECORD_COST, Row};
+use crate::wire::{Notice, PublisherId, RelayedRecords, Resource, RingId};
+
+/// What shares a ring from one publisher to one session. Order holds within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lane {
+    /// Through shared memory, where both have it.
+    Events,
+    /// Over the broker, if both sides' versions have that.
+    Control,
+}
+
+impl Lane {
+    pub(super) const FIRST: Self = Self::Events;
+    pub(super) const LAST: Self = Self::Control;
+}
+
+/// What is on its way over the broker on one ring.
+#[derive(Debug, Default)]
+pub(super) struct Relay {
+    /// What has come, in all, of the window; what of it was sent on, or told as lost; and what of that was read.
+    sent: u64,
+    passed: u64,
+    took: u64,
+    incoming: Row,
+    outgoing: Row,
+    /// The record that is coming is not sent on.
+    withholds: bool,
+    /// Events attempted on each slot by the end of what was withheld, and not told as lost yet.
+    withheld: BTreeMap<u16, u64>,
+}
+
+/// What becomes of a frame of records.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    /// To be sent on.
+    pub(super) bytes: Vec<u8>,
+    /// What it is charged with.
+    charge: u64,
+}
+
+impl Relay {
+    /// Takes records as they come. `may` says whether so much more may wait here.
+    pub(super) fn take(
+        &mut self,
+        slots: &[Slot],
+        window: u64,
+        records: &[u8],
+        may: impl Fn(u64) -> bool,
+    ) -> Result<Passed, &'static str> {
+        let (mut passed, mut rest) = (Passed::default(), records);
+        while let Some(piece) = self.incoming.next(&mut rest).map_err(|_| "a record whose head is cut")? {
+            match piece {
+                Piece::Head(head) => {
+                    let end = check(&head, slots, window)?;
+                    self.sent = self.sent.saturating_add(head.cost());
+                    if self.sent - self.took > window {
+                        return Err("more records than the window of their ring holds");
+                    }
+                    self.withholds = head.is_loss() || !may(passed.charge + head.cost());
+                    if self.withholds {
+                        let known = self.withheld.entry(head.slot).or_default();
+                        *known = end.max(*known);
+                        continue;
+                    }
+                    self.tell_withheld(slots, self.sent - head.cost(), &mut passed);
+                    passed.bytes.extend_from_slice(&head.to_bytes());
+                    passed.charge += head.cost();
+                    self.passed = self.sent;
+                }
+                Piece::Payload(_) if self.withholds => {}
+                Piece::Payload(payload) => passed.bytes.extend_from_slice(payload),
+            }
+        }
+        self.tell_at_rest(slots, &mut passed);
+        Ok(passed)
+    }
+
+    /// The subscriber has read so much. What is to be told it now that it has nothing more to read.
+    pub(super) fn release(&mut self, slots: &[Slot], took: u64) -> Result<Passed, &'static str> {
+        if !(self.took..=self.passed).contains(&took) {
+            return Err("more was read than was relayed, or less than before");
+        }
+        self.took = took;
+        let mut passed = Passed::default();
+        self.tell_at_rest(slots, &mut passed);
+        Ok(passed)
+    }
+
+    /// Tells of losses where nothing comes behind which they could be noticed.
+    fn tell_at_rest(&mut self, slots: &[Slot], passed: &mut Passed) {
+        if self.took == self.passed && self.outgoing.is_whole() && passed.bytes.is_empty() {
+            self.tell_withheld(slots, self.sent, passed);
+        }
+    }
+
+    /// Puts losses in the place of what was withheld, which was everything from what was passed up to here.
+    fn tell_withheld(&mut self, slots: &[Slot], up_to: u64, passed: &mut Passed) {
+        let withheld = std::mem::take(&mut self.withheld);
+        for (others, (slot, sequence)) in (1..=withheld.len() as u64).rev().zip(withheld) {
+            // The first stands for what the others don't: each of them was a record once, if not more.
+            let bytes = up_to - self.passed - others * RECORD_COST;
+            let bytes = u32::try_from(bytes).expect("it is within the window, which is a ring's size");
+            let generation = slots[usize::from(slot)].generation;
+            let loss = Head { slot, generation, events: 0, sequence, bytes };
+            passed.bytes.extend_from_slice(&loss.to_bytes());
+            passed.charge += RECORD_COST;
+            self.passed += loss.cost();
+        }
+    }
+
+    /// What is sent on, in frames, with what each was charged with.
+    pub(super) fn frames(&mut self, bytes: &[u8]) -> Vec<(RelayedRecords, u64)> {
+        let (mut frames, mut rest) = (Vec::new(), bytes);
+        while !rest.is_empty() {
+            let before = self.outgoing;
+            let (frame, behind) = rest.split_at(self.outgoing.cut(rest));
+            frames.push((RelayedRecords(frame.to_vec()), before.weight(frame)));
+            rest = behind;
+        }
+        frames
+    }
+
+    /// What it is charged with for the part of a record that has not come.
+    fn awaited(&self) -> u64 {
+        if self.withholds { 0 } else { self.incoming.left().into() }
+    }
+}
+
+/// Whether a record may come on this ring; the events attempted on its slot by its end.
+fn check(head: &Head, slots: &[Slot], window: u64) -> Result<u64, &'static str> {
+    let granted = slots.get(usize::from(head.slot)).is_some_and(|slot| head.generation <= slot.generation);
+    if !granted {
+        return Err("a record of a slot that was never granted");
+    }
+    if !head.is_loss() && u64::from(head.bytes) > record_bytes_max(window) {
+        return Err("a record larger than its ring takes");
+    }
+    head.end().ok_or("more events than can be counted")
+}
+
+/// The largest record of a ring with this window: as in shared memory.
+fn record_bytes_max(window: u64) -> u64 {
+    let window = usize::try_from(window).unwrap_or(usize::MAX);
+    shm::layout::payload_bytes_max(window) as u64
+}
+
+impl<F> Machine<F> {
+    pub(super) fn lane(&self, publisher: SessionId, subscriber: SessionId, topic: &Topic) -> Lane {
+        let is_control = topic.segments().next() == Some("control");
+        if is_control && self.can_relay(publisher, subscriber) { Lane::Control } else { Lane::Events }
+    }
+
+    /// Whether the versions of both have what it takes.
+    fn can_relay(&self, publisher: SessionId, subscriber: SessionId) -> bool {
+        [publisher, subscriber].iter().all(|session| self.sessions[session].can_relay())
+    }
+
+    /// Whether a ring of this lane needs no shared memory.
+    pub(super) fn is_relayed(&self, lane: Lane, publisher: SessionId, subscriber: SessionId) -> bool {
+        lane == Lane::Control || (self.settings.relays_all && self.can_relay(publisher, subscriber))
+    }
+
+    /// Has a ring lead over the broker.
+    pub(super) fn start_relay(&mut self, publisher: PublisherId, subscriber: SessionId, lane: Lane) {
+        let id = RingId(self.fresh());
+        let account = self.account(subscriber);
+        self.pairs.insert((publisher, subscriber, lane), id);
+        self.inbound.insert((subscriber, publisher, lane));
+        let window = self.settings.ring_bytes;
+        let (slots, relay) = (Vec::new(), Some(Relay::default()));
+        let ring =
+            Ring { id, publisher, subscriber, lane, bytes: 0, account, stage: Stage::Ready, slots, relay };
+        self.rings.insert(id, ring);
+        let (session, number) = (self.publishers[&publisher].session, self.publishers[&publisher].number);
+        let (component, client) = self.name_and_client(session);
+        let (heard_by, hearing) = self.name_and_client(subscriber);
+        let to =
+            Notice::RelayTo { ring: id, publisher: number, window, subscriber: heard_by, client: hearing };
+        self.send(session, to);
+        let from = Notice::RelayFrom { ring: id, publisher, window, component, client, number };
+        self.send(subscriber, from);
+    }
+
+    /// Has events go over the broker where one of two can't have its side of a ring; `false`: their versions don't.
+    pub(super) fn relay_instead(&mut self, id: RingId, cause: &str) -> bool {
+        let Some((producer, consumer)) = self.ends_of(id) else { return false };
+        let ring = &self.rings[&id];
+        if ring.relay.is_some()
+            || matches!(ring.stage, Stage::Poisoned)
+            || !self.can_relay(producer, consumer)
+        {
+            return false;
+        }
+        let Ring { publisher, subscriber, lane, .. } = self.take_ring(id).expect("it was there");
+        for session in [producer, consumer] {
+            self.send(session, Notice::CloseRing { ring: id, accused: None });
+        }
+        let (by, of) = (self.component(producer), self.component(consumer));
+        self.report(Report::Relayed { publisher: by, subscriber: of, cause: cause.to_owned() });
+        self.start_relay(publisher, subscriber, lane);
+        for key in self.routes_between(publisher, subscriber, lane) {
+            self.begin_again(key);
+        }
+        true
+    }
+
+    /// Has a route begin again, over another ring.
+    fn begin_again(&mut self, key: RouteKey) {
+        let route = self.routes.get_mut(&key).expect("the caller found the route");
+        (route.phase, route.target) = (Phase::NeedsRing, None);
+        let (order, wanted) = (route.order.take(), route.wanted);
+        order.map(|order| self.orders.remove(&order));
+        if wanted { self.start_granting(key) } else { self.drop_routes(&[key]) }
+    }
+
+    pub(super) fn name_and_client(&self, session: SessionId) -> (String, u64) {
+        (self.component(session).to_string(), self.sessions[&session].life.client)
+    }
+
+    /// Sends records on.
+    pub(super) fn relay(&mut self, session: SessionId, id: RingId, records: &RelayedRecords) {
+        let Some((producer, _)) = self.ends_of(id) else { return };
+        if session != producer {
+            return self.fault(session, "records for a ring of others");
+        }
+        let (charges, window) = (&self.charges, self.settings.ring_bytes);
+        let ring = self.rings.get_mut(&id).expect("its ends were just found");
+        let account = ring.account;
+        let Some(relay) = &mut ring.relay else {
+            return self.fault(session, "records for a ring in shared memory");
+        };
+        if matches!(ring.stage, Stage::Poisoned) {
+            return;
+        }
+        let may = |bytes| charges.afford(account, Resource::RelayedBytes, bytes).is_ok();
+        match relay.take(&ring.slots, window, &records.0, may) {
+            Ok(passed) => self.pass(id, &passed),
+            Err(what) => self.fault(session, what),
+        }
+    }
+
+    /// A subscriber has read so much of what was relayed.
+    pub(super) fn took(&mut self, session: SessionId, id: RingId, cost: u64) {
+        let Some((producer, consumer)) = self.ends_of(id) else { return };
+        if session != consumer {
+            return self.fault(session, "a ring of others was read");
+        }
+        let ring = self.rings.get_mut(&id).expect("its ends were just found");
+        let Some(relay) = &mut ring.relay else {
+            return self.fault(session, "a ring in shared memory was read, and the broker told");
+        };
+        if matches!(ring.stage, Stage::Poisoned) {
+            return;
+        }
+        match relay.release(&ring.slots, cost) {
+            Ok(passed) => {
+                self.send(producer, Notice::Took { ring: id, cost });
+                self.pass(id, &passed);
+            }
+            Err(what) => self.fault(session, what),
+        }
+    }
+
+    /// Charges what is sent on, and sends it in as many frames as it takes.
+    fn pass(&mut self, id: RingId, Passed { bytes, charge }: &Passed) {
+        let ring = self.rings.get_mut(&id).expect("the caller found the ring");
+        let (account, relay) = (ring.account, ring.relay.as_mut().expect("the caller found it relayed"));
+        let frames = relay.frames(bytes);
+        self.charges.charge(account, Resource::RelayedBytes, *charge);
+        let session = account.session;
+        self.sessions.get_mut(&session).expect("a ring's subscriber is there").relayed += charge;
+        for (records, charge) in frames {
+            self.send_relayed(session, Notice::Relayed { ring: id, records }, charge);
+        }
+    }
+
+    fn send_relayed(&mut self, session: SessionId, notice: Notice, charge: u64) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.told(&notice);
+            self.actions.push(Action::SendRelayed { session, notice, charge });
+        }
+    }
+
+    /// What was to be written to a session has been.
+    pub(super) fn written(&mut self, session: SessionId, charge: u64) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            let charge = charge.min(state.relayed);
+            state.relayed -= charge;
+            let account = state.account;
+            self.charges.release(account, Resource::RelayedBytes, charge);
+        }
+    }
+
+    /// A ring has ended, and what has not come of its last record will not.
+    pub(super) fn end_relay(&mut self, ring: &Ring<F>) {
+        let awaited = ring.relay.as_ref().map_or(0, Relay::awaited);
+        self.written(ring.account.session, awaited);
+    }
+}

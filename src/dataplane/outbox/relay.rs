@@ -1,0 +1,325 @@
+//! A ring that leads over the broker, as its publisher writes it: records wait here for the control thread, which sends them.
+//!
+//! As in shared memory a record is pushed, seen by nobody, and then flushed; a savepoint takes back what was pushed. What is on its way
+//! and was not read is bounded by the ring's window. A loss that no record shows is told once all else was read, by a count for each slot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::config::{SLOTS_MAX, URGENT_PART};
+use crate::dataplane::{DataEvent, DataEvents};
+use crate::wire::relayed::{Head, Row};
+use crate::wire::{RelayedRecords, RingId};
+
+/// What the publisher's thread and the control thread share.
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    ring: RingId,
+    events: DataEvents,
+    state: Mutex<State>,
+    /// Something was read, or nothing will be.
+    read: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Flushed, and not sent from here on.
+    waiting: Vec<u8>,
+    sent: usize,
+    row: Row,
+    /// Events attempted by the end of losses that no record shows, by slot, with the grant.
+    losses: BTreeMap<u16, (u16, u64)>,
+    /// What was flushed, and what of that was read, of the window.
+    flushed: u64,
+    took: u64,
+    /// The publisher has pushed what it has not flushed: nothing may come before it.
+    pushing: bool,
+    /// The control thread knows that there is something to send.
+    told: bool,
+    /// The broker, or the subscriber, is gone.
+    over: bool,
+}
+
+impl Relayed {
+    pub(crate) fn new(ring: RingId, events: DataEvents) -> Self {
+        Self { ring, events, state: Mutex::default(), read: Arc::default() }
+    }
+
+    /// The next frame, if there is something to send. For the control thread, which asks until there is nothing.
+    pub(crate) fn next_frame(&self) -> Option<RelayedRecords> {
+        let state = &mut *self.state.lock();
+        if state.sent == state.waiting.len() {
+            state.waiting.clear();
+            state.sent = 0;
+            state.put_losses();
+        }
+        let rest = &state.waiting[state.sent..];
+        if rest.is_empty() {
+            state.told = false;
+            return None;
+        }
+        let bytes = state.row.cut(rest);
+        let frame = rest[..bytes].to_vec();
+        state.sent += bytes;
+        Some(RelayedRecords(frame))
+    }
+
+    /// The subscriber has read so much, in all.
+    pub(crate) fn took(&self, cost: u64) {
+        let mut state = self.state.lock();
+        // A broker that says more than can be harms nobody by it but its own clients.
+        state.took = cost.clamp(state.took, state.flushed);
+        self.tell(state);
+        self.read.notify_one();
+    }
+
+    /// Nothing is sent any more.
+    pub(crate) fn end(&self) {
+        self.state.lock().over = true;
+        self.read.notify_one();
+    }
+
+    /// Has the control thread send what there is.
+    fn tell(&self, mut state: MutexGuard<'_, State>) {
+        let any = state.sent < state.waiting.len() || state.may_put_losses();
+        if any && !std::mem::replace(&mut state.told, true) {
+            drop(state);
+            // Without a control thread nothing is sent.
+            let _ = self.events.send(DataEvent::Relay { ring: self.ring });
+        }
+    }
+}
+
+impl State {
+    /// Whether there are losses, and all else was read.
+    fn may_put_losses(&self) -> bool {
+        !self.losses.is_empty() && self.took == self.flushed && !self.pushing
+    }
+
+    fn put_losses(&mut self) {
+        if !self.may_put_losses() {
+            return;
+        }
+        for (slot, (generation, sequence)) in std::mem::take(&mut self.losses) {
+            let loss = Head { slot, generation, events: 0, sequence, bytes: 0 };
+            self.waiting.extend_from_slice(&loss.to_bytes());
+            self.flushed += loss.cost();
+        }
+    }
+}
+
+/// The publisher's end.
+#[derive(Debug)]
+pub(crate) struct Line {
+    shared: Arc<Relayed>,
+    window: u64,
+    slots: Vec<Count>,
+    /// Events attempted on all slots.
+    attempted: u64,
+    /// Pushed, and not flushed; and what of the window that takes.
+    pushed: Vec<u8>,
+    cost: u64,
+    pushing: bool,
+    /// Before what was pushed, and as last seen.
+    flushed: u64,
+    took: u64,
+}
+
+/// What was attempted on a slot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Count {
+    events: u64,
+    /// Of the grant that was used last.
+    generation: u16,
+    /// No record shows the last loss.
+    owes_loss: bool,
+}
+
+/// Where a line stood.
+#[derive(Debug)]
+pub(super) struct Savepoint {
+    slot: u16,
+    count: Count,
+    attempted: u64,
+    pushed: usize,
+    cost: u64,
+}
+
+/// The window is full.
+#[derive(Debug)]
+pub(super) struct Full;
+
+impl Line {
+    pub(crate) fn new(shared: Arc<Relayed>, window: u64) -> Self {
+        Self {
+            shared,
+            window,
+            slots: Vec::new(),
+            attempted: 0,
+            pushed: Vec::new(),
+            cost: 0,
+            pushing: false,
+            flushed: 0,
+            took: 0,
+        }
+    }
+
+    pub(super) fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// The largest payload, in bytes: as in shared memory.
+    pub(super) fn payload_bytes_max(&self) -> usize {
+        shm::layout::payload_bytes_max(usize::try_from(self.window).unwrap_or(usize::MAX))
+    }
+
+    /// All that was ever pushed takes so much of the window.
+    pub(super) fn tail(&self) -> u64 {
+        self.flushed + self.cost
+    }
+
+    pub(super) fn attempted(&self) -> u64 {
+        self.attempted
+    }
+
+    /// Adds a record that nobody sees. Its payload is not above [`payload_bytes_max`](Self::payload_bytes_max).
+    pub(super) fn push(
+        &mut self,
+        (slot, generation): (u16, u16),
+        urgent: bool,
+        events: u32,
+        parts: &[&[u8]],
+    ) -> Result<(), Full> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        let has_room = self.has_room(bytes, urgent);
+        let count = self.count(slot);
+        let sequence = count.events;
+        (count.events, count.generation, count.owes_loss) =
+            (sequence + u64::from(events), generation, !has_room);
+        self.attempted += u64::from(events);
+        if !has_room {
+            return Err(Full);
+        }
+        let bytes = u32::try_from(bytes).expect("a record is smaller than its ring");
+        let head = Head { slot, generation, events, sequence, bytes };
+        self.pushed.extend_from_slice(&head.to_bytes());
+        parts.iter().for_each(|part| self.pushed.extend_from_slice(part));
+        self.cost += head.cost();
+        Ok(())
+    }
+
+    /// Counts events as lost that no record brings.
+    pub(super) fn lose(&mut self, slot: u16, generation: u16, events: u32) {
+        self.begin();
+        let count = self.count(slot);
+        (count.events, count.generation, count.owes_loss) =
+            (count.events + u64::from(events), generation, true);
+        self.attempted += u64::from(events);
+    }
+
+    fn count(&mut self, slot: u16) -> &mut Count {
+        let index = usize::from(slot);
+        if self.slots.len() <= index {
+            self.slots.resize_with(index + 1, Count::default);
+        }
+        &mut self.slots[index]
+    }
+
+    /// Sees how things stand, and lets nothing come between this and what is pushed next.
+    fn begin(&mut self) {
+        if !std::mem::replace(&mut self.pushing, true) {
+            let mut state = self.shared.state.lock();
+            state.pushing = true;
+            (self.flushed, self.took) = (state.flushed, state.took);
+        }
+    }
+
+    /// Whether a record of so many bytes would be taken now.
+    pub(super) fn has_room(&mut self, bytes: usize, urgent: bool) -> bool {
+        self.begin();
+        let room = self.room_for(bytes, urgent);
+        if self.occupied() + room > self.window {
+            self.took = self.shared.state.lock().took;
+        }
+        self.occupied() + room <= self.window
+    }
+
+    fn room_for(&self, bytes: usize, urgent: bool) -> u64 {
+        let reserve = if urgent { 0 } else { self.window / URGENT_PART as u64 };
+        crate::wire::relayed::RECORD_COST + bytes as u64 + reserve
+    }
+
+    /// What is on its way, and was not read when this was last looked at.
+    fn occupied(&self) -> u64 {
+        self.tail() - self.took
+    }
+
+    pub(super) fn savepoint(&mut self, slot: u16) -> Savepoint {
+        self.begin();
+        let count = *self.count(slot);
+        Savepoint { slot, count, attempted: self.attempted, pushed: self.pushed.len(), cost: self.cost }
+    }
+
+    /// Takes back what was pushed since.
+    pub(super) fn rewind(&mut self, savepoint: &Savepoint) {
+        *self.count(savepoint.slot) = savepoint.count;
+        self.attempted = savepoint.attempted;
+        self.pushed.truncate(savepoint.pushed);
+        self.cost = savepoint.cost;
+        self.flush();
+    }
+
+    /// Has what was pushed sent.
+    pub(super) fn flush(&mut self) {
+        if !std::mem::replace(&mut self.pushing, false) {
+            return;
+        }
+        let mut state = self.shared.state.lock();
+        state.pushing = false;
+        if state.waiting.is_empty() {
+            std::mem::swap(&mut state.waiting, &mut self.pushed);
+        } else {
+            state.waiting.append(&mut self.pushed);
+        }
+        state.flushed += std::mem::take(&mut self.cost);
+        self.flushed = state.flushed;
+        for (slot, count) in (0..).zip(&mut self.slots).filter(|(_, count)| count.owes_loss) {
+            count.owes_loss = false;
+            state.losses.insert(slot, (count.generation, count.events));
+        }
+        self.shared.tell(state);
+    }
+
+    /// Whether nobody reads it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.shared.state.lock().over
+    }
+
+    /// What was read, of the window, as things are now.
+    pub(super) fn read_up_to(&mut self) -> u64 {
+        let state = self.shared.state.lock();
+        if !self.pushing {
+            self.flushed = state.flushed;
+        }
+        self.took = state.took;
+        self.took
+    }
+
+    /// What to wait for a record's room with, or, without one, for all to be read. `None`: it is so.
+    pub(super) fn await_room(&mut self, record: Option<(usize, bool)>) -> Option<Arc<Notify>> {
+        let took = self.read_up_to();
+        let is_so = match record {
+            Some((bytes, urgent)) => self.occupied() + self.room_for(bytes, urgent) <= self.window,
+            None => took == self.tail(),
+        };
+        (!is_so).then(|| Arc::clone(&self.shared.read))
+    }
+}
+
+/// Whether a ring can have such a slot.
+pub(super) fn is_slot(slot: u16) -> bool {
+    usize::from(slot) < SLOTS_MAX
+}

@@ -343,15 +343,10 @@ impl Session {
                 self.ask(Request::Done { order });
             }
             Notice::CloseRing { ring, accused } => self.close_ring(ring, accused),
-            Notice::RelayTo { ring, publisher, window, subscriber, client } => {
-                self.relay_to(ring, Pair { publisher, subscriber, client }, window);
-            }
-            Notice::RelayFrom { ring, publisher, window, component, client, number } => {
-                let begun = self.relay_from(ring, publisher, (&component, client, number), window);
-                self.or_no_ring(ring, begun);
-            }
-            Notice::Relayed { ring, records } => self.relayed(ring, records),
-            Notice::Took { ring, cost } => self.took(ring, cost),
+            notice @ (Notice::RelayTo { .. }
+            | Notice::RelayFrom { .. }
+            | Notice::Relayed { .. }
+            | Notice::Took { .. }) => self.of_relay(notice),
             Notice::Settled { component, client } => self.settled(component, client),
             Notice::Tell => self.tell(),
             Notice::Statistics { request, facts, more } => self.gather(request, facts, more),

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 
 use super::routes::{Phase, Ring, RouteKey, Slot, Stage};
 use super::{Action, Machine, Report, SessionId};
+use crate::config::RELAYED_BYTES_MAX;
 use crate::topic::Topic;
 use crate::wire::relayed::{Head, Piece, RECORD_COST, Row};
 use crate::wire::{Notice, PublisherId, RelayedRecords, Resource, RingId};
@@ -46,8 +47,8 @@ pub(super) struct Relay {
     outgoing: Row,
     /// The record that is coming is not sent on.
     withholds: bool,
-    /// Events attempted on each slot by the end of what was withheld, and not told as lost yet.
-    withheld: BTreeMap<u16, u64>,
+    /// Events attempted on each slot, under its last grant, by the end of what was withheld and is not told as lost yet.
+    withheld: BTreeMap<u16, (u16, u64)>,
 }
 
 /// What becomes of a frame of records.
@@ -79,11 +80,12 @@ impl Relay {
                     }
                     self.withholds = head.is_loss() || !may(passed.charge + head.cost());
                     if self.withholds {
+                        // What was lost under an earlier grant concerns nobody any more.
                         let known = self.withheld.entry(head.slot).or_default();
-                        *known = end.max(*known);
+                        *known = (head.generation, end).max(*known);
                         continue;
                     }
-                    self.tell_withheld(slots, self.sent - head.cost(), &mut passed);
+                    self.tell_withheld(self.sent - head.cost(), &mut passed);
                     passed.bytes.extend_from_slice(&head.to_bytes());
                     passed.charge += head.cost();
                     self.passed = self.sent;
@@ -92,36 +94,35 @@ impl Relay {
                 Piece::Payload(payload) => passed.bytes.extend_from_slice(payload),
             }
         }
-        self.tell_at_rest(slots, &mut passed);
+        self.tell_at_rest(&mut passed);
         Ok(passed)
     }
 
     /// The subscriber has read so much. What is to be told it now that it has nothing more to read.
-    pub(super) fn release(&mut self, slots: &[Slot], took: u64) -> Result<Passed, &'static str> {
+    pub(super) fn release(&mut self, took: u64) -> Result<Passed, &'static str> {
         if !(self.took..=self.passed).contains(&took) {
             return Err("more was read than was relayed, or less than before");
         }
         self.took = took;
         let mut passed = Passed::default();
-        self.tell_at_rest(slots, &mut passed);
+        self.tell_at_rest(&mut passed);
         Ok(passed)
     }
 
     /// Tells of losses where nothing comes behind which they could be noticed.
-    fn tell_at_rest(&mut self, slots: &[Slot], passed: &mut Passed) {
+    fn tell_at_rest(&mut self, passed: &mut Passed) {
         if self.took == self.passed && self.outgoing.is_whole() && passed.bytes.is_empty() {
-            self.tell_withheld(slots, self.sent, passed);
+            self.tell_withheld(self.sent, passed);
         }
     }
 
     /// Puts losses in the place of what was withheld, which was everything from what was passed up to here.
-    fn tell_withheld(&mut self, slots: &[Slot], up_to: u64, passed: &mut Passed) {
+    fn tell_withheld(&mut self, up_to: u64, passed: &mut Passed) {
         let withheld = std::mem::take(&mut self.withheld);
-        for (others, (slot, sequence)) in (1..=withheld.len() as u64).rev().zip(withheld) {
+        for (others, (slot, (generation, sequence))) in (1..=withheld.len() as u64).rev().zip(withheld) {
             // The first stands for what the others don't: each of them was a record once, if not more.
             let bytes = up_to - self.passed - others * RECORD_COST;
             let bytes = u32::try_from(bytes).expect("it is within the window, which is a ring's size");
-            let generation = slots[usize::from(slot)].generation;
             let loss = Head { slot, generation, events: 0, sequence, bytes };
             passed.bytes.extend_from_slice(&loss.to_bytes());
             passed.charge += RECORD_COST;
@@ -134,7 +135,7 @@ impl Relay {
         let (mut frames, mut rest) = (Vec::new(), bytes);
         while !rest.is_empty() {
             let before = self.outgoing;
-            let (frame, behind) = rest.split_at(self.outgoing.cut(rest));
+            let (frame, behind) = rest.split_at(self.outgoing.cut(rest, RELAYED_BYTES_MAX));
             frames.push((RelayedRecords(frame.to_vec()), before.weight(frame)));
             rest = behind;
         }
@@ -273,7 +274,7 @@ impl<F> Machine<F> {
         if matches!(ring.stage, Stage::Poisoned) {
             return;
         }
-        match relay.release(&ring.slots, cost) {
+        match relay.release(cost) {
             Ok(passed) => {
                 self.send(producer, Notice::Took { ring: id, cost });
                 self.pass(id, &passed);

@@ -16,7 +16,7 @@ pub(crate) struct Head {
     pub(crate) generation: u16,
     /// In this record; 0: it is a loss.
     pub(crate) events: u32,
-    /// Events attempted on the slot before this record.
+    /// Events attempted on the slot before this record, under this grant.
     pub(crate) sequence: u64,
     /// Of its payload. Of a loss: what the records would have taken that it stands for.
     pub(crate) bytes: u32,
@@ -134,11 +134,11 @@ impl Row {
         self.left == 0
     }
 
-    /// How many of these bytes go into the next frame; the row goes on behind them.
-    pub(crate) fn cut(&mut self, mut bytes: &[u8]) -> usize {
+    /// How many of these bytes go into a frame that has room for so many; the row goes on behind them.
+    pub(crate) fn cut(&mut self, mut bytes: &[u8], room: usize) -> usize {
         let all = bytes.len();
         loop {
-            let room = RELAYED_BYTES_MAX - (all - bytes.len());
+            let room = room - (all - bytes.len());
             if self.is_whole() && room < HEAD_BYTES {
                 return all - bytes.len();
             }
@@ -222,7 +222,7 @@ mod tests {
             let (mut sent, mut received) = (Row::default(), Row::default());
             let (mut rest, mut seen) = (&row[..], Vec::new());
             while !rest.is_empty() {
-                let (frame, behind) = rest.split_at(sent.cut(rest));
+                let (frame, behind) = rest.split_at(sent.cut(rest, RELAYED_BYTES_MAX));
                 prop_assert!((1..=RELAYED_BYTES_MAX).contains(&frame.len()));
                 rest = behind;
                 let mut frame = frame;

@@ -41,16 +41,6 @@ impl Drop for Left {
     }
 }
 
-/// A process that needs a ring with one of another user, and what becomes of both.
-pub(crate) fn is_sent_away_as_a_stranger(agent: &mut Role, stranger: &mut Role) {
-    let refusal = stranger.call(&json!({"do": "declare", "topic": TOPIC}));
-    assert!(refusal["kind"].as_str().is_some_and(|kind| kind.contains("NoRing")), "{refusal}");
-    let cause = format!("memory with a name is one user's: uid {STRANGER} can't share it with uid 0");
-    assert!(refusal["error"].as_str().is_some_and(|text| text.contains(&cause)), "{refusal}");
-    assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent"]}));
-    assert_eq!(look::named_segments(&[agent.pid()]), Vec::<String>::new());
-}
-
 #[test]
 fn rings_with_names_carry_events_and_leave_no_name_however_their_processes_end() {
     let folder = Folder::new();
@@ -78,25 +68,22 @@ fn rings_with_names_carry_events_and_leave_no_name_however_their_processes_end()
 }
 
 #[test]
-fn with_names_a_publisher_of_another_user_is_sent_away_and_told_why() {
+fn with_names_events_from_and_to_another_user_go_over_the_broker() {
     let folder = Folder::new();
     let mut agent = named_agent(&folder);
-    agent.must(&json!({"do": "subscribe", "patterns": [TOPIC]}));
-    let mut stranger = Role::strange_client(&folder, "procmond", json!({})).up();
-    is_sent_away_as_a_stranger(&mut agent, &mut stranger);
-}
-
-#[test]
-fn with_names_a_subscriber_of_another_user_is_sent_away_and_told_why() {
-    let folder = Folder::new();
-    let mut agent = named_agent(&folder);
-    agent.must(&json!({"do": "declare", "topic": "control.collector.task"}));
-    let mut stranger = Role::strange_client(&folder, "procmond", json!({})).up();
-    let refusal = stranger.call(&json!({"do": "subscribe", "patterns": ["control.collector.task"]}));
-    assert!(refusal["kind"].as_str().is_some_and(|kind| kind.contains("NoRing")), "{refusal}");
-    wait_until("the broker has let go of it", || {
-        agent.must(&json!({"do": "components"})) == json!({"components": ["agent"]})
-    });
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    let mut procmond = Role::strange_client(&folder, "procmond", json!({})).up();
+    procmond.must(&json!({"do": "declare", "topic": TOPIC}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 1000}));
+    let mut detector = Role::client(&folder, "detector").up();
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    procmond.must(&json!({"do": "batch", "from": 1000, "count": 1000}));
+    for (subscriber, total) in [(&mut agent, 2000), (&mut detector, 1000)] {
+        let report = subscriber.must(&json!({"do": "await", "total": total}));
+        assert_eq!((&report["received"], &report["lost"]), (&json!(total), &json!(0)), "{report}");
+    }
+    assert_eq!(look::segments(procmond.pid()), 0);
+    assert_eq!(look::named_segments(&[agent.pid(), detector.pid()]), Vec::<String>::new());
 }
 
 #[test]
@@ -113,15 +100,16 @@ fn two_processes_of_another_user_share_rings_with_each_other() {
 }
 
 #[test]
-fn a_client_without_room_for_its_segment_is_sent_away_and_told_why() {
+fn events_of_a_client_without_room_for_its_segment_go_over_the_broker() {
     let folder = Folder::new();
     let mut agent = named_agent(&folder);
     agent.must(&json!({"do": "subscribe", "patterns": [TOPIC]}));
     let mut procmond = Role::poor_client(&folder, "procmond").up();
-    let refusal = procmond.call(&json!({"do": "declare", "topic": TOPIC}));
-    let cause = "no shared memory: this host can't allocate a segment: No space left on device";
-    assert!(refusal["error"].as_str().is_some_and(|text| text.contains(cause)), "{refusal}");
-    assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent"]}));
+    procmond.must(&json!({"do": "declare", "topic": TOPIC}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 1000}));
+    let report = agent.must(&json!({"do": "await", "total": 1000}));
+    assert_eq!((&report["received"], &report["lost"]), (&json!(1000), &json!(0)), "{report}");
+    assert_eq!(look::segments(procmond.pid()), 0);
 }
 
 #[test]

@@ -20,9 +20,6 @@ fn a_user_who_is_let_in_has_the_rights_of_its_component_and_no_more() {
     let mut agent = Role::agent(&folder, json!({"socket_mode": 0o666})).up();
     agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
     let mut procmond = Role::strange_client(&folder, "procmond", json!({})).up();
-    if is_named() {
-        return super::backing::is_sent_away_as_a_stranger(&mut agent, &mut procmond);
-    }
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     procmond.must(&json!({"do": "batch", "from": 0, "count": 1000}));
     assert_eq!(agent.must(&json!({"do": "await", "total": 1000}))["received"], 1000);

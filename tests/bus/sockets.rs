@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::support::{Folder, Role, STRANGER, is_named, look, reachable, wait_until, wait_within};
+use crate::support::{Folder, Role, STRANGER, look, reachable, wait_until, wait_within};
 
 const ROOT: u32 = 0;
 const OTHER_STRANGER: u32 = 65533;
@@ -120,7 +120,6 @@ fn who_may_connect_is_decided_by_user_mode_and_group_and_whom_to_trust_by_the_cl
             assert_eq!(found, end, "agent {broker} {options}, client {uid} {expected:?} {member}: {hello}");
             let text = hello["error"].as_str().unwrap_or_default().to_owned();
             match end {
-                End::In if is_named() && uid != broker => {}
                 End::In => assert_talk(&mut agent, &mut procmond),
                 End::Out => assert!(text.contains("Permission denied"), "{text}"),
                 End::Distrust => assert!(text.contains(&format!("runs as uid {broker}, ")), "{text}"),
@@ -146,9 +145,7 @@ fn a_broker_without_any_right_serves_whom_it_lets_in() {
         for uid in [ROOT, STRANGER, OTHER_STRANGER] {
             let mut procmond =
                 client(&folder, uid, json!({"broker_uid": broker, "rights": WITHOUT_RIGHTS})).up();
-            if !is_named() || uid == broker {
-                assert_talk(&mut agent, &mut procmond);
-            }
+            assert_talk(&mut agent, &mut procmond);
             procmond.kill();
             wait_until("its name is free again", || {
                 agent.must(&json!({"do": "components"}))["components"] == json!(["agent"])
@@ -396,9 +393,6 @@ fn a_process_that_reaches_no_path_works_over_the_connection_that_it_was_started_
     let out = client(&folder, STRANGER, json!({"path": path.to_str().expect("UTF-8")})).hello();
     assert_eq!(out["kind"], "NoBroker", "{out}");
     agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
-    if is_named() {
-        return;
-    }
     for uid in [Some(STRANGER), None] {
         let then = json!([
             {"do": "declare", "topic": "events.process.batch"},

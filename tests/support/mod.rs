@@ -41,10 +41,10 @@ pub(crate) const WITH_LITTLE_MEMORY: [&str; 6] =
 /// A uid that owns nothing here.
 pub(crate) const STRANGER: u32 = 65534;
 
-/// What rings are made of in these tests: `memfd`, or `named` if the environment says so.
+/// What rings are made of in these tests: `memfd`, or, if the environment says so, `named`, or `relay`: they lead over the broker.
 pub(crate) fn backing() -> String {
     let backing = std::env::var(BACKING).unwrap_or_else(|_| "memfd".into());
-    assert!(["memfd", "named"].contains(&backing.as_str()), "{BACKING} is {backing:?}");
+    assert!(["memfd", "named", "relay"].contains(&backing.as_str()), "{BACKING} is {backing:?}");
     backing
 }
 

@@ -121,6 +121,9 @@ fn broker_options(role: &Value, path: PathBuf, queue: Option<usize>) -> BrokerOp
         None => BrokerOptions::new(path),
     };
     options = options.backing(backing);
+    if role["backing"] == "relay" {
+        options = options.without_shared_memory();
+    }
     if let Some(path) = role["policy"].as_str() {
         options = options.policy(AccessPolicy::load(path).expect("a policy of the harness"));
     }

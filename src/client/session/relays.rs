@@ -8,11 +8,26 @@ use super::Session;
 use super::rings::{Pair, RingState};
 use crate::access::Component;
 use crate::dataplane::{InEnd, Line, Lineage, Origin, Relayed, RingEnd};
-use crate::wire::{PublisherId, RelayedRecords, Request, RingId};
+use crate::wire::{Notice, PublisherId, RelayedRecords, Request, RingId};
 
 impl Session {
+    pub(super) fn of_relay(&mut self, notice: Notice) {
+        match notice {
+            Notice::RelayTo { ring, publisher, window, subscriber, client } => {
+                self.relay_to(ring, Pair { publisher, subscriber, client }, window);
+            }
+            Notice::RelayFrom { ring, publisher, window, component, client, number } => {
+                let begun = self.relay_from(ring, publisher, (&component, client, number), window);
+                self.or_no_ring(ring, begun);
+            }
+            Notice::Relayed { ring, records } => self.relayed(ring, records),
+            Notice::Took { ring, cost } => self.took(ring, cost),
+            _ => unreachable!("the caller hands over no others"),
+        }
+    }
+
     /// There is a ring from one of our publishers.
-    pub(super) fn relay_to(&mut self, ring: RingId, pair: Pair, window: u64) {
+    fn relay_to(&mut self, ring: RingId, pair: Pair, window: u64) {
         let relayed = Arc::new(Relayed::new(ring, self.ground.data_events.clone()));
         if let Some(state) = self.publishers.get(&pair.publisher) {
             let line = Line::new(Arc::clone(&relayed), window);
@@ -22,7 +37,7 @@ impl Session {
     }
 
     /// There is a ring that leads here.
-    pub(super) fn relay_from(
+    fn relay_from(
         &mut self,
         ring: RingId,
         publisher: PublisherId,
@@ -37,14 +52,14 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn relayed(&self, ring: RingId, records: RelayedRecords) {
+    fn relayed(&self, ring: RingId, records: RelayedRecords) {
         if let Some(inbox) = &self.inbox {
             inbox.relayed(ring, records);
         }
     }
 
     /// A subscriber has read so much of what was sent.
-    pub(super) fn took(&self, ring: RingId, cost: u64) {
+    fn took(&self, ring: RingId, cost: u64) {
         if let Some(RingState::RelayTo { relayed, .. }) = self.rings.get(&ring) {
             relayed.took(cost);
         }

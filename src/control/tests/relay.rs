@@ -8,6 +8,7 @@ use super::super::relay::Relay;
 use super::super::routes::Slot;
 use super::super::{Input, SessionId, Share};
 use super::world::{RING_BYTES, USER, World, fault, names};
+use crate::config::RELAYED_BYTES_MAX;
 use crate::wire::relayed::{Head, Piece, RECORD_COST, Row};
 use crate::wire::{Notice, RelayedRecords, Request, Resource, RingId};
 
@@ -33,7 +34,7 @@ fn record(slot: u16, sequence: u64, events: u32, bytes: u32) -> Vec<u8> {
 fn relay(world: &mut World, session: SessionId, ring: RingId, bytes: &[u8]) {
     let (mut row, mut rest) = (Row::default(), bytes);
     while !rest.is_empty() {
-        let (frame, behind) = rest.split_at(row.cut(rest));
+        let (frame, behind) = rest.split_at(row.cut(rest, RELAYED_BYTES_MAX));
         world.say(session, Request::Relay { ring, records: RelayedRecords(frame.to_vec()) });
         rest = behind;
     }
@@ -335,12 +336,12 @@ proptest! {
             let passed = relay.take(&slots, window, &frame, |_| may).expect("it is within the window");
             look(&flat(relay.frames(&passed.bytes)), &mut read);
             if reads {
-                let passed = relay.release(&slots, read).expect("it was relayed");
+                let passed = relay.release(read).expect("it was relayed");
                 look(&flat(relay.frames(&passed.bytes)), &mut read);
             }
         }
         for _ in 0..2 {
-            let passed = relay.release(&slots, read).expect("it was relayed");
+            let passed = relay.release(read).expect("it was relayed");
             look(&flat(relay.frames(&passed.bytes)), &mut read);
         }
         prop_assert_eq!(read, sent, "all room is back");

@@ -24,10 +24,10 @@ pub(super) struct RelayedRing {
     /// The record that is being read, and how much of its payload was.
     head: Option<Head>,
     filled: usize,
-    /// Events that were settled, by slot.
-    settled: Vec<u64>,
-    /// Losses that no record shows, and that were not told.
-    losses: Vec<(u16, u64)>,
+    /// The grant that was used last of each slot, and events that were settled under it.
+    settled: Vec<(u16, u64)>,
+    /// Losses that no record shows, and that were not told: slot, grant, events.
+    losses: Vec<(u16, u16, u64)>,
     /// Bytes that have come, and that were taken of them.
     came: u64,
     position: u64,
@@ -104,11 +104,11 @@ impl RelayedRing {
                 Some(Piece::Head(head)) if head.is_loss() => {
                     self.position += taken as u64;
                     self.read += head.cost();
-                    let settled = self.settled(head.slot)?;
+                    let settled = self.settled(head.slot, head.generation)?;
                     let lost = head.sequence.saturating_sub(*settled);
                     if lost > 0 {
                         *settled = head.sequence;
-                        self.losses.push((head.slot, lost));
+                        self.losses.push((head.slot, head.generation, lost));
                         return Ok(None);
                     }
                     continue;
@@ -145,8 +145,8 @@ impl RelayedRing {
 
     /// Takes note of the events of a record, and yields how many were lost on its slot since the one before.
     pub(super) fn settle(&mut self, record: &Record, events: u32) -> Result<u64, String> {
-        let Record { slot, sequence, .. } = *record;
-        let settled = self.settled(slot)?;
+        let Record { slot, generation, sequence, .. } = *record;
+        let settled = self.settled(slot, generation)?;
         let lost = sequence.checked_sub(*settled);
         let (Some(lost), Some(end)) = (lost, sequence.checked_add(events.into())) else {
             return Err(format!("sequence {sequence} on slot {slot}, where {settled} was next"));
@@ -155,35 +155,44 @@ impl RelayedRing {
         Ok(lost)
     }
 
-    fn settled(&mut self, slot: u16) -> Result<&mut u64, String> {
+    /// What was settled of a slot under a grant, which is the last that was used, or the next.
+    fn settled(&mut self, slot: u16, generation: u16) -> Result<&mut u64, String> {
         let index = usize::from(slot);
         if index >= SLOTS_MAX {
             return Err(format!("a record of slot {slot}, which no ring has"));
         }
         if self.settled.len() <= index {
-            self.settled.resize(index + 1, 0);
+            self.settled.resize(index + 1, (0, 0));
         }
-        Ok(&mut self.settled[index])
+        let (last, settled) = &mut self.settled[index];
+        if generation < *last {
+            return Err(format!("a record of slot {slot}, grant {generation}, behind one of grant {last}"));
+        }
+        if generation > *last {
+            (*last, *settled) = (generation, 0);
+        }
+        Ok(settled)
     }
 
     pub(super) fn settled_on(&self, slot: u16) -> u64 {
-        self.settled.get(usize::from(slot)).copied().unwrap_or(0)
+        self.settled.get(usize::from(slot)).map_or(0, |(_, settled)| *settled)
     }
 
     /// Losses that no record shows.
-    pub(super) fn take_losses(&mut self) -> Vec<(u16, u64)> {
+    pub(super) fn take_losses(&mut self) -> Vec<(u16, u16, u64)> {
         std::mem::take(&mut self.losses)
     }
 
-    /// Now, for one slot: tells what has come on it from what comes after.
-    pub(super) fn now(&self, slot: u16) -> Moment {
-        let (mut row, mut sequence) = (self.row, self.settled_on(slot));
+    /// Now, for one slot under a grant: tells what has come on it from what comes after.
+    pub(super) fn now(&self, slot: u16, generation: u16) -> Moment {
+        let last = self.settled.get(usize::from(slot)).filter(|(last, _)| *last == generation);
+        let (mut row, mut sequence) = (self.row, last.map_or(0, |(_, settled)| *settled));
         for (number, frame) in self.frames.iter().enumerate() {
             let mut rest = &frame.0[if number == 0 { self.taken } else { 0 }..];
             // What breaks here breaks again when it is read, and is reported there.
             while let Ok(Some(piece)) = row.next(&mut rest) {
                 if let Piece::Head(head) = piece
-                    && head.slot == slot
+                    && (head.slot, head.generation) == (slot, generation)
                 {
                     sequence = sequence.max(head.end().unwrap_or(u64::MAX));
                 }

@@ -164,7 +164,7 @@ impl InRing {
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, || None);
         }
-        let since = self.now(slot);
+        let since = self.now(slot, generation);
         let targets = queues.iter().map(|queue| Target { queue: Arc::clone(queue), since }).collect();
         let source = Source { publisher: self.publisher, urgent: hierarchy::is_urgent(&topic) };
         self.slots[index] = Some(Slot { topic, generation, granted: true, source, targets });
@@ -180,9 +180,9 @@ impl InRing {
     pub(super) fn refresh(&mut self, hub: &Hub) {
         for number in 0..self.slots.len() {
             let Some(slot) = &self.slots[number] else { continue };
-            let queues = hub.targets(&slot.topic);
+            let (queues, generation) = (hub.targets(&slot.topic), slot.generation);
             // Only now: whoever joined after this moment would be told of what happened in between.
-            let since = self.now(u16::try_from(number).expect("slots are numbered by u16"));
+            let since = self.now(u16::try_from(number).expect("slots are numbered by u16"), generation);
             let Some(slot) = &mut self.slots[number] else { continue };
             let known: HashMap<*const Queue, Moment> =
                 slot.targets.iter().map(|target| (Arc::as_ptr(&target.queue), target.since)).collect();
@@ -196,12 +196,12 @@ impl InRing {
         }
     }
 
-    /// From when on a queue that joins now is told of a slot.
-    fn now(&mut self, slot: u16) -> Moment {
+    /// From when on a queue that joins now is told of a slot, under this grant.
+    fn now(&mut self, slot: u16, generation: u16) -> Moment {
         match &mut self.way {
             // What breaks here breaks again at the next look, and is reported there.
             Way::Memory(Memory { consumer, .. }) => consumer.now(slot).unwrap_or_default(),
-            Way::Broker(ring) => ring.now(slot),
+            Way::Broker(ring) => ring.now(slot, generation),
         }
     }
 
@@ -382,7 +382,14 @@ impl InRing {
                 let told = consumer.tail_loss(|slot, events| losses.push((slot, events)));
                 told.map_err(|error| error.to_string())?;
             }
-            Way::Broker(ring) => losses = ring.take_losses(),
+            Way::Broker(ring) => {
+                let slots = &self.slots;
+                let of = |slot: u16| slots.get(usize::from(slot)).and_then(Option::as_ref);
+                let told = ring.take_losses().into_iter().filter(|(slot, generation, _)| {
+                    of(*slot).is_some_and(|slot| slot.generation == *generation)
+                });
+                losses = told.map(|(slot, _, events)| (slot, events)).collect();
+            }
         }
         for (number, events) in losses {
             let end = match &self.way {

@@ -3,13 +3,13 @@
 //! As in shared memory a record is pushed, seen by nobody, and then flushed; a savepoint takes back what was pushed. What is on its way
 //! and was not read is bounded by the ring's window. A loss that no record shows is told once all else was read, by a count for each slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use crate::config::{SLOTS_MAX, URGENT_PART};
+use crate::config::{RELAYED_BYTES_MAX, SLOTS_MAX, URGENT_PART};
 use crate::dataplane::{DataEvent, DataEvents};
 use crate::wire::relayed::{Head, Row};
 use crate::wire::{RelayedRecords, RingId};
@@ -26,8 +26,8 @@ pub(crate) struct Relayed {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Flushed, and not sent from here on.
-    waiting: Vec<u8>,
+    /// Flushed, in parts, and of the first as much is sent.
+    waiting: VecDeque<Vec<u8>>,
     sent: usize,
     row: Row,
     /// Events attempted by the end of losses that no record shows, by slot, with the grant.
@@ -51,20 +51,23 @@ impl Relayed {
     /// The next frame, if there is something to send. For the control thread, which asks until there is nothing.
     pub(crate) fn next_frame(&self) -> Option<RelayedRecords> {
         let state = &mut *self.state.lock();
-        if state.sent == state.waiting.len() {
-            state.waiting.clear();
-            state.sent = 0;
+        if state.waiting.is_empty() {
             state.put_losses();
         }
-        let rest = &state.waiting[state.sent..];
-        if rest.is_empty() {
-            state.told = false;
-            return None;
+        let mut frame = Vec::new();
+        while let Some(part) = state.waiting.front() {
+            let rest = &part[state.sent..];
+            let bytes = state.row.cut(rest, RELAYED_BYTES_MAX - frame.len());
+            frame.extend_from_slice(&rest[..bytes]);
+            if bytes < rest.len() {
+                state.sent += bytes;
+                break;
+            }
+            state.waiting.pop_front();
+            state.sent = 0;
         }
-        let bytes = state.row.cut(rest);
-        let frame = rest[..bytes].to_vec();
-        state.sent += bytes;
-        Some(RelayedRecords(frame))
+        state.told = !frame.is_empty();
+        state.told.then_some(RelayedRecords(frame))
     }
 
     /// The subscriber has read so much, in all.
@@ -84,7 +87,7 @@ impl Relayed {
 
     /// Has the control thread send what there is.
     fn tell(&self, mut state: MutexGuard<'_, State>) {
-        let any = state.sent < state.waiting.len() || state.may_put_losses();
+        let any = !state.waiting.is_empty() || state.may_put_losses();
         if any && !std::mem::replace(&mut state.told, true) {
             drop(state);
             // Without a control thread nothing is sent.
@@ -105,8 +108,17 @@ impl State {
         }
         for (slot, (generation, sequence)) in std::mem::take(&mut self.losses) {
             let loss = Head { slot, generation, events: 0, sequence, bytes: 0 };
-            self.waiting.extend_from_slice(&loss.to_bytes());
+            self.add(&mut loss.to_bytes().to_vec());
             self.flushed += loss.cost();
+        }
+    }
+
+    /// Adds what is to be sent; small parts are put together.
+    fn add(&mut self, bytes: &mut Vec<u8>) {
+        match self.waiting.back_mut() {
+            Some(last) if last.len() + bytes.len() <= RELAYED_BYTES_MAX => last.append(bytes),
+            _ if bytes.is_empty() => {}
+            _ => self.waiting.push_back(std::mem::take(bytes)),
         }
     }
 }
@@ -128,11 +140,10 @@ pub(crate) struct Line {
     took: u64,
 }
 
-/// What was attempted on a slot.
+/// What was attempted on a slot, under the grant that was used last.
 #[derive(Debug, Clone, Copy, Default)]
 struct Count {
     events: u64,
-    /// Of the grant that was used last.
     generation: u16,
     /// No record shows the last loss.
     owes_loss: bool,
@@ -195,10 +206,9 @@ impl Line {
     ) -> Result<(), Full> {
         let bytes = parts.iter().map(|part| part.len()).sum();
         let has_room = self.has_room(bytes, urgent);
-        let count = self.count(slot);
+        let count = self.count(slot, generation);
         let sequence = count.events;
-        (count.events, count.generation, count.owes_loss) =
-            (sequence + u64::from(events), generation, !has_room);
+        (count.events, count.owes_loss) = (sequence + u64::from(events), !has_room);
         self.attempted += u64::from(events);
         if !has_room {
             return Err(Full);
@@ -214,18 +224,22 @@ impl Line {
     /// Counts events as lost that no record brings.
     pub(super) fn lose(&mut self, slot: u16, generation: u16, events: u32) {
         self.begin();
-        let count = self.count(slot);
-        (count.events, count.generation, count.owes_loss) =
-            (count.events + u64::from(events), generation, true);
+        let count = self.count(slot, generation);
+        (count.events, count.owes_loss) = (count.events + u64::from(events), true);
         self.attempted += u64::from(events);
     }
 
-    fn count(&mut self, slot: u16) -> &mut Count {
+    /// What was attempted on a slot under this grant.
+    fn count(&mut self, slot: u16, generation: u16) -> &mut Count {
         let index = usize::from(slot);
         if self.slots.len() <= index {
             self.slots.resize_with(index + 1, Count::default);
         }
-        &mut self.slots[index]
+        let count = &mut self.slots[index];
+        if count.generation != generation {
+            *count = Count { generation, ..Count::default() };
+        }
+        count
     }
 
     /// Sees how things stand, and lets nothing come between this and what is pushed next.
@@ -259,13 +273,15 @@ impl Line {
 
     pub(super) fn savepoint(&mut self, slot: u16) -> Savepoint {
         self.begin();
-        let count = *self.count(slot);
+        let count = self.slots.get(usize::from(slot)).copied().unwrap_or_default();
         Savepoint { slot, count, attempted: self.attempted, pushed: self.pushed.len(), cost: self.cost }
     }
 
     /// Takes back what was pushed since.
     pub(super) fn rewind(&mut self, savepoint: &Savepoint) {
-        *self.count(savepoint.slot) = savepoint.count;
+        if let Some(count) = self.slots.get_mut(usize::from(savepoint.slot)) {
+            *count = savepoint.count;
+        }
         self.attempted = savepoint.attempted;
         self.pushed.truncate(savepoint.pushed);
         self.cost = savepoint.cost;
@@ -279,11 +295,7 @@ impl Line {
         }
         let mut state = self.shared.state.lock();
         state.pushing = false;
-        if state.waiting.is_empty() {
-            std::mem::swap(&mut state.waiting, &mut self.pushed);
-        } else {
-            state.waiting.append(&mut self.pushed);
-        }
+        state.add(&mut self.pushed);
         state.flushed += std::mem::take(&mut self.cost);
         self.flushed = state.flushed;
         for (slot, count) in (0..).zip(&mut self.slots).filter(|(_, count)| count.owes_loss) {

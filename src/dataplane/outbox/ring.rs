@@ -38,6 +38,7 @@ pub(crate) enum RingEnd {
     Broker(Line),
 }
 
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and on the way of each event")]
 #[derive(Debug)]
 enum Way {
     Memory(Memory),

@@ -38,6 +38,19 @@ fn what_is_no_segment_ends_the_session_that_offered_it_and_no_other() {
 }
 
 #[test]
+fn a_segment_that_can_not_be_filled_is_no_ring_and_its_events_go_over_the_broker() {
+    let mut scene = Scene::over("memfd");
+    scene.detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    for as_publisher in [true, false] {
+        let mut intruder = Role::intruder(&scene.folder, None);
+        offer(&mut intruder, as_publisher, "descriptor-unfillable");
+        let answer = intruder.must(&json!({"do": "await_relayed"}));
+        assert_eq!((&answer["relayed"], &answer["over"]), (&json!(true), &json!(false)), "{answer}");
+        scene.is_undisturbed("descriptor-unfillable");
+    }
+}
+
+#[test]
 fn a_segment_that_does_not_begin_as_one_is_its_makers_fault() {
     for as_publisher in [true, false] {
         let mut scene = Scene::new();

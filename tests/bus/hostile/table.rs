@@ -177,7 +177,6 @@ pub(super) const DESCRIPTORS: &[(&str, &str)] = &[
     ("descriptor-lacks-seal", "lacks seals"),
     ("descriptor-short", "were agreed"),
     ("descriptor-long", "were agreed"),
-    ("descriptor-unfillable", "can't be filled with memory"),
     ("descriptor-sparse", ""),
     ("handle-a-name", "a segment that is not what rings are made of here"),
 ];

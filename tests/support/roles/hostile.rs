@@ -156,6 +156,8 @@ struct State {
     /// It was changed behind the broker's back.
     swapped: bool,
     rings: BTreeMap<u64, Ring>,
+    /// There is a ring that leads over the broker.
+    relayed: bool,
     accused: Vec<String>,
     goodbye: Option<String>,
     over: bool,
@@ -247,6 +249,7 @@ impl Intruder {
             }
             "flood" => self.flood(path, text("name")),
             "await_granted" => self.wait(|state| state.granted || state.over),
+            "await_relayed" => self.wait(|state| state.relayed || state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
             "leave_child" => self.leave_child(),
             other => panic!("no command {other}"),
@@ -266,6 +269,7 @@ impl Intruder {
         state.granted = false;
         state.refused = None;
         state.swapped = false;
+        state.relayed = false;
     }
 
     fn send(&self, frame: Frame) {
@@ -304,6 +308,7 @@ impl Intruder {
             "goodbye": state.goodbye,
             "accused": state.accused,
             "ready": state.rings.values().any(Ring::is_ready),
+            "relayed": state.relayed,
             "over": state.over,
         })
     }
@@ -452,6 +457,7 @@ impl State {
                 }
                 done(order);
             }
+            Notice::Relay => self.relayed = true,
             Notice::Unroute { order } => done(order),
             Notice::CloseRing { ring, accused } => {
                 if let Some(ring) = self.rings.get_mut(&ring) {

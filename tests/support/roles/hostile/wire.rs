@@ -51,6 +51,8 @@ pub(crate) enum Notice {
     },
     /// What was asked for is granted.
     Granted,
+    /// A ring leads over the broker.
+    Relay,
     MakeSegment {
         ring: u64,
         /// Data bytes of a producer's segment; `None`: a consumer's.
@@ -264,6 +266,7 @@ impl Cursor<'_> {
             12 => Notice::CloseRing { ring: self.number(), accused: self.option(Self::text) },
             13 => Notice::Goodbye { reason: self.reason() },
             14 => Notice::Challenge { nonce: self.bytes() },
+            18 | 19 => Notice::Relay,
             _ => Notice::Other,
         }
     }

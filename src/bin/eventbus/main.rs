@@ -7,6 +7,7 @@ mod doctor;
 mod ending;
 mod interrupt;
 mod json;
+mod log;
 mod output;
 mod place;
 mod printable;

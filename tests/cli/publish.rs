@@ -209,3 +209,96 @@ fn ctrl_c_ends_it_with_its_account() {
         assert_eq!(publisher.end().code, Some(0));
     }
 }
+
+/// Says a client that has come back.
+const BACK: &str = "back at the broker";
+
+#[test]
+fn it_goes_on_with_the_next_broker_and_nothing_of_what_it_reads_is_lost() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &[]);
+    let subscriber = Tool::sub(&folder, &["events.process.#", "--id", "detector", "--count", "3"]);
+    let mut publisher = Tool::publisher(&folder, &[TOPIC, "--wait-for-subscriber", "1h"]);
+    publisher.tell(&process(1));
+    subscriber.says("pid=1 ");
+    broker.kill();
+    publisher.warns("the broker is gone; looking for the next one");
+    publisher.tell(&process(2));
+    subscriber.says("pid=2 ");
+    let _broker = Tool::broker(&folder, &[]);
+    publisher.warns(BACK);
+    subscriber.warns(BACK);
+    publisher.tell(&process(3));
+    let ended = publisher.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out[0].contains("3 published") && ended.out[0].contains("3 taken, 0 dropped"), "{ended:?}");
+    let shown = subscriber.end();
+    assert!(shown.code == Some(0) && shown.out[2].contains("pid=3 "), "{shown:?}");
+}
+
+#[test]
+fn without_a_broker_and_a_subscriber_it_keeps_what_it_reads_for_the_next() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &[]);
+    let subscriber = Tool::sub(&folder, &["events.process.#", "--id", "detector", "--count", "1"]);
+    let mut publisher = Tool::publisher(&folder, &[TOPIC, "--wait-for-subscriber", "1h"]);
+    publisher.tell(&process(1));
+    assert_eq!(subscriber.end().code, Some(0));
+    broker.kill();
+    publisher.warns("looking for the next one");
+    (2..=4).for_each(|pid| publisher.tell(&process(pid)));
+    let _broker = Tool::broker(&folder, &[]);
+    publisher.warns(BACK);
+    let subscriber = Tool::sub(&folder, &["events.process.#", "--id", "detector", "--count", "3"]);
+    let ended = publisher.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let shown = subscriber.end();
+    let pids = shown.out.iter().zip(["pid=2 ", "pid=3 ", "pid=4 "]);
+    assert!(shown.out.len() == 3 && pids.into_iter().all(|(line, pid)| line.contains(pid)), "{shown:?}");
+}
+
+/// Waits until the publisher has published its first event.
+fn await_published(folder: &Folder) {
+    wait_until("it has published", || {
+        let shown = crate::tool::ran(command(folder, &["status"]), &[]);
+        shown.out.iter().any(|line| line.contains(": 1 published, "))
+    });
+}
+
+#[test]
+fn what_it_has_read_and_can_not_publish_is_counted_when_it_is_told_to_end() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &[]);
+    let mut publisher = Tool::publisher(&folder, &[TOPIC]);
+    publisher.tell(&process(1));
+    publisher.tell("");
+    await_published(&folder);
+    broker.kill();
+    publisher.warns("looking for the next one");
+    (2..=40).for_each(|pid| publisher.tell(&process(pid)));
+    wait_until("it has read all", || publisher.has_read_all());
+    let ended = publisher.interrupt();
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.out[0].starts_with("1 published on "), "{ended:?}");
+    assert!(ended.err.ends_with("not published: 39 lines that were read, from line 2 on"), "{ended:?}");
+}
+
+#[test]
+fn what_the_next_broker_does_not_allow_is_no_silent_loss() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &[]);
+    let mut publisher = Tool::publisher(&folder, &[TOPIC]);
+    publisher.tell(&process(1));
+    await_published(&folder);
+    broker.kill();
+    publisher.warns("looking for the next one");
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, "defaults = false").expect("it is ours");
+    let policy = policy.to_str().expect("UTF-8");
+    let _broker = Tool::broker(&folder, &["--policy", policy]);
+    publisher.warns(BACK);
+    publisher.warns("procmond publishes nothing on events.process.batch: ");
+    publisher.tell(&process(2));
+    let ended = publisher.end();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+}

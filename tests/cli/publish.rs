@@ -5,7 +5,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 
 use crate::support::{Folder, look, wait_until};
-use crate::tool::{Tool, command, process, published};
+use crate::tool::{Tool, code, command, full_pipe, process, published, signal};
 
 const TOPIC: &str = "events.process.batch";
 
@@ -301,4 +301,36 @@ fn what_the_next_broker_does_not_allow_is_no_silent_loss() {
     publisher.tell(&process(2));
     let ended = publisher.end();
     assert_eq!(ended.code, Some(1), "{ended:?}");
+}
+
+#[test]
+fn who_does_not_read_its_account_does_not_keep_it_from_ending() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let (reader, writer) = full_pipe();
+    let mut words = command(&folder, &["pub", TOPIC]);
+    let mut publisher = words.stdin(Stdio::piped()).stdout(writer).spawn().expect("it starts");
+    let mut input = publisher.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut input, format!("{}\n", process(1)).as_bytes()).expect("it reads");
+    await_published(&folder);
+    signal(&publisher, Signal::TERM);
+    assert_eq!(code(&mut publisher), Some(0));
+    drop((reader, input));
+}
+
+#[test]
+fn a_signal_that_whoever_started_it_has_it_ignore_stays_ignored() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP INT; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_eventbus")]);
+    shell.args(["sub", "events.process.#", "--id", "detector", "--socket"]).arg(folder.socket());
+    let subscriber = Tool::start(shell);
+    subscriber.warns(" has subscribed to ");
+    subscriber.signal(Signal::HUP);
+    subscriber.signal(Signal::INT);
+    assert_eq!(published(&folder, &[TOPIC, "--wait-for-subscriber", "1h"], &[&process(1)]).code, Some(0));
+    subscriber.says("pid=1 ");
+    subscriber.signal(Signal::TERM);
+    assert_eq!(subscriber.end().code, Some(0));
 }

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{Folder, Role, wait_until};
-use crate::tool::{Tool, code, command, json, process, published, ran, signal};
+use crate::tool::{Tool, code, command, full_pipe, json, process, published, ran, signal};
 
 /// An event of each kind, with what a terminal would obey.
 fn events() -> Vec<Value> {
@@ -213,12 +213,7 @@ fn a_reader_that_pauses_gets_all_that_was_asked_for() {
 fn who_does_not_read_what_it_warns_of_keeps_it_from_nothing() {
     let folder = Folder::new();
     let _broker = Tool::broker(&folder, &[]);
-    let (reader, writer) = std::io::pipe().expect("descriptors");
-    // More than a pipe holds, of a reader that does not read.
-    let filler = vec![b'x'; 4096];
-    rustix::io::ioctl_fionbio(&writer, true).expect("it is a pipe");
-    while rustix::io::write(&writer, &filler).is_ok() {}
-    rustix::io::ioctl_fionbio(&writer, false).expect("it is a pipe");
+    let (reader, writer) = full_pipe();
     let mut words = command(&folder, &["sub", "events.process.anomaly", "--count", "1"]);
     let mut subscriber = words.stdout(Stdio::piped()).stderr(writer).spawn().expect("it starts");
     let topic = ["events.process.anomaly", "--wait-for-subscriber", "1h"];

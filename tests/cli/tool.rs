@@ -1,6 +1,6 @@
 //! `eventbus`, started as a user starts it, and what it says.
 
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -214,6 +214,15 @@ pub(crate) fn ran(command: Command, lines: &[&str]) -> Ended {
 /// The same, of a publisher.
 pub(crate) fn published(folder: &Folder, words: &[&str], lines: &[&str]) -> Ended {
     ran(command(folder, &[&["pub"], words].concat()), lines)
+}
+
+/// A pipe that takes nothing more until somebody reads.
+pub(crate) fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().expect("descriptors");
+    rustix::io::ioctl_fionbio(&writer, true).expect("it is a pipe");
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("it is a pipe");
+    (reader, writer)
 }
 
 /// A process event as a line.

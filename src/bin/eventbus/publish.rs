@@ -36,7 +36,7 @@ Examples:
   echo '{\"Process\":{\"pid\":1,\"name\":\"init\",\"metadata\":{}}}' | eventbus pub events.process.start
   eventbus pub events.process.batch --wait-for-subscriber 10 < events.jsonl
   eventbus pub alerts.high --id agent --token-file token --event alert.json
-  eventbus sub --json 'events.#' | jq -c .event | eventbus pub events.process.batch --instance staging
+  eventbus sub --json 'events.#' | jq -c '.event // empty' | eventbus pub events.process.batch --instance staging
 
 Exit codes:
   0  each event that was read was published, and each subscriber's ring took it
@@ -180,9 +180,13 @@ impl Run {
         }
         let totals = self.publisher.totals();
         if totals.events > 0 || result.is_ok() {
-            print_until(self.summary(totals).into_bytes(), interrupt.heard())
-                .await
-                .map_err(PublishError::Output)?;
+            let hurry = async {
+                if !told {
+                    interrupt.heard().await;
+                }
+            };
+            let summary = self.summary(totals).into_bytes();
+            print_until(summary, hurry).await.map_err(PublishError::Output)?;
         }
         // Of a line that is no event it is said what came before and after.
         let says_so = matches!(result, Err(PublishError::Bad { .. } | PublishError::TooLarge { .. }));

@@ -28,7 +28,7 @@ one keeps the detector out while it runs, unless that comes with a launch token.
 pub(crate) const HELP: &str = "\
 Examples:
   eventbus sub 'events.+.anomaly' 'control.health.#'
-  eventbus sub 'events.#' --id detector --json | jq .event
+  eventbus sub 'events.#' --id detector --json | jq -c '.event // empty'
   eventbus sub 'alerts.#' --id exporter --count 1 --for 1h
 
 When the broker goes it waits for the next, and says so on standard error.

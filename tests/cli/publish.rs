@@ -257,11 +257,11 @@ fn without_a_broker_and_a_subscriber_it_keeps_what_it_reads_for_the_next() {
     assert!(shown.out.len() == 3 && pids.into_iter().all(|(line, pid)| line.contains(pid)), "{shown:?}");
 }
 
-/// Waits until the publisher has published its first event.
-fn await_published(folder: &Folder) {
+/// Waits until the publisher has published so many events.
+fn await_published(folder: &Folder, events: u32) {
     wait_until("it has published", || {
         let shown = crate::tool::ran(command(folder, &["status"]), &[]);
-        shown.out.iter().any(|line| line.contains(": 1 published, "))
+        shown.out.iter().any(|line| line.contains(&format!(": {events} published, ")))
     });
 }
 
@@ -272,7 +272,7 @@ fn what_it_has_read_and_can_not_publish_is_counted_when_it_is_told_to_end() {
     let mut publisher = Tool::publisher(&folder, &[TOPIC]);
     publisher.tell(&process(1));
     publisher.tell("");
-    await_published(&folder);
+    await_published(&folder, 1);
     broker.kill();
     publisher.warns("looking for the next one");
     (2..=40).for_each(|pid| publisher.tell(&process(pid)));
@@ -289,7 +289,7 @@ fn what_the_next_broker_does_not_allow_is_no_silent_loss() {
     let broker = Tool::broker(&folder, &[]);
     let mut publisher = Tool::publisher(&folder, &[TOPIC]);
     publisher.tell(&process(1));
-    await_published(&folder);
+    await_published(&folder, 1);
     broker.kill();
     publisher.warns("looking for the next one");
     let policy = folder.path().join("policy.toml");
@@ -312,7 +312,7 @@ fn who_does_not_read_its_account_does_not_keep_it_from_ending() {
     let mut publisher = words.stdin(Stdio::piped()).stdout(writer).spawn().expect("it starts");
     let mut input = publisher.stdin.take().expect("a pipe");
     std::io::Write::write_all(&mut input, format!("{}\n", process(1)).as_bytes()).expect("it reads");
-    await_published(&folder);
+    await_published(&folder, 1);
     signal(&publisher, Signal::TERM);
     assert_eq!(code(&mut publisher), Some(0));
     drop((reader, input));
@@ -333,4 +333,22 @@ fn a_signal_that_whoever_started_it_has_it_ignore_stays_ignored() {
     subscriber.says("pid=1 ");
     subscriber.signal(Signal::TERM);
     assert_eq!(subscriber.end().code, Some(0));
+}
+
+#[test]
+fn an_input_that_does_not_wait_by_itself_is_waited_for() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let (reader, mut writer) = std::io::pipe().expect("descriptors");
+    rustix::io::ioctl_fionbio(&reader, true).expect("it is a pipe");
+    let mut words = command(&folder, &["pub", TOPIC]);
+    let mut publisher = words.stdin(reader).stdout(Stdio::null()).spawn().expect("it starts");
+    // It keeps what the process has inherited.
+    drop(words);
+    for events in 1..=2 {
+        std::io::Write::write_all(&mut writer, format!("{}\n", process(1)).as_bytes()).expect("it reads");
+        await_published(&folder, events);
+    }
+    drop(writer);
+    assert_eq!(code(&mut publisher), Some(0));
 }

@@ -245,3 +245,14 @@ fn the_socket_is_where_it_was_asked_for_and_gone_afterwards() {
     assert!(child.wait().expect("it ends").success());
     assert_empty(folder.path());
 }
+
+#[test]
+fn a_report_that_can_not_be_written_is_a_failure() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("it is there");
+    let mut demo = demo(folder.path(), &["--json", "--seconds", "1", "--rate", "100"]);
+    let ended = demo.stdout(full).output().expect("the demo starts");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("No space left"), "{ended:?}");
+    assert_empty(folder.path());
+}

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{Folder, Role, STRANGER, wait_until};
 
 /// The agent alone may have what processes do.
-const FOR_THE_AGENT: &str = "defaults = true
+pub(crate) const FOR_THE_AGENT: &str = "defaults = true
 [[row]]
 topics = 'events.process.#'
 level = 'restricted'

@@ -4,18 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::policy::FOR_THE_AGENT;
 use crate::support::{DEADLINE, Folder, Role, look, wait_until};
 
 const BATCHES: &str = "events.process.batch";
-
-/// The agent alone may have what processes do.
-const FOR_THE_AGENT: &str = "defaults = true
-[[row]]
-topics = 'events.process.#'
-level = 'restricted'
-publishers = ['procmond']
-subscribers = ['agent']
-";
 
 fn returning(folder: &Folder, id: &str) -> Role {
     Role::client_with(folder, id, json!({"comes_back": true})).up()

@@ -43,7 +43,7 @@ fn an_operator_sees_who_is_there_what_was_published_and_who_does_not_answer() {
     }
     let ring = table.lines().find(|line| line.starts_with("procmond  ") && line.contains("8.0 MiB"));
     assert!(ring.is_some_and(|ring| ring.contains("ready")), "{table}");
-    assert!(!table.contains("status_"), "who asks is not shown: {table}");
+    assert!(!table.contains("eventbus-status-"), "who asks is not shown: {table}");
 
     procmond.stop();
     let shown = status(&folder, &["--json"]);
@@ -80,6 +80,23 @@ fn what_others_wrote_is_shown_escaped() {
     let said = r"procmond broke 1 rings, says exporter, the last: a\u{202e}b 2J\\";
     assert!(table.lines().any(|line| line == said), "{table}");
     assert!(!table.contains(['\u{9b}', '\u{202e}']), "{table}");
+    let shown = status(&folder, &["--json"]);
+    let tree = text(&shown.stdout);
+    assert!(tree.contains(r"a\u202eb") && !tree.contains(['\u{9b}', '\u{202e}']), "{tree}");
+}
+
+#[test]
+fn where_a_broker_asks_for_tokens_status_comes_with_one() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"strict": true})).up();
+    let refused = status(&folder, &[]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(text(&refused.stderr).contains("--token-file names it"), "{refused:?}");
+    let token = folder.path().join("token");
+    agent.must(&json!({"do": "issue", "component": "exporter", "file": token, "owner": 0}));
+    let token = token.to_str().expect("UTF-8");
+    let shown = status(&folder, &["--id", "exporter", "--token-file", token]);
+    assert_eq!(shown.status.code(), Some(0), "{shown:?}");
 }
 
 #[test]
@@ -87,7 +104,7 @@ fn without_a_broker_or_a_right_to_see_it_the_exit_code_and_one_line_say_so() {
     let folder = Folder::new();
     let gone = status(&folder, &[]);
     assert_eq!((gone.status.code(), text(&gone.stdout)), (Some(1), ""));
-    assert!(text(&gone.stderr).starts_with("eventbus: no connection to the broker: "), "{gone:?}");
+    assert!(text(&gone.stderr).starts_with("eventbus: no broker can be reached at "), "{gone:?}");
     assert_eq!(status(&folder, &["--instance", "x"]).status.code(), Some(2), "a socket or an instance");
 
     let _agent = Role::agent(&folder, json!({"socket_mode": 0o666})).up();

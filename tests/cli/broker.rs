@@ -3,11 +3,13 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
+use serde_json::json;
 
-use crate::support::Folder;
-use crate::tool::{Tool, command, process, published, ran};
+use crate::support::{Folder, Role, backing};
+use crate::tool::{Tool, code, command, process, published, ran, signal};
 
 fn policy(folder: &Folder, text: &str) -> PathBuf {
     let path = folder.path().join("policy.toml");
@@ -77,7 +79,8 @@ fn a_hangup_without_a_policy_file_ends_nothing() {
 fn the_socket_has_the_mode_and_the_group_that_were_asked_for_and_goes_with_the_broker() {
     let folder = Folder::new();
     for signal in [Signal::INT, Signal::TERM] {
-        let broker = Tool::broker(&folder, &["--socket-mode", "660", "--socket-group", "65534"]);
+        let words = ["--socket-mode", "660", "--socket-group", "65534", "--log", "warn"];
+        let broker = Tool::broker(&folder, &words);
         let found = fs::metadata(folder.socket()).expect("it is there");
         assert_eq!((found.mode() & 0o777, found.gid()), (0o660, 65534));
         broker.signal(signal);
@@ -94,4 +97,73 @@ fn a_second_broker_is_told_of_the_first() {
     let ended = ran(command(&folder, &["broker"]), &[]);
     assert_eq!((ended.code, ended.out.len()), (Some(1), 0));
     assert!(ended.err.contains("a broker is live at "), "{ended:?}");
+}
+
+#[test]
+fn its_log_says_who_came_and_what_was_decided_and_never_a_payload_or_a_secret() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &["--log", "trace"]);
+    let key = fs::read(folder.socket().with_extension("sock.key")).expect("it is there");
+    let subscriber = Tool::sub(&folder, &["events.process.#", "--id", "detector", "--count", "1"]);
+    let event = process(7).replace("sh", "hunter2");
+    assert_eq!(published(&folder, &["events.process.batch"], &[&event]).code, Some(0));
+    assert!(subscriber.end().out[0].contains("hunter2"), "that is for the subscriber");
+    let refused = ran(command(&folder, &["sub", "alerts.#"]), &[]);
+    assert_eq!(refused.code, Some(1));
+    broker.warns(" left component=procmond");
+    let ended = broker.interrupt();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let socket = folder.socket();
+    for (level, text) in [
+        (" INFO ", format!("daemoneye_eventbus::broker listening path={}", socket.display())),
+        (" INFO ", "daemoneye_eventbus::broker joined component=procmond uid=0 pid=".into()),
+        (" INFO ", "daemoneye_eventbus::audit granted decision=granted component=detector uid=0 pid=".into()),
+        (" WARN ", "daemoneye_eventbus::audit refused decision=refused component=eventbus-sub-".into()),
+    ] {
+        let line = ended.err.lines().find(|line| line.contains(&text));
+        let line = line.unwrap_or_else(|| panic!("no {text} in {}", ended.err));
+        let (time, rest) = line.split_once('Z').expect("a time, and the rest");
+        assert!(time.len() == "2026-11-23T21:59:23.123456".len() && rest.starts_with(level), "{line}");
+    }
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let list = format!("{key:?}");
+    assert!(![&*hex, &*list, "hunter2"].iter().any(|secret| ended.err.contains(secret)), "{}", ended.err);
+}
+
+#[test]
+fn its_log_has_the_level_that_was_asked_for_and_steers_no_terminal() {
+    let folder = Folder::new();
+    let started = |level: &str| {
+        let mut broker = Command::new(env!("CARGO_BIN_EXE_eventbus"));
+        let socket = folder.path().join("a\u{1b}[2J\nbus\u{202e}.sock");
+        broker.args(["broker", "--backing", &backing(), "--log", level, "--socket"]).arg(socket);
+        let broker = Tool::start(broker);
+        broker.says(r"a\u{1b}[2J\nbus\u{202e}.sock");
+        broker.interrupt()
+    };
+    let ended = started("info");
+    let line = ended.err.lines().next().expect("a line");
+    assert!(line.contains(" listening path=") && line.contains(r"/a\u{1b}[2J\nbus\u{202e}.sock "), "{line}");
+    assert!(!line.contains(char::is_control) && ended.code == Some(0));
+    let ended = started("off");
+    assert_eq!((ended.code, &*ended.err), (Some(0), ""));
+    let ended = ran(command(&folder, &["broker", "--log", "loud"]), &[]);
+    assert_eq!(ended.code, Some(2));
+}
+
+#[test]
+fn who_does_not_read_its_log_neither_stops_the_bus_nor_keeps_it_from_a_signal() {
+    let folder = Folder::new();
+    let mut broker = command(&folder, &["broker", "--backing", &backing()]);
+    let mut broker = broker.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    crate::support::wait_until("it listens", || folder.socket().exists());
+    let mut procmond = Role::client(&folder, "procmond").up();
+    // Each is a line of more than 200 bytes: more than a pipe holds.
+    for number in 0..500 {
+        procmond
+            .must(&json!({"do": "declare", "topic": format!("events.process.{}{number}", "t".repeat(50))}));
+    }
+    assert_eq!(published(&folder, &["events.network.event"], &[&process(1)]).code, Some(0));
+    signal(&broker, Signal::TERM);
+    assert_eq!(code(&mut broker), Some(0));
 }

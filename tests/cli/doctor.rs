@@ -1,7 +1,9 @@
 //! `eventbus doctor`.
 
+use std::os::unix::net::UnixListener;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::Folder;
@@ -118,6 +120,10 @@ fn another_users_broker_is_not_taken_for_ones_own() {
     assert!(advice.contains("--broker-uid"), "{advice}");
     let ended = crate::tool::published(&folder, &["events.process.batch", "--broker-uid", "65534"], &[]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    let (code, report) = found(command(&folder, &["doctor", "--broker-uid", "65534"]));
+    assert_eq!(code, Some(0), "who is told so looks as it will connect: {report:#}");
+    assert_state(&report, "broker", "ok", "of uid 65534 listens");
+    assert_state(&report, "session", "ok", "lets this user in");
 }
 
 #[test]
@@ -144,6 +150,21 @@ fn limits_and_folders_are_named() {
     assert_state(&report, "folder", "weak", "a stranger may be there first");
     let (_, report) = found(limited("-n 256", &["doctor", "--socket", "/no/such/folder/bus.sock"]));
     assert_state(&report, "folder", "missing", "/no/such/folder is not there");
+}
+
+#[test]
+fn who_ends_it_before_it_has_looked_is_not_told_that_nothing_is_missing() {
+    let folder = Folder::new();
+    // Somebody who takes connections, and says nothing.
+    let mute = UnixListener::bind(folder.socket()).expect("the folder is ours");
+    let doctor = Tool::start(command(&folder, &["doctor"]));
+    // The first is a look who listens, the second is to be let in.
+    let held = [mute.accept().expect("it comes"), mute.accept().expect("it comes again")];
+    doctor.signal(Signal::TERM);
+    let ended = doctor.end();
+    assert_eq!((ended.code, ended.out.len()), (Some(1), 0), "{ended:?}");
+    assert!(ended.err.contains("told to end before it had looked at everything"), "{ended:?}");
+    drop(held);
 }
 
 #[test]

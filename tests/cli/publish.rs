@@ -5,7 +5,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 
 use crate::support::{Folder, look, wait_until};
-use crate::tool::{Tool, command, process, published};
+use crate::tool::{Tool, code, command, full_pipe, process, published, signal};
 
 const TOPIC: &str = "events.process.batch";
 
@@ -208,4 +208,147 @@ fn ctrl_c_ends_it_with_its_account() {
         publisher.says("1 published");
         assert_eq!(publisher.end().code, Some(0));
     }
+}
+
+/// Says a client that has come back.
+const BACK: &str = "back at the broker";
+
+#[test]
+fn it_goes_on_with_the_next_broker_and_nothing_of_what_it_reads_is_lost() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &[]);
+    let subscriber = Tool::sub(&folder, &["events.process.#", "--id", "detector", "--count", "3"]);
+    let mut publisher = Tool::publisher(&folder, &[TOPIC, "--wait-for-subscriber", "1h"]);
+    publisher.tell(&process(1));
+    subscriber.says("pid=1 ");
+    broker.kill();
+    publisher.warns("the broker is gone; looking for the next one");
+    publisher.tell(&process(2));
+    subscriber.says("pid=2 ");
+    let _broker = Tool::broker(&folder, &[]);
+    publisher.warns(BACK);
+    subscriber.warns(BACK);
+    publisher.tell(&process(3));
+    let ended = publisher.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out[0].contains("3 published") && ended.out[0].contains("3 taken, 0 dropped"), "{ended:?}");
+    let shown = subscriber.end();
+    assert!(shown.code == Some(0) && shown.out[2].contains("pid=3 "), "{shown:?}");
+}
+
+#[test]
+fn without_a_broker_and_a_subscriber_it_keeps_what_it_reads_for_the_next() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &[]);
+    let subscriber = Tool::sub(&folder, &["events.process.#", "--id", "detector", "--count", "1"]);
+    let mut publisher = Tool::publisher(&folder, &[TOPIC, "--wait-for-subscriber", "1h"]);
+    publisher.tell(&process(1));
+    assert_eq!(subscriber.end().code, Some(0));
+    broker.kill();
+    publisher.warns("looking for the next one");
+    (2..=4).for_each(|pid| publisher.tell(&process(pid)));
+    let _broker = Tool::broker(&folder, &[]);
+    publisher.warns(BACK);
+    let subscriber = Tool::sub(&folder, &["events.process.#", "--id", "detector", "--count", "3"]);
+    let ended = publisher.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let shown = subscriber.end();
+    let pids = shown.out.iter().zip(["pid=2 ", "pid=3 ", "pid=4 "]);
+    assert!(shown.out.len() == 3 && pids.into_iter().all(|(line, pid)| line.contains(pid)), "{shown:?}");
+}
+
+/// Waits until the publisher has published so many events.
+fn await_published(folder: &Folder, events: u32) {
+    wait_until("it has published", || {
+        let shown = crate::tool::ran(command(folder, &["status"]), &[]);
+        shown.out.iter().any(|line| line.contains(&format!(": {events} published, ")))
+    });
+}
+
+#[test]
+fn what_it_has_read_and_can_not_publish_is_counted_when_it_is_told_to_end() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &[]);
+    let mut publisher = Tool::publisher(&folder, &[TOPIC]);
+    publisher.tell(&process(1));
+    publisher.tell("");
+    await_published(&folder, 1);
+    broker.kill();
+    publisher.warns("looking for the next one");
+    (2..=40).for_each(|pid| publisher.tell(&process(pid)));
+    wait_until("it has read all", || publisher.has_read_all());
+    let ended = publisher.interrupt();
+    assert_eq!(ended.code, Some(4), "{ended:?}");
+    assert!(ended.out[0].starts_with("1 published on "), "{ended:?}");
+    assert!(ended.err.ends_with("not published: 39 lines that were read, from line 2 on"), "{ended:?}");
+}
+
+#[test]
+fn what_the_next_broker_does_not_allow_is_no_silent_loss() {
+    let folder = Folder::new();
+    let broker = Tool::broker(&folder, &[]);
+    let mut publisher = Tool::publisher(&folder, &[TOPIC]);
+    publisher.tell(&process(1));
+    await_published(&folder, 1);
+    broker.kill();
+    publisher.warns("looking for the next one");
+    let policy = folder.path().join("policy.toml");
+    std::fs::write(&policy, "defaults = false").expect("it is ours");
+    let policy = policy.to_str().expect("UTF-8");
+    let _broker = Tool::broker(&folder, &["--policy", policy]);
+    publisher.warns(BACK);
+    publisher.warns("procmond publishes nothing on events.process.batch: ");
+    publisher.tell(&process(2));
+    let ended = publisher.end();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+}
+
+#[test]
+fn who_does_not_read_its_account_does_not_keep_it_from_ending() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let (reader, writer) = full_pipe();
+    let mut words = command(&folder, &["pub", TOPIC]);
+    let mut publisher = words.stdin(Stdio::piped()).stdout(writer).spawn().expect("it starts");
+    let mut input = publisher.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut input, format!("{}\n", process(1)).as_bytes()).expect("it reads");
+    await_published(&folder, 1);
+    signal(&publisher, Signal::TERM);
+    assert_eq!(code(&mut publisher), Some(0));
+    drop((reader, input));
+}
+
+#[test]
+fn a_signal_that_whoever_started_it_has_it_ignore_stays_ignored() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "trap '' HUP INT; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_eventbus")]);
+    shell.args(["sub", "events.process.#", "--id", "detector", "--socket"]).arg(folder.socket());
+    let subscriber = Tool::start(shell);
+    subscriber.warns(" has subscribed to ");
+    subscriber.signal(Signal::HUP);
+    subscriber.signal(Signal::INT);
+    assert_eq!(published(&folder, &[TOPIC, "--wait-for-subscriber", "1h"], &[&process(1)]).code, Some(0));
+    subscriber.says("pid=1 ");
+    subscriber.signal(Signal::TERM);
+    assert_eq!(subscriber.end().code, Some(0));
+}
+
+#[test]
+fn an_input_that_does_not_wait_by_itself_is_waited_for() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let (reader, mut writer) = std::io::pipe().expect("descriptors");
+    rustix::io::ioctl_fionbio(&reader, true).expect("it is a pipe");
+    let mut words = command(&folder, &["pub", TOPIC]);
+    let mut publisher = words.stdin(reader).stdout(Stdio::null()).spawn().expect("it starts");
+    // It keeps what the process has inherited.
+    drop(words);
+    for events in 1..=2 {
+        std::io::Write::write_all(&mut writer, format!("{}\n", process(1)).as_bytes()).expect("it reads");
+        await_published(&folder, events);
+    }
+    drop(writer);
+    assert_eq!(code(&mut publisher), Some(0));
 }

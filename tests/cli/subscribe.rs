@@ -1,14 +1,14 @@
 //! `eventbus sub`.
 
 use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{DEADLINE, Folder, Role};
-use crate::tool::{Tool, command, json, process, published, ran};
+use crate::support::{Folder, Role, wait_until};
+use crate::tool::{Tool, code, command, full_pipe, json, process, published, ran, signal};
 
 /// An event of each kind, with what a terminal would obey.
 fn events() -> Vec<Value> {
@@ -150,18 +150,6 @@ fn a_name_is_one_clients_at_a_time() {
     assert!(ended.err.contains("the name detector is taken") && ended.err.contains("--id says another"));
 }
 
-/// How a process ends that is to end by itself, and is killed if it does not.
-fn code(process: &mut Child) -> Option<i32> {
-    let begun = Instant::now();
-    loop {
-        match process.try_wait().expect("it is ours") {
-            Some(status) => return status.code(),
-            None if begun.elapsed() > DEADLINE => process.kill().expect("it is ours"),
-            None => std::thread::sleep(Duration::from_millis(5)),
-        }
-    }
-}
-
 #[test]
 fn signals_end_it_cleanly_and_so_does_a_reader_that_leaves() {
     let folder = Folder::new();
@@ -194,9 +182,104 @@ fn a_reader_that_has_stopped_keeps_it_from_nothing() {
     let lines: Vec<String> = (0..1000).map(process).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     assert_eq!(published(&folder, &["events.process.anomaly"], &lines).code, Some(0));
-    let pid = rustix::process::Pid::from_raw(subscriber.id().cast_signed()).expect("a pid is positive");
-    rustix::process::kill_process(pid, Signal::INT).expect("it is ours");
+    signal(&subscriber, Signal::INT);
     assert_eq!(code(&mut subscriber), Some(0));
+}
+
+#[test]
+fn a_reader_that_pauses_gets_all_that_was_asked_for() {
+    const EVENTS: usize = 600;
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let count = EVENTS.to_string();
+    let mut words =
+        command(&folder, &["sub", "events.process.#", "--id", "detector", "--json", "--count", &count]);
+    let mut subscriber = words.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut said = BufReader::new(subscriber.stderr.take().expect("a pipe")).lines();
+    assert!(said.next().is_some_and(|line| line.expect("text").contains(" has subscribed to ")));
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": EVENTS}));
+    // All that is asked for has come, and more of it than a pipe holds. It once waited for one second then.
+    let pause = Instant::now() + Duration::from_secs(2);
+    wait_until("it has ended, or the pause has", || {
+        Instant::now() > pause || subscriber.try_wait().expect("it is ours").is_some()
+    });
+    let shown = BufReader::new(subscriber.stdout.take().expect("a pipe")).lines().count();
+    assert_eq!((shown, code(&mut subscriber)), (EVENTS, Some(0)));
+}
+
+#[test]
+fn who_does_not_read_what_it_warns_of_keeps_it_from_nothing() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let (reader, writer) = full_pipe();
+    let mut words = command(&folder, &["sub", "events.process.anomaly", "--count", "1"]);
+    let mut subscriber = words.stdout(Stdio::piped()).stderr(writer).spawn().expect("it starts");
+    let topic = ["events.process.anomaly", "--wait-for-subscriber", "1h"];
+    assert_eq!(published(&folder, &topic, &[&process(1)]).code, Some(0));
+    assert_eq!(code(&mut subscriber), Some(0));
+    drop(reader);
+}
+
+#[test]
+fn an_output_that_does_not_wait_by_itself_is_waited_for() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let (reader, writer) = std::io::pipe().expect("descriptors");
+    rustix::io::ioctl_fionbio(&writer, true).expect("it is a pipe");
+    let mut words =
+        command(&folder, &["sub", "events.process.#", "--id", "detector", "--json", "--count", "3000"]);
+    let mut subscriber = words.stdout(writer).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(words);
+    let mut said = BufReader::new(subscriber.stderr.take().expect("a pipe")).lines();
+    assert!(said.next().is_some_and(|line| line.expect("text").contains(" has subscribed to ")));
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 3000}));
+    wait_until("the pipe is full", || rustix::io::ioctl_fionread(&reader).is_ok_and(|bytes| bytes > 60_000));
+    assert_eq!(BufReader::new(reader).lines().count(), 3000);
+    assert_eq!(code(&mut subscriber), Some(0));
+}
+
+#[test]
+fn an_event_that_several_patterns_match_is_shown_and_counted_once() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let words = ["events.process.#", "events.#", "events.process.batch", "--id", "detector", "--count", "2"];
+    let subscriber = Tool::sub(&folder, &words);
+    assert_eq!(published(&folder, &["events.process.batch"], &[&process(1), &process(2)]).code, Some(0));
+    let shown = subscriber.end();
+    assert!(shown.out.len() == 2 && shown.out[1].contains("pid=2 "), "{shown:?}");
+}
+
+#[test]
+fn an_output_that_takes_nothing_is_a_failure_and_said() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    for words in [&["status"][..], &["status", "--json"], &["doctor"], &["pub", "events.process.batch"]] {
+        let full = std::fs::File::options().write(true).open("/dev/full").expect("it is there");
+        let mut tool = command(&folder, words);
+        let ended = tool.stdin(Stdio::null()).stdout(full).output().expect("it starts");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(ended.status.code() == Some(1) && said.contains("No space left"), "{words:?}: {ended:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_on_the_command_line_is_repeated_without_what_a_terminal_obeys() {
+    let folder = Folder::new();
+    for words in [
+        &["sub", "events.\u{1b}[2J\u{202e}"][..],
+        &["sub", "events.#", "--\u{1b}[2J\u{9b}"],
+        &["\u{202e}\u{1b}]0;x\u{7}"],
+        &["pub", "events.a", "--event", "a", "\u{202e}\u{1b}"],
+    ] {
+        let ended = ran(command(&folder, words), &[]);
+        assert_eq!((ended.code, ended.out.len()), (Some(2), 0), "{words:?}: {ended:?}");
+        assert!(!ended.err.lines().any(steers) && ended.err.contains("\\u{"), "{ended:?}");
+        assert!(ended.err.lines().count() > 2, "its lines stay lines: {ended:?}");
+    }
 }
 
 #[test]
@@ -226,6 +309,10 @@ fn what_makes_no_sense_on_the_command_line_is_said_before_anything_is_done() {
         &["pub"],
         &["pub", "events.process.batch", "--key-file", "a", "--token-file", "b"],
         &["broker", "--socket-mode", "888"],
+        &["broker", "--ring-bytes", "100000"],
+        &["sub", "events.#", "--ring-bytes", "4096"],
+        &["status", "--token", "a"],
+        &["doctor", "--key-file", "a", "--token-file", "b"],
     ] {
         let ended = ran(command(&folder, words), &[]);
         assert_eq!((ended.code, ended.out.len()), (Some(2), 0), "{words:?}: {ended:?}");

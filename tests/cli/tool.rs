@@ -1,14 +1,15 @@
 //! `eventbus`, started as a user starts it, and what it says.
 
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::{Folder, STRANGER, backing, look, reachable, wait_until};
+use crate::support::{DEADLINE, Folder, STRANGER, backing, look, reachable, wait_until};
 
 /// A process of the command line. Killed, and reaped, when it is dropped.
 pub(crate) struct Tool {
@@ -119,6 +120,13 @@ impl Tool {
         let _ = writeln!(stdin, "{line}").and_then(|()| stdin.flush());
     }
 
+    /// Whether a publisher has read all that it was told, and looks for more, or has no room for more.
+    pub(crate) fn has_read_all(&self) -> bool {
+        let stdin = self.stdin.as_ref().expect("only the end closes it");
+        let unread = rustix::io::ioctl_fionread(stdin).expect("it is a pipe");
+        unread == 0 && thread_waits(self.pid(), "eventbus-input")
+    }
+
     /// Waits for a line on standard output.
     pub(crate) fn says(&self, text: &str) -> String {
         self.out.with(text)
@@ -130,8 +138,7 @@ impl Tool {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a pid is positive");
-        kill_process(pid, signal).expect("it is ours");
+        self::signal(&self.child, signal);
         if signal == Signal::STOP {
             wait_until("it is stopped", || look::is_stopped(self.pid()));
         }
@@ -149,6 +156,11 @@ impl Tool {
         Ended { code, out: self.out.lines(), err: self.err.lines().join("\n") }
     }
 
+    /// Kills it, and reaps it.
+    pub(crate) fn kill(self) {
+        drop(self);
+    }
+
     /// Tells it to end.
     pub(crate) fn interrupt(self) -> Ended {
         self.signal(Signal::INT);
@@ -164,6 +176,34 @@ impl Drop for Tool {
     }
 }
 
+/// Whether the thread of this name waits for something.
+fn thread_waits(pid: u32, name: &str) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").flatten();
+    let mut threads =
+        threads.map(|thread| std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default());
+    threads.any(|stat| {
+        let (head, state) = stat.rsplit_once(')').unwrap_or_default();
+        head.ends_with(&format!("({name}")) && state.starts_with(" S")
+    })
+}
+
+pub(crate) fn signal(process: &Child, signal: Signal) {
+    let pid = Pid::from_raw(process.id().cast_signed()).expect("a pid is positive");
+    kill_process(pid, signal).expect("it is ours");
+}
+
+/// How a process ends that is to end by itself, and is killed if it does not.
+pub(crate) fn code(process: &mut Child) -> Option<i32> {
+    let begun = Instant::now();
+    loop {
+        match process.try_wait().expect("it is ours") {
+            Some(status) => return status.code(),
+            None if begun.elapsed() > DEADLINE => process.kill().expect("it is ours"),
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
 /// Runs a tool to its end, with these lines to read.
 pub(crate) fn ran(command: Command, lines: &[&str]) -> Ended {
     let mut tool = Tool::start(command);
@@ -174,6 +214,15 @@ pub(crate) fn ran(command: Command, lines: &[&str]) -> Ended {
 /// The same, of a publisher.
 pub(crate) fn published(folder: &Folder, words: &[&str], lines: &[&str]) -> Ended {
     ran(command(folder, &[&["pub"], words].concat()), lines)
+}
+
+/// A pipe that takes nothing more until somebody reads.
+pub(crate) fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().expect("descriptors");
+    rustix::io::ioctl_fionbio(&writer, true).expect("it is a pipe");
+    while rustix::io::write(&writer, &[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("it is a pipe");
+    (reader, writer)
 }
 
 /// A process event as a line.

@@ -11,8 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ending::Ending;
 use crate::interrupt::Interrupt;
-use crate::output::{notice, print};
-use crate::place::Place;
+use crate::log::{self, Level};
+use crate::output::{Lines, notice};
+use crate::place::{Place, ring_bytes};
 
 pub(crate) const ABOUT: &str = "\
 Runs a broker until Ctrl-C, or SIGTERM. Nobody is `agent` on its bus, and what only the agent may do, nobody does,
@@ -20,7 +21,10 @@ unless a policy file says otherwise. Who may connect is decided by the mode and 
 read the key file that is put beside it.
 
 At SIGHUP it reads its policy file again, and says what that changed. A file that can't be read, makes no sense,
-or could have been written by others changes nothing.";
+or could have been written by others changes nothing.
+
+What it logs, and the audit stream, are lines on standard error: when, level, target, name, and fields, as
+docs/operations.md and docs/policy.md have them. It does not wait for who reads them, and says how many are missing.";
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -51,11 +55,14 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "UID", value_delimiter = ',')]
     component_uid: Vec<u32>,
     /// Data bytes of each ring, a power of two from 65536; at first 8 MiB
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     ring_bytes: Option<usize>,
     /// What rings are made of; at first the better one that this platform has
     #[arg(long, value_name = "KIND")]
     backing: Option<crate::BackingArgument>,
+    /// How much it logs, on standard error
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    log: Level,
 }
 
 fn mode(octal: &str) -> Result<u32, String> {
@@ -105,25 +112,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending, BrokerError> {
         let mut interrupt = Interrupt::listen_but_for_hangup().map_err(no("handler for a signal"))?;
         let mut hangup = signal(SignalKind::hangup()).map_err(no("handler for a signal"))?;
         let mut policy = arguments.policy.as_deref().map(AccessPolicy::load).transpose()?.unwrap_or_default();
+        log::begin(arguments.log);
+        let out = Lines::to(std::io::stdout());
         let broker = DaemoneyeBroker::with_options(arguments.options(policy.clone()))?;
         broker.start().await?;
-        say(&format!("listening at {}, process {}", broker.path().display(), std::process::id()));
+        say(&out, &format!("listening at {}, process {}", broker.path().display(), std::process::id()));
         loop {
             tokio::select! {
                 () = interrupt.heard() => break,
                 _ = hangup.recv() => match &arguments.policy {
-                    Some(path) => reload(&broker, path, &mut policy).await,
+                    Some(path) => reload(&broker, path, &mut policy, &out).await,
                     None => notice("SIGHUP: there is no policy file to read again; --policy names one"),
                 },
             }
         }
         broker.shutdown().await;
+        out.end();
         Ok(Ending::Done)
     })
 }
 
 /// Reads the policy again, and puts it in force if it makes sense.
-async fn reload(broker: &DaemoneyeBroker, path: &Path, policy: &mut AccessPolicy) {
+async fn reload(broker: &DaemoneyeBroker, path: &Path, policy: &mut AccessPolicy, out: &Lines) {
     let changed = match AccessPolicy::load(path) {
         Ok(changed) => changed,
         Err(error) => {
@@ -131,21 +141,24 @@ async fn reload(broker: &DaemoneyeBroker, path: &Path, policy: &mut AccessPolicy
         }
     };
     if changed == *policy {
-        return say(&format!("the policy of {} says what is in force already", path.display()));
+        return say(out, &format!("the policy of {} says what is in force already", path.display()));
     }
     match broker.reload_policy(changed.clone()).await {
         Ok(change) => {
             *policy = changed;
             let (revoked, granted) = (change.revoked, change.granted);
             let path = path.display();
-            say(&format!("the policy of {path} is in force: {revoked} routes revoked, {granted} granted"));
+            say(
+                out,
+                &format!("the policy of {path} is in force: {revoked} routes revoked, {granted} granted"),
+            );
         }
         Err(ReloadError::Shutdown) => {}
         Err(error) => notice(&format!("the policy is not in force: {error}")),
     }
 }
 
-/// Whoever has stopped reading this does not end the bus.
-fn say(text: &str) {
-    let _ = print((crate::printable::printable(text, 4096) + "\n").as_bytes());
+/// Whoever has stopped reading this does not end the bus, nor keep it from hearing a signal.
+fn say(out: &Lines, text: &str) {
+    out.say(crate::printable::printable(text, 4096));
 }

@@ -24,7 +24,7 @@ mod subscriber;
 mod synthetic;
 
 use std::fs::Permissions;
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,6 +44,7 @@ use peer::{Peer, Role};
 use report::{Outcome, Second, Subscriber};
 
 use crate::interrupt::{self, Interrupt};
+use crate::output::Output;
 
 /// How long a peer may take to get ready, or to answer. Beyond it, the demo fails.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -72,14 +73,19 @@ pub(crate) fn run(options: Options) -> Result<bool, Failure> {
             demo = Demo::begin(&place, options.rate, options.backing) => demo?,
             () = interrupt.heard() => return Err(Failure::Interrupted),
         };
-        let mut screen = Screen { quiet: options.json };
+        let output = Output::begin().map_err(Failure::Output)?;
+        let mut screen = Screen { quiet: options.json, output };
         let interrupted =
             demo.watch(&mut screen, &mut interrupt, Duration::from_secs(options.seconds)).await?;
         let outcome = demo.finish(options.rate, interrupted).await?;
         demo.end().await;
         let last = if options.json { format!("{:#}\n", outcome.to_json()) } else { outcome.summary() };
-        // Without a reader there is nobody to tell; the exit code says it still.
-        let _ = print(&last);
+        let hurry = async {
+            if !interrupted {
+                interrupt.heard().await;
+            }
+        };
+        screen.output.end(last.into_bytes(), hurry).await.map_err(Failure::Output)?;
         Ok(outcome.accounted())
     })
 }
@@ -141,20 +147,21 @@ impl Place {
 #[derive(Debug)]
 struct Screen {
     quiet: bool,
+    output: Output,
 }
 
 impl Screen {
-    /// # Errors
-    /// Nobody reads any more.
-    fn show(&mut self, text: &str) -> io::Result<()> {
-        if self.quiet { Ok(()) } else { print(text) }
+    /// Whether it goes on: somebody reads, and nobody has wished for the end meanwhile.
+    async fn show(&mut self, text: String, interrupt: &mut Interrupt) -> bool {
+        if self.quiet {
+            return true;
+        }
+        tokio::select! {
+            biased;
+            () = interrupt.heard() => false,
+            shown = self.output.show(text.into_bytes()) => shown.is_ok(),
+        }
     }
-}
-
-fn print(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }
 
 /// A demo under way.
@@ -264,9 +271,9 @@ impl Demo {
             "collector (pid {}) publishes to agent (pid {}) and detector (pid {}), for {duration:?} or until Ctrl-C\n",
             collector.pid, agent.pid, detector.pid
         );
-        let mut shown = screen.show(&(pids + &report::heading()));
+        let mut goes_on = screen.show(pids + &report::heading(), interrupt).await;
         let (mut before, mut newest) = (Second::default(), Vec::new());
-        while shown.is_ok() {
+        while goes_on {
             tokio::select! {
                 () = tokio::time::sleep_until(began + duration) => return Ok(false),
                 () = interrupt.heard() => return Ok(true),
@@ -274,12 +281,12 @@ impl Demo {
                 _ = ticks.tick() => if !screen.quiet {
                     self.sample().await?;
                     let line = report::line(began.elapsed(), &self.heard.second, &before);
-                    if newest == self.heard.newest {
-                        shown = screen.show(&line);
-                    } else {
+                    let mut text = line;
+                    if newest != self.heard.newest {
                         newest.clone_from(&self.heard.newest);
-                        shown = screen.show(&(line + &report::processes(&newest)));
+                        text += &report::processes(&newest);
                     }
+                    goes_on = screen.show(text, interrupt).await;
                     before = self.heard.second.clone();
                 },
             }

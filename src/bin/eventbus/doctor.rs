@@ -11,15 +11,15 @@ use serde::Serialize;
 
 use crate::ending::Ending;
 use crate::interrupt::Interrupt;
-use crate::output::print;
-use crate::place::Place;
+use crate::output::print_until;
+use crate::place::Reach;
 use crate::printable::printable;
 
 pub(crate) const ABOUT: &str = "\
 Looks at what this host offers to the bus, as the user who asks, and at the broker that should listen here. Each line
 says `ok`, `weak` (it works, and holds less than it could) or `missing`, what was found, and what to do.
 
-It makes rings on a bus of its own, in a temporary folder, and connects to the broker as a stranger who leaves at once.";
+It makes rings on a bus of its own, in a temporary folder, and connects to the broker, without --id as a stranger, and leaves at once.";
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -39,7 +39,7 @@ const FINDING_COLUMNS: usize = 1024;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    place: Place,
+    reach: Reach,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -110,27 +110,28 @@ pub(crate) fn run(arguments: &Arguments) -> io::Result<Ending> {
     crate::runtime()?.block_on(async {
         let mut interrupt = Interrupt::listen()?;
         let report = tokio::select! {
-            report = report(&arguments.place) => report,
-            () = interrupt.heard() => return Ok(Ending::Done),
+            report = report(&arguments.reach) => report,
+            // It has not looked at everything, and so can't say that nothing is missing.
+            () = interrupt.heard() => return Err(io::Error::other("told to end before it had looked at everything")),
         };
+        let mut text = Vec::new();
         if arguments.json {
-            let mut text = Vec::new();
             crate::json::line(&report, &mut text)?;
-            print(&text)?;
         } else {
-            print(report.checks.iter().map(Check::to_string).collect::<String>().as_bytes())?;
+            text.extend(report.checks.iter().flat_map(|check| check.to_string().into_bytes()));
         }
+        print_until(text, interrupt.heard()).await?;
         Ok(if report.worst == State::Missing { Ending::Wanting } else { Ending::Done })
     })
 }
 
-async fn report(place: &Place) -> Report {
-    let path = place.path();
+async fn report(reach: &Reach) -> Report {
+    let path = reach.place.path();
     let mut checks = vec![host::sealed_memory(), broker::rings().await];
     checks.extend(host::peers());
     checks.extend([host::descriptors(), host::memory(), host::shared_memory()]);
-    checks.extend([socket::folder(&path), socket::file(&path), socket::key(&path)]);
-    checks.extend([broker::listening(&path).await, broker::session(&path).await]);
+    checks.extend([socket::folder(&path), socket::file(&path), socket::key(&path, &reach.key_file())]);
+    checks.extend([broker::listening(&path, reach.broker_uid).await, broker::session(reach).await]);
     let worst = checks.iter().map(|check| check.state).max().unwrap_or(State::Ok);
     Report { uid: rustix::process::geteuid().as_raw(), worst, checks }
 }

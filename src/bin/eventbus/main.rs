@@ -7,6 +7,7 @@ mod doctor;
 mod ending;
 mod interrupt;
 mod json;
+mod log;
 mod output;
 mod place;
 mod printable;
@@ -137,13 +138,25 @@ struct PeerArguments {
 }
 
 fn main() -> ExitCode {
-    match run(Arguments::parse().command) {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // It repeats what was on the command line, which a script may have from a stranger.
+        Err(error) if error.use_stderr() => {
+            output::errors().say(printable::visible_lines(error.render().to_string().trim_end()));
+            output::errors().end();
+            return ExitCode::from(2);
+        }
+        Err(asked) => asked.exit(),
+    };
+    let code = match run(arguments.command) {
         Ok(ending) => ending.into(),
         Err(error) => {
             output::notice(&error.to_string());
             ExitCode::FAILURE
         }
-    }
+    };
+    output::errors().end();
+    code
 }
 
 fn run(command: Command) -> Result<Ending, Box<dyn Error>> {

@@ -1,17 +1,26 @@
-//! Standard output, written by a thread of its own: a reader that is slow, or has stopped, keeps nobody from hearing a signal.
+//! Standard output, and standard error. What goes on for long has them written by threads of their own: a reader that is slow, or has
+//! stopped, keeps nobody from hearing a signal, and no broker from its work.
 
+mod lines;
+
+use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
-/// How long the end waits for a reader that does not read.
+pub(crate) use lines::Lines;
+
+/// How long an end that can't wait waits for a reader that does not read.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
+/// Standard output, for texts that come one after the other and whose writer waits for their reader.
 #[derive(Debug)]
 pub(crate) struct Output {
     texts: mpsc::Sender<Vec<u8>>,
@@ -29,18 +38,18 @@ impl Output {
         // One text waits while another is written.
         let (texts, mut texts_end) = mpsc::channel::<Vec<u8>>(1);
         let (tell, written) = oneshot::channel();
+        let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+        let watched = AsyncFd::with_interest(stdout.try_clone()?, Interest::ERROR).ok();
         let write = move || {
+            let mut out = File::from(stdout);
             let mut result = Ok(());
             while let (Ok(()), Some(text)) = (&result, texts_end.blocking_recv()) {
-                let mut out = io::stdout().lock();
-                result = out.write_all(&text).and_then(|()| out.flush());
+                result = write_all(&mut out, &text);
             }
             // Who no longer waits has ended.
             let _ = tell.send(result);
         };
         std::thread::Builder::new().name("eventbus-output".into()).spawn(write)?;
-        let watched =
-            AsyncFd::with_interest(io::stdout().as_fd().try_clone_to_owned()?, Interest::ERROR).ok();
         Ok(Self { texts, written, watched })
     }
 
@@ -63,36 +72,84 @@ impl Output {
         }
     }
 
-    /// Waits until all is written, but not for ever.
+    /// Waits until all is written, with a last text, but from `hurry` on no longer than [`END_PATIENCE`]. Whether all was.
     ///
     /// # Errors
     /// What the system said. That nobody reads any more is none: it is for the reader to know when it has enough.
-    pub(crate) async fn end(self) -> io::Result<()> {
+    pub(crate) async fn end(self, last: Vec<u8>, hurry: impl Future<Output = ()>) -> io::Result<bool> {
         let Self { texts, written, .. } = self;
-        drop(texts);
-        match timeout(END_PATIENCE, written).await {
-            Ok(Ok(Err(error))) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-            _ => Ok(()),
+        let written = async {
+            // What can't be written is said by the result.
+            let _ = texts.send(last).await;
+            drop(texts);
+            written.await
+        };
+        let late = async {
+            hurry.await;
+            sleep(END_PATIENCE).await;
+        };
+        tokio::select! {
+            biased;
+            result = written => match result {
+                Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+                _ => Ok(true),
+            },
+            () = late => Ok(false),
         }
     }
 }
 
-/// Writes a text to standard output, whole.
+/// Writes a text to standard output, whole, for a process that any signal ends.
 ///
 /// # Errors
 /// As [`Output::end`].
 pub(crate) fn print(text: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    match write_all(&mut out, text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Says something beside the output, in one line that moves no cursor.
+/// The same, for a process that is told of signals: from `hurry` on it does not wait for the reader any more.
+///
+/// # Errors
+/// As [`Output::end`].
+pub(crate) async fn print_until(text: Vec<u8>, hurry: impl Future<Output = ()>) -> io::Result<()> {
+    Output::begin()?.end(text, hurry).await.map(drop)
+}
+
+/// Writes it all, also where somebody who shares the stream has made it one that does not wait.
+fn write_all(out: &mut File, mut text: &[u8]) -> io::Result<()> {
+    while !text.is_empty() {
+        match out.write(text) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => text = &text[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait(&*out, PollFlags::OUT)?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a stream that does not wait by itself.
+pub(crate) fn wait(stream: &impl AsFd, what: PollFlags) -> io::Result<()> {
+    match poll(&mut [PollFd::new(stream, what)], None) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Standard error.
+pub(crate) fn errors() -> &'static Lines {
+    static ERRORS: OnceLock<Lines> = OnceLock::new();
+    ERRORS.get_or_init(|| Lines::to(io::stderr()))
+}
+
+/// Says something beside the output, in one line that moves no cursor. Never waits.
 pub(crate) fn notice(text: &str) {
-    // Without a reader of stderr there is nobody to tell.
-    let _ = writeln!(io::stderr(), "eventbus: {}", crate::printable::printable(text, NOTICE_COLUMNS));
+    errors().say(format!("eventbus: {}", crate::printable::printable(text, NOTICE_COLUMNS)));
 }
 
 /// Characters of a notice: a refusal names all that would be needed.

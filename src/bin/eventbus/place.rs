@@ -4,8 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    Component, ConnectError, ConnectOptions, EventBusClient, Instance, LaunchToken, Needed, Refusal,
+    Component, ConnectError, ConnectOptions, Connection, EventBusClient, Instance, LaunchToken, Needed,
+    Refusal,
 };
+
+use crate::output::notice;
 
 /// Where a broker listens.
 #[derive(Debug, Clone, clap::Args)]
@@ -33,7 +36,7 @@ fn client_id(id: &str) -> Result<String, String> {
 }
 
 /// How a client comes to a broker, and as whom.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Reach {
     #[command(flatten)]
     pub(crate) place: Place,
@@ -48,7 +51,7 @@ pub(crate) struct Reach {
     token_file: Option<PathBuf>,
     /// The user that the broker runs as, if that is neither root nor yours
     #[arg(long, value_name = "UID")]
-    broker_uid: Option<u32>,
+    pub(crate) broker_uid: Option<u32>,
 }
 
 /// Why a broker can't be reached, and what to do.
@@ -63,6 +66,22 @@ pub(crate) enum ReachError {
 impl Reach {
     /// Connects as `id`.
     pub(crate) async fn connect(&self, id: &str) -> Result<EventBusClient, ReachError> {
+        let options = self.options(id)?;
+        EventBusClient::connect(options).await.map_err(|error| ReachError::Connect { error })
+    }
+
+    /// The id that was asked for, or that of a stranger.
+    pub(crate) fn id_or_strange(&self, command: &str) -> String {
+        self.id.clone().unwrap_or_else(|| strange_id(command))
+    }
+
+    /// The key file that was named, or the one that the broker writes.
+    pub(crate) fn key_file(&self) -> PathBuf {
+        self.key_file.clone().unwrap_or_else(|| self.place.path().with_added_extension("key"))
+    }
+
+    /// How to connect as `id`.
+    pub(crate) fn options(&self, id: &str) -> Result<ConnectOptions, ReachError> {
         let mut options = ConnectOptions::new(id).path(self.place.path());
         if let Some(path) = &self.key_file {
             options = options.key_file(path);
@@ -74,7 +93,17 @@ impl Reach {
         if let Some(uid) = self.broker_uid {
             options = options.expected_broker_uid(uid);
         }
-        EventBusClient::connect(options).await.map_err(|error| ReachError::Connect { error })
+        Ok(options)
+    }
+}
+
+/// Says that the broker has gone, or is back.
+pub(crate) fn tell_connection(now: &Connection) {
+    match now {
+        Connection::Up => notice("back at the broker"),
+        Connection::Away(why) => notice(&format!("{why}; looking for the next one")),
+        // The end of the command says it.
+        _ => {}
     }
 }
 
@@ -108,6 +137,14 @@ pub(crate) fn advice(error: &ConnectError) -> &'static str {
         ConnectError::Refused(Refusal::Unproven { .. }) => "--token-file names it",
         _ => "`eventbus doctor` looks closer",
     }
+}
+
+/// The size of a ring on the command line.
+pub(crate) fn ring_bytes(text: &str) -> Result<usize, String> {
+    let bytes = text.parse().ok().filter(|bytes: &usize| bytes.is_power_of_two());
+    bytes
+        .filter(|bytes| (64 << 10..=1 << 30).contains(bytes))
+        .ok_or_else(|| "a ring has a power of two of bytes, from 65536 to 1073741824".into())
 }
 
 /// A time on the command line: seconds, or a number with `ms`, `s`, `m` or `h`.

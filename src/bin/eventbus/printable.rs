@@ -31,6 +31,33 @@ pub(crate) fn printable(text: &str, columns_max: usize) -> String {
     shown
 }
 
+/// Adds ` name=text` to a line, each in at most `columns_max` characters, and in quotation marks if it could be taken for something else.
+pub(crate) fn field(line: &mut String, name: &str, text: &str, columns_max: usize) {
+    line.push(' ');
+    value(line, name, columns_max);
+    line.push('=');
+    value(line, text, columns_max);
+}
+
+fn value(line: &mut String, text: &str, columns_max: usize) {
+    let shown = printable(text, columns_max);
+    let plain = |character: char| !matches!(character, ' ' | '"' | '=');
+    if !shown.is_empty() && shown.chars().all(plain) {
+        line.push_str(&shown);
+    } else {
+        write!(line, "\"{}\"", shown.replace('"', "\\\"")).expect("a string takes what is written to it");
+    }
+}
+
+/// Several lines, such as a program makes for its user: what is not visible in them is an escape, but for their ends.
+pub(crate) fn visible_lines(text: &str) -> String {
+    let shown = text.chars().map(|character| match character {
+        '\n' | '\\' => character.to_string(),
+        _ => printable(&character.to_string(), usize::MAX),
+    });
+    shown.collect()
+}
+
 /// Whether a character stands for itself, and does nothing else.
 pub(crate) fn is_visible(character: char) -> bool {
     let mut shown = String::new();
@@ -51,7 +78,7 @@ fn escape(character: char, shown: &mut String) {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::{field, printable, visible_lines};
 
     #[test]
     fn plain_text_stays_as_it_is() {
@@ -85,6 +112,20 @@ mod tests {
         assert_eq!(printable("\u{9b}31m\u{202e}gpj", 80), r"\u{9b}31m\u{202e}gpj");
         assert_eq!(printable(r"\u{1b}", 80), r"\\u{1b}");
         assert_eq!(printable("a\nb\tc\0", 80), r"a\nb\tc\0");
+    }
+
+    #[test]
+    fn a_field_is_not_taken_for_another() {
+        let mut line = String::new();
+        field(&mut line, "name", "sh pid=1", 80);
+        field(&mut line, "a b", "say \"x\" \u{1b}[2J\n", 80);
+        field(&mut line, "empty", "", 80);
+        assert_eq!(line, r#" name="sh pid=1" "a b"="say \"x\" \u{1b}[2J\n" empty="""#);
+    }
+
+    #[test]
+    fn lines_stay_lines_and_steer_no_terminal() {
+        assert_eq!(visible_lines("a\n  b \\ \u{1b}[2J\u{202e}\r\n"), "a\n  b \\ \\u{1b}[2J\\u{202e}\\r\n");
     }
 
     #[test]

@@ -7,17 +7,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    AccessPolicy, CollectionEvent, Component, DeclareError, Delivery, Disconnected, EventBusClient,
-    EventTooLarge, Publisher, Topic,
+    AccessPolicy, Component, Connection, DeclareError, Delivery, Disconnected, EventBusClient, EventTooLarge,
+    Publisher, Topic,
 };
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::ending::Ending;
 use crate::interrupt::Interrupt;
-use crate::output::print;
-use crate::place::{Reach, ReachError, duration, strange_id};
-use source::{Bad, Source};
+use crate::output::{notice, print_until};
+use crate::place::{Reach, ReachError, duration, strange_id, tell_connection};
+use source::{Bad, Events, Placed, Source};
 
 pub(crate) const ABOUT: &str = "\
 Publishes events on a topic: one for each line of standard input, in JSON, as `eventbus sub --json` has it below
@@ -27,20 +27,30 @@ Without --id the client takes the name of a component that the default table let
 which needs a launch token). One client has a name at a time: where the real one is there, this one is refused, and
 where this one is there, the real one is, unless it comes with a launch token.
 
-It waits for no subscriber, unless it is told to: what is published to nobody is gone.";
+It waits for no subscriber, unless it is told to: what is published to nobody is gone. When the broker goes it goes on
+with the subscribers that it has; where there is none it keeps what it reads next until there is a broker again
+(and a subscriber, with --wait-for-subscriber), and says so on standard error.";
 
 pub(crate) const HELP: &str = "\
 Examples:
   echo '{\"Process\":{\"pid\":1,\"name\":\"init\",\"metadata\":{}}}' | eventbus pub events.process.start
   eventbus pub events.process.batch --wait-for-subscriber 10 < events.jsonl
   eventbus pub alerts.high --id agent --token-file token --event alert.json
-  eventbus sub --json 'events.#' | jq -c .event | eventbus pub events.process.batch --instance staging
+  eventbus sub --json 'events.#' | jq -c '.event // empty' | eventbus pub events.process.batch --instance staging
 
 Exit codes:
-  0  each event was published, and each subscriber's ring took it
-  1  failed: no broker, a topic that is refused, a line that is no event (those before it are published)
+  0  each event that was read was published, and each subscriber's ring took it
+  1  failed: no broker, a topic that is refused, also by the next broker, somebody else has this name now, a line
+     that is no event (those before it are published). Standard error says how many lines were not published
   2  the command line is wrong
-  3  each event was published, and some subscriber lost some of them";
+  3  each event that was read was published, and some subscriber lost some of them
+  4  it was told to end, by a signal, before it had published all that it had read; standard error says how many
+     lines, and from which on";
+
+fn too_early() -> Ending {
+    notice("told to end before anything was read, or published");
+    Ending::Fewer
+}
 
 /// How often it is looked whether somebody has subscribed.
 const LOOK: Duration = Duration::from_millis(10);
@@ -55,7 +65,7 @@ pub(crate) struct Arguments {
     /// Publish the one event in this file, and not standard input
     #[arg(long, value_name = "FILE")]
     event: Option<PathBuf>,
-    /// Publish nothing before there is a subscriber, and fail if none comes within this time
+    /// Publish nothing before there is a subscriber, also after a broker has gone, and fail if none comes within this time
     #[arg(long, value_name = "SECONDS", value_parser = duration)]
     wait_for_subscriber: Option<Duration>,
     /// How long each event may wait for room in its subscribers' rings, before those that have none lose it
@@ -82,7 +92,7 @@ pub(crate) enum PublishError {
     Bad { bad: Bad, published: u64 },
     #[error("{place}: {error}; events published before it: {published}, after it: none")]
     TooLarge { place: String, error: EventTooLarge, published: u64 },
-    #[error("{why}; events published before that: {published}")]
+    #[error("{why}, for good; events published before that: {published}")]
     Disconnected { why: Disconnected, published: u64 },
     #[error("can't write: {0}")]
     Output(io::Error),
@@ -96,22 +106,26 @@ fn no(what: &'static str) -> impl Fn(io::Error) -> PublishError {
 pub(crate) fn run(arguments: Arguments) -> Result<Ending, PublishError> {
     crate::runtime().map_err(no("runtime"))?.block_on(async {
         let mut interrupt = Interrupt::listen().map_err(no("handler for a signal"))?;
-        let topic = arguments.topic.clone();
         let (client, publisher) = tokio::select! {
-            introduced = introduce(&arguments, topic.clone()) => introduced?,
-            () = interrupt.heard() => return Ok(Ending::Done),
+            introduced = introduce(&arguments) => introduced?,
+            () = interrupt.heard() => return Ok(too_early()),
         };
-        let run = Run { client, publisher, topic, patience: arguments.patience };
-        run.publish(arguments, interrupt).await
+        let Arguments { topic, event, wait_for_subscriber, patience, .. } = arguments;
+        let source = event.map_or(Source::Stdin, Source::File);
+        let (connection, progress) = (client.connection(), None);
+        let run = Run { connection, client, publisher, topic, patience, wait_for_subscriber, progress };
+        run.publish(source, interrupt).await
     })
 }
 
-async fn introduce(arguments: &Arguments, topic: Topic) -> Result<(EventBusClient, Publisher), PublishError> {
-    let id = arguments.reach.id.clone().unwrap_or_else(|| publisher_id(&topic));
+async fn introduce(arguments: &Arguments) -> Result<(EventBusClient, Publisher), PublishError> {
+    let topic = &arguments.topic;
+    let id = arguments.reach.id.clone().unwrap_or_else(|| publisher_id(topic));
     let client = arguments.reach.connect(&id).await?;
     let component = client.component().clone();
     let declared = client.publisher(topic.as_str()).await;
-    let publisher = declared.map_err(|error| PublishError::Declare { component, topic, error })?;
+    let refused = |error| PublishError::Declare { component, topic: topic.clone(), error };
+    let publisher = declared.map_err(refused)?;
     Ok((client, publisher))
 }
 
@@ -131,28 +145,63 @@ fn publisher_id(topic: &Topic) -> String {
 
 /// A publisher at work.
 struct Run {
+    connection: watch::Receiver<Connection>,
     client: EventBusClient,
     publisher: Publisher,
     topic: Topic,
     patience: Duration,
+    wait_for_subscriber: Option<Duration>,
+    /// `None` as long as nothing is read.
+    progress: Option<Progress>,
+}
+
+/// How far it has come: so many events are published, up to this line.
+struct Progress {
+    events: Events,
+    published: u64,
+    line: u64,
+}
+
+impl Progress {
+    /// How many lines were read and not published.
+    fn left(&self) -> u64 {
+        self.events.taken().saturating_sub(self.published)
+    }
 }
 
 impl Run {
-    async fn publish(
-        mut self,
-        arguments: Arguments,
-        mut interrupt: Interrupt,
-    ) -> Result<Ending, PublishError> {
-        let result = tokio::select! {
-            result = self.publish_all(arguments) => result,
-            () = interrupt.heard() => Ok(()),
+    async fn publish(mut self, source: Source, mut interrupt: Interrupt) -> Result<Ending, PublishError> {
+        let (result, told) = tokio::select! {
+            result = self.publish_all(source) => (result, false),
+            () = interrupt.heard() => (Ok(()), true),
         };
+        if told && self.progress.is_none() {
+            return Ok(too_early());
+        }
         let totals = self.publisher.totals();
         if totals.events > 0 || result.is_ok() {
-            print(self.summary(totals).as_bytes()).map_err(PublishError::Output)?;
+            let hurry = async {
+                if !told {
+                    interrupt.heard().await;
+                }
+            };
+            let summary = self.summary(totals).into_bytes();
+            print_until(summary, hurry).await.map_err(PublishError::Output)?;
+        }
+        // Of a line that is no event it is said what came before and after.
+        let says_so = matches!(result, Err(PublishError::Bad { .. } | PublishError::TooLarge { .. }));
+        let left =
+            self.progress.filter(|progress| progress.left() > 0 && (told || result.is_err() && !says_so));
+        if let Some(progress) = &left {
+            let (lines, first) = (progress.left(), progress.line + 1);
+            notice(&format!("not published: {lines} lines that were read, from line {first} on"));
         }
         result?;
-        Ok(if totals.dropped == 0 { Ending::Done } else { Ending::Wanting })
+        Ok(match (left, totals.dropped) {
+            (Some(_), _) => Ending::Fewer,
+            (None, 1..) => Ending::Wanting,
+            (None, 0) => Ending::Done,
+        })
     }
 
     fn summary(&self, totals: Delivery) -> String {
@@ -170,44 +219,84 @@ impl Run {
         )
     }
 
-    async fn publish_all(&mut self, arguments: Arguments) -> Result<(), PublishError> {
-        if let Some(patience) = arguments.wait_for_subscriber {
-            self.await_subscriber(patience).await?;
-        }
-        let source = arguments.event.map_or(Source::Stdin, Source::File);
-        let mut events = source.read().map_err(no("thread"))?;
-        while let Some((place, event)) = self.next(&mut events).await? {
+    async fn publish_all(&mut self, source: Source) -> Result<(), PublishError> {
+        self.await_subscriber().await?;
+        let events = source.read().map_err(no("thread"))?;
+        self.progress = Some(Progress { events, published: 0, line: 0 });
+        while let Some(Placed { ordinal, number, place, event }) = self.next().await? {
+            self.await_way().await?;
             let published = self.publisher.published();
-            let too_large = |error| PublishError::TooLarge { place: place.clone(), error, published };
+            let too_large = |error| PublishError::TooLarge { place, error, published };
             self.publisher.publish_within(&event, self.patience).await.map_err(too_large)?;
+            if let Some(progress) = &mut self.progress {
+                (progress.published, progress.line) = (ordinal, number);
+            }
         }
         Ok(())
     }
 
-    async fn next(
-        &mut self,
-        events: &mut mpsc::Receiver<Result<(String, CollectionEvent), Bad>>,
-    ) -> Result<Option<(String, CollectionEvent)>, PublishError> {
-        let published = self.publisher.published();
-        tokio::select! {
-            biased;
-            event = events.recv() => event.transpose().map_err(|bad| PublishError::Bad { bad, published }),
-            why = self.client.disconnected() => Err(PublishError::Disconnected { why, published }),
+    async fn next(&mut self) -> Result<Option<Placed>, PublishError> {
+        loop {
+            let published = self.publisher.published();
+            let Some(Progress { events, .. }) = &mut self.progress else { return Ok(None) };
+            tokio::select! {
+                biased;
+                Ok(()) = self.connection.changed() => self.heed_connection().await?,
+                event = events.next() => {
+                    return event.transpose().map_err(|bad| PublishError::Bad { bad, published });
+                }
+            }
         }
     }
 
-    async fn await_subscriber(&mut self, patience: Duration) -> Result<(), PublishError> {
+    /// Waits while there is neither a broker nor a subscriber that was there before: rings do without a broker.
+    async fn await_way(&mut self) -> Result<(), PublishError> {
+        loop {
+            if self.connection.has_changed().unwrap_or(false) {
+                self.heed_connection().await?;
+            }
+            let is_up = *self.connection.borrow() == Connection::Up;
+            if is_up || self.publisher.subscribers() > 0 {
+                return Ok(());
+            }
+            self.connection.changed().await.expect("the client is ours, and holds the other end");
+            self.connection.mark_changed();
+        }
+    }
+
+    /// The broker has gone, for now or for ever, or there is another. That one decides anew who may publish.
+    async fn heed_connection(&mut self) -> Result<(), PublishError> {
+        let now = self.connection.borrow_and_update().clone();
+        tell_connection(&now);
+        match now {
+            Connection::Over(why) => {
+                return Err(PublishError::Disconnected { why, published: self.publisher.published() });
+            }
+            Connection::Up => {}
+            _ => return Ok(()),
+        }
+        // The publisher declares its topic again by itself, and tells nobody that it was refused: another one is told.
+        match self.client.publisher(self.topic.as_str()).await {
+            Ok(_) => self.await_subscriber().await,
+            // It has gone again: that is to be heeded next.
+            Err(DeclareError::Disconnected(_)) => Ok(()),
+            Err(error) => {
+                let component = self.client.component().clone();
+                Err(PublishError::Declare { component, topic: self.topic.clone(), error })
+            }
+        }
+    }
+
+    /// Waits for a subscriber, if that was asked for. Where the broker goes meanwhile that is to be heeded next.
+    async fn await_subscriber(&mut self) -> Result<(), PublishError> {
+        let Some(patience) = self.wait_for_subscriber else { return Ok(()) };
         let deadline = Instant::now().checked_add(patience);
-        let gone = |why| Err(PublishError::Disconnected { why, published: 0 });
-        while self.publisher.subscribers() == 0 {
+        while self.publisher.subscribers() == 0 && *self.connection.borrow() == Connection::Up {
             let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
             if late {
                 return Err(PublishError::Nobody { topic: self.topic.clone(), patience });
             }
-            tokio::select! {
-                () = sleep_until(Instant::now() + LOOK) => {}
-                why = self.client.disconnected() => return gone(why),
-            }
+            sleep_until(Instant::now() + LOOK).await;
         }
         Ok(())
     }

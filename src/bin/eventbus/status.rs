@@ -5,15 +5,13 @@
 mod table;
 mod tree;
 
-use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::io;
 
-use daemoneye_eventbus::{
-    Answer, BrokerStatistics, ConnectError, ConnectOptions, EventBusClient, FileError, Instance,
-    InstanceError, LaunchToken, StatisticsError,
-};
+use daemoneye_eventbus::{Answer, BrokerStatistics, StatisticsError};
 
 use crate::ending::Ending;
+use crate::output::print;
+use crate::place::{Reach, ReachError};
 
 pub(crate) const ABOUT: &str = "\
 Shows what there is on a bus: who is connected, what each publishes and subscribes to, the rings between them, what of
@@ -26,6 +24,7 @@ pub(crate) const HELP: &str = "\
 Examples:
   eventbus status
   eventbus status --socket /run/daemoneye/bus.sock
+  eventbus status --id exporter --token-file token     where the broker lets nobody in without a token
   eventbus status --json | jq '.sessions[] | select(.answer == \"not answering\") | .component'
 
 Exit codes:
@@ -36,18 +35,8 @@ Exit codes:
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Where the broker listens
-    #[arg(long, value_name = "PATH", conflicts_with = "instance")]
-    socket: Option<PathBuf>,
-    /// The named instance that is asked
-    #[arg(long, value_name = "NAME")]
-    instance: Option<String>,
-    /// The user that the broker runs as; at first root, or the one who asks
-    #[arg(long, value_name = "UID")]
-    broker_uid: Option<u32>,
-    /// A launch token, where the broker lets nobody in without
-    #[arg(long, value_name = "FILE")]
-    token: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -55,30 +44,28 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error(transparent)]
-    Instance(#[from] InstanceError),
-    #[error("no launch token: {0}")]
-    Token(#[from] FileError),
-    #[error("no connection to the broker: {0}")]
-    Connect(#[from] ConnectError),
+    #[error("{0}")]
+    Reach(#[from] ReachError),
     #[error("no statistics: {0}")]
     Statistics(#[from] StatisticsError),
     #[error("no runtime: {0}")]
-    Host(#[from] io::Error),
+    Host(io::Error),
+    #[error("can't write: {0}")]
+    Output(io::Error),
 }
 
 /// Asks, and shows what is answered.
 pub(crate) fn run(arguments: &Arguments) -> Result<Ending, Failure> {
-    let runtime = crate::runtime()?;
+    let runtime = crate::runtime().map_err(Failure::Host)?;
     let statistics = runtime.block_on(ask(arguments))?;
-    let mut shown =
-        if arguments.json { tree::json(&statistics).to_string() } else { table::table(&statistics) };
-    shown.push('\n');
-    match io::stdout().write_all(shown.as_bytes()).and_then(|()| io::stdout().flush()) {
-        // Who reads no further has seen enough.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
+    let mut shown = Vec::new();
+    if arguments.json {
+        crate::json::line(&tree::json(&statistics), &mut shown)
+            .map_err(|error| Failure::Output(error.into()))?;
+    } else {
+        shown.extend_from_slice((table::table(&statistics) + "\n").as_bytes());
     }
+    print(&shown).map_err(Failure::Output)?;
     let mute = statistics.sessions.iter().any(|session| session.answer == Answer::NotAnswering);
     Ok(if mute { Ending::Wanting } else { Ending::Done })
 }
@@ -86,20 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending, Failure> {
 /// What the broker answers, without the session that has asked.
 async fn ask(arguments: &Arguments) -> Result<BrokerStatistics, Failure> {
     // A name is one session's: two who ask at once have two.
-    let mut options = ConnectOptions::new(&format!("status_{}", std::process::id()));
-    if let Some(path) = &arguments.socket {
-        options = options.path(path);
-    }
-    if let Some(name) = &arguments.instance {
-        options = options.instance(&Instance::new(name)?);
-    }
-    if let Some(uid) = arguments.broker_uid {
-        options = options.expected_broker_uid(uid);
-    }
-    if let Some(path) = &arguments.token {
-        options = options.token(LaunchToken::read_file(path)?);
-    }
-    let client = EventBusClient::connect(options).await?;
+    let client = arguments.reach.connect(&arguments.reach.id_or_strange("status")).await?;
     let mut statistics = client.broker_statistics().await?;
     statistics.sessions.retain(|session| session.component != *client.component());
     Ok(statistics)

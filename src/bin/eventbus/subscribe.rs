@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::ending::Ending;
 use crate::interrupt::Interrupt;
 use crate::output::{Output, notice};
-use crate::place::{Reach, ReachError, duration, strange_id};
+use crate::place::{Reach, ReachError, duration, ring_bytes, tell_connection};
 
 pub(crate) const ABOUT: &str = "\
 Subscribes to patterns of topics (`+` is one segment, a final `#` any number), and shows each event in a line, until
@@ -28,7 +28,7 @@ one keeps the detector out while it runs, unless that comes with a launch token.
 pub(crate) const HELP: &str = "\
 Examples:
   eventbus sub 'events.+.anomaly' 'control.health.#'
-  eventbus sub 'events.#' --id detector --json | jq .event
+  eventbus sub 'events.#' --id detector --json | jq -c '.event // empty'
   eventbus sub 'alerts.#' --id exporter --count 1 --for 1h
 
 When the broker goes it waits for the next, and says so on standard error.
@@ -41,7 +41,8 @@ Exit codes:
   0  it has shown what was asked for, or was told to end
   1  failed: no broker, nothing of the patterns is granted, or somebody else has this name now
   2  the command line is wrong
-  3  events were lost: this subscriber was too slow, a publisher broke its ring, or the broker had sent it away
+  3  events were lost: this subscriber was too slow, a publisher broke its ring, the broker had sent it away, or
+     --for was over while nobody read what it showed
   4  --for was over before --count events had come";
 
 #[derive(Debug, clap::Args)]
@@ -61,7 +62,7 @@ pub(crate) struct Arguments {
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     time: Option<Duration>,
     /// Data bytes of the rings to this process, a power of two from 65536; at first what the broker has for all
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = ring_bytes)]
     ring_bytes: Option<usize>,
 }
 
@@ -98,15 +99,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending, ShowError> {
         };
         tell_rights(client.component(), &subscription);
         let mut output = Output::begin().map_err(no("thread"))?;
-        let mut show =
-            Show { json: arguments.json, left: arguments.count, events: 0, lost: 0, broken: 0, away: 0 };
+        let mut show = Show {
+            json: arguments.json,
+            left: arguments.count,
+            events: 0,
+            lost: 0,
+            broken: 0,
+            away: 0,
+            unread: false,
+        };
         let over = tokio::select! {
             biased;
             () = interrupt.heard() => Over::Told,
             () = passed(arguments.time) => Over::Time,
             over = show.all(subscription, client.connection(), &mut output) => over,
         };
-        output.end().await.map_err(ShowError::Output)?;
+        // So many events were asked for, and those take as long as their reader does; else there is an end to that.
+        let ends_soon = matches!(over, Over::Time | Over::Told);
+        let hurry = async {
+            if !ends_soon {
+                interrupt.heard().await;
+            }
+        };
+        show.unread = !output.end(Vec::new(), hurry).await.map_err(ShowError::Output)?;
         if over == Over::Ended {
             let Show { events, lost, .. } = show;
             return Err(ShowError::Disconnected { why: client.disconnected().await, events, lost });
@@ -116,7 +131,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending, ShowError> {
 }
 
 async fn introduce(arguments: &Arguments) -> Result<(EventBusClient, Subscription), ShowError> {
-    let id = arguments.reach.id.clone().unwrap_or_else(|| strange_id("sub"));
+    let id = arguments.reach.id_or_strange("sub");
     let client = arguments.reach.connect(&id).await?;
     let patterns: Vec<&str> = arguments.patterns.iter().map(TopicPattern::as_str).collect();
     let options = SubscribeOptions::new();
@@ -136,15 +151,6 @@ fn tell_rights(component: &Component, subscription: &Subscription) {
     }
     for missed in subscription.missed() {
         notice(&format!("not heard: {missed}, which did not answer in time"));
-    }
-}
-
-fn tell_connection(now: &Connection) {
-    match now {
-        Connection::Up => notice("back at the broker"),
-        Connection::Away(why) => notice(&format!("{why}; looking for the next one")),
-        // The end of the subscription says it.
-        _ => {}
     }
 }
 
@@ -180,6 +186,8 @@ struct Show {
     broken: u64,
     /// Times that the broker had sent this process away.
     away: u64,
+    /// Something of what was shown last has not been read.
+    unread: bool,
 }
 
 impl Show {
@@ -249,8 +257,12 @@ impl Show {
             return Ending::Done;
         }
         let Self { events, lost, broken, away, .. } = self;
+        if self.unread {
+            notice("the output is not whole: nobody has read what was shown last");
+        }
         notice(&format!("events: {events}, lost: {lost}"));
-        if [*lost, *broken, *away].iter().any(|count| *count > 0) {
+        let cut = self.unread && over != Over::Told;
+        if cut || [*lost, *broken, *away].iter().any(|count| *count > 0) {
             Ending::Wanting
         } else if over == Over::Time && self.left.is_some() {
             Ending::Fewer

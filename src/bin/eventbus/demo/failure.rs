@@ -14,6 +14,8 @@ pub(crate) enum Failure {
     /// This process can't have what a demo needs.
     #[error("no {what}: {source}")]
     Host { what: &'static str, source: io::Error },
+    #[error("can't write: {0}")]
+    Output(io::Error),
     #[error("which process this is can't be told: {0}")]
     OwnPid(&'static str),
     #[error("the broker does not run: {0}")]

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::Check;
-use crate::place::{advice, strange_id};
+use crate::place::{Reach, advice};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ async fn one_event() -> Result<(), Failed> {
 }
 
 /// Whether a broker listens, and whose it is.
-pub(super) async fn listening(path: &Path) -> Check {
+pub(super) async fn listening(path: &Path, expected: Option<u32>) -> Check {
     const NAME: &str = "broker";
     let start = "start one: `eventbus broker`, which replaces a dead one's socket";
     let stream = match timeout(PATIENCE, UnixStream::connect(path)).await {
@@ -74,7 +74,7 @@ pub(super) async fn listening(path: &Path) -> Check {
     );
     let found = format!("{process} of uid {} listens", peer.uid());
     let own = rustix::process::geteuid().as_raw();
-    if [0, own].contains(&peer.uid()) {
+    if expected.map_or([0, own].contains(&peer.uid()), |expected| expected == peer.uid()) {
         Check::ok(NAME, found)
     } else {
         Check::weak(
@@ -86,9 +86,12 @@ pub(super) async fn listening(path: &Path) -> Check {
 }
 
 /// Whether the broker lets this user in.
-pub(super) async fn session(path: &Path) -> Check {
+pub(super) async fn session(reach: &Reach) -> Check {
     const NAME: &str = "session";
-    let options = ConnectOptions::new(&strange_id("doctor")).path(path).deadline(PATIENCE);
+    let options = match reach.options(&reach.id_or_strange("doctor")) {
+        Ok(options) => options.deadline(PATIENCE),
+        Err(error) => return Check::missing(NAME, error.to_string(), "--token-file names another"),
+    };
     match EventBusClient::connect(options).await {
         Ok(client) => Check::ok(NAME, format!("the broker lets this user in, as {}", client.component())),
         Err(error @ ConnectError::Refused(Refusal::Unproven { .. })) => {

@@ -130,11 +130,10 @@ pub(super) fn file(socket: &Path) -> Check {
 }
 
 /// Whether this user can prove that it may connect.
-pub(super) fn key(socket: &Path) -> Check {
+pub(super) fn key(socket: &Path, path: &Path) -> Check {
     const NAME: &str = "key file";
-    let path = socket.with_added_extension("key");
     let name = path.display();
-    let found = match fs::symlink_metadata(&path) {
+    let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) => {
             return Check::missing(NAME, format!("{name}: {error}"), "the broker writes it when it starts");
@@ -149,7 +148,7 @@ pub(super) fn key(socket: &Path) -> Check {
             "remove what is not the broker's, and start it again",
         );
     }
-    match File::open(&path) {
+    match File::open(path) {
         Ok(_) if found.mode() & 0o004 != 0 => Check::weak(
             NAME,
             format!("{state}: any user can read it"),

@@ -8,7 +8,7 @@ use daemoneye_eventbus::{BusEvent, CollectionEvent, CorrelationMetadata, EventRe
 use serde::Serialize;
 
 use crate::json;
-use crate::printable::printable;
+use crate::printable::field;
 
 /// Characters of one field in a line for people.
 const FIELD_COLUMNS: usize = 256;
@@ -54,22 +54,8 @@ impl Line {
         self.0.push_str(word);
     }
 
-    /// `name=text`, in quotation marks if it could be taken for something else.
     fn field(&mut self, name: &str, text: &str) {
-        self.0.push(' ');
-        self.value(name);
-        self.0.push('=');
-        self.value(text);
-    }
-
-    fn value(&mut self, text: &str) {
-        let shown = printable(text, FIELD_COLUMNS);
-        let plain = |character: char| !matches!(character, ' ' | '"' | '=');
-        if !shown.is_empty() && shown.chars().all(plain) {
-            self.0.push_str(&shown);
-        } else {
-            write!(self.0, "\"{}\"", shown.replace('"', "\\\"")).expect("a string grows");
-        }
+        field(&mut self.0, name, text, FIELD_COLUMNS);
     }
 
     fn optional(&mut self, name: &str, text: Option<&str>) {
@@ -180,18 +166,4 @@ struct Unwritable<'a> {
     topic: &'a str,
     publisher: &'a str,
     error: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_is_not_taken_for_another() {
-        let mut line = Line(String::new());
-        line.field("name", "sh pid=1");
-        line.field("a b", "say \"x\" \u{1b}[2J\n");
-        line.field("empty", "");
-        assert_eq!(line.0, r#" name="sh pid=1" "a b"="say \"x\" \u{1b}[2J\n" empty="""#);
-    }
 }

@@ -183,6 +183,16 @@ impl Link {
         }
     }
 
+    /// Ends it, and waits until the broker has taken note: until it hangs up. What it says by then is not heard.
+    pub(crate) async fn end(self, longest: Duration) {
+        if let Self::Socket { stream, mut reader } = self {
+            stream.say_end();
+            let hung_up = async { while reader.next::<Notice>(&stream).await.is_ok() {} };
+            // A broker that takes longer hears of it when it can.
+            let _ = tokio::time::timeout(longest, hung_up).await;
+        }
+    }
+
     /// Sends a request. Not cancel-safe.
     pub(crate) async fn send(
         &mut self,

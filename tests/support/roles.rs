@@ -26,6 +26,7 @@ mod policy;
 mod reader;
 mod signals;
 mod squatter;
+mod together;
 mod watch;
 mod witness;
 
@@ -169,6 +170,8 @@ pub(crate) struct BusRole {
     unread: HashMap<String, Subscription>,
     witnesses: HashMap<String, witness::Witness>,
     membership: Option<Membership>,
+    /// Clients beside the first.
+    together: Vec<Arc<EventBusClient>>,
     /// Processes that this one has started, with one end of a connection each.
     launched: Vec<launch::Launched>,
 }
@@ -226,6 +229,7 @@ impl BusRole {
             unread,
             witnesses: HashMap::new(),
             membership: None,
+            together: Vec::new(),
             launched: Vec::new(),
         })
     }
@@ -306,6 +310,9 @@ impl BusRole {
                 Ok(json!({}))
             }
             "launch" => self.launch(command).await,
+            "join" => self.join(command).await,
+            "publish_from_each" => self.publish_from_each(command).await,
+            "part" => Ok(self.part()),
             "watch_members" | "next_change" | "broker_statistics" | "ask_twice" => self.watch(command).await,
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),

@@ -306,6 +306,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_ends_a_session_waits_until_the_broker_has_taken_note() {
+        let (mut peer, stream, _) = pair();
+        send(&peer, &[0; 3], &[]);
+        let mut end = std::pin::pin!(Link::over(stream).end(std::time::Duration::MAX));
+        for _ in 0..2 {
+            tokio::select! {
+                biased;
+                () = &mut end => panic!("the broker has not hung up"),
+                () = tokio::task::yield_now() => {}
+            }
+            assert_eq!(peer.read(&mut [0]).ok(), Some(0), "it is told");
+        }
+        drop(peer);
+        tokio::time::timeout(std::time::Duration::from_secs(20), end).await.expect("it has hung up");
+    }
+
+    #[tokio::test]
     async fn a_frame_that_lacks_its_descriptor_is_an_error() {
         let (peer, stream, mut reader) = pair();
         send(&peer, &bytes_of(&segment(1)), &[]);

@@ -158,7 +158,7 @@ impl Joint {
         if let Some(core) = self.core.upgrade() {
             return Some(core);
         }
-        self.core.upgrade()?; let core = Arc::new(Core::over(self.commands.upgrade()?, Arc::clone(&self.ground)));
+        let core = Arc::new(Core::over(self.commands.upgrade()?, Arc::clone(&self.ground)));
         self.core = Arc::downgrade(&core);
         Some(core)
     }

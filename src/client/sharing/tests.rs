@@ -24,7 +24,8 @@ fn procmond(path: &Path) -> ConnectOptions {
 }
 
 async fn connect(options: ConnectOptions) -> EventBusClient {
-    EventBusClient::connect(options).await.expect("the broker is there")
+    let connected = tokio::time::timeout(LONG, EventBusClient::connect(options)).await;
+    connected.expect("nobody is waited for in vain").expect("the broker is there")
 }
 
 /// How many sessions of this process lead into a folder.
@@ -147,7 +148,9 @@ async fn a_session_that_is_over_is_handed_out_to_nobody() {
     let client = connect(procmond(&path)).await;
     assert!(client.is_connected() && !former.is_connected());
     client.publisher(BATCHES).await.expect("it has a broker");
+    let ground = Arc::downgrade(&former.core.ground);
     drop(former);
+    wait_until("the thread of the former ends", || ground.upgrade().is_none()).await;
     let another = connect(procmond(&path)).await;
     assert!(Arc::ptr_eq(&client.core, &another.core), "the end of the former is not that of the next");
 }

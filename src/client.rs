@@ -4,6 +4,7 @@ mod connect;
 mod connection;
 mod publisher;
 mod session;
+mod sharing;
 mod statistics;
 mod subscription;
 
@@ -27,6 +28,7 @@ use crate::wire::{Refusal, Welcome};
 pub use connect::{ConnectError, ConnectOptions};
 pub use connection::{Connection, Disconnected};
 pub use publisher::{BatchBuilder, Publisher, Unread};
+pub use sharing::SessionTerm;
 pub use statistics::StatisticsError;
 pub use subscription::{EventReceiver, Nothing, SubscribeOptions, Subscription};
 
@@ -95,7 +97,7 @@ pub(crate) struct Subscribed {
     pub(crate) missed: Vec<String>,
 }
 
-/// Running totals of one client, all its publishers and subscriptions together.
+/// Running totals of one session: of all clients that share it, with all their publishers and subscriptions together.
 ///
 /// ```
 /// use daemoneye_eventbus::{ConnectOptions, EventBusClient, Opaque};
@@ -138,8 +140,8 @@ pub struct ClientStatistics {
 
 /// A client of the bus in a process of its own. Cheap to share: all its methods take `&self`, from any thread.
 ///
-/// One client is one session with the broker. The session lives as long as any handle made by the client: a [`Publisher`]
-/// and a [`Subscription`] outlive the client they came from.
+/// All clients of a process that are the same component at the same broker [share one session](ConnectOptions::shares_session). The session
+/// lives as long as any handle made by any of them: a [`Publisher`] and a [`Subscription`] outlive the client they came from.
 ///
 /// ```
 /// use daemoneye_eventbus::{CollectionEvent, ConnectOptions, EventBusClient};
@@ -178,15 +180,20 @@ pub struct ClientStatistics {
 #[derive(Debug)]
 pub struct EventBusClient {
     core: Arc<Core>,
+    /// What is this client's own, and not the session's.
+    queue_bytes: usize,
 }
 
 impl EventBusClient {
-    /// Connects to a broker, and registers with it. Cancel-safe: given up midway, nothing is left.
+    /// Connects to a broker, and registers with it; or joins the session that another client of this process
+    /// [has there](ConnectOptions::shares_session) as this component. Cancel-safe: given up midway, nothing is left, and who waits for the
+    /// same session waits on.
     ///
     /// # Errors
-    /// [`ConnectError`] says which step failed, and whose doing it was.
+    /// [`ConnectError`] says which step failed, and whose doing it was. Who waits for the same session has the same error.
     pub async fn connect(options: ConnectOptions) -> Result<Self, ConnectError> {
-        Ok(Self { core: connect::connect(options).await? })
+        let queue_bytes = options.queue_bytes;
+        Ok(Self { core: connect::connect(options).await?, queue_bytes })
     }
 
     /// The component that the broker knows this client as.
@@ -266,10 +273,10 @@ impl EventBusClient {
         patterns: &[&str],
         options: SubscribeOptions,
     ) -> Result<Subscription, SubscribeError> {
-        self.core.subscription(patterns, options).await
+        self.core.subscription(patterns, options.of_client(self.queue_bytes)).await
     }
 
-    /// Publishes one event through a publisher that all threads of this client share. It waits for the broker the first time
+    /// Publishes one event through a publisher that all threads of this session's clients share. It waits for the broker the first time
     /// that a topic is used, and never for a subscriber. Without a correlation id the event gets a new one. Cancel-safe: given
     /// up midway, the event is not published.
     ///
@@ -316,7 +323,7 @@ impl EventBusClient {
         Ok(())
     }
 
-    /// Whether there is a broker, as far as this process knows, to be watched. There is an example at [`Connection`].
+    /// Whether there is a broker for the session, as far as this process knows, to be watched. There is an example at [`Connection`].
     #[must_use]
     pub fn connection(&self) -> watch::Receiver<Connection> {
         self.core.ground.connection.subscribe()
@@ -333,7 +340,7 @@ impl EventBusClient {
         self.core.is_connected()
     }
 
-    /// Running totals.
+    /// Running totals of the session.
     #[must_use]
     pub fn statistics(&self) -> ClientStatistics {
         self.core.statistics()
@@ -348,17 +355,12 @@ pub(crate) struct ClientSettings {
     pub(crate) deadline: Duration,
 }
 
-/// What all handles of one client hold on to.
+/// What all clients of one session hold on to.
 #[derive(Debug)]
 pub(crate) struct Core {
     commands: Commands,
     ground: Arc<Ground>,
-    component: Component,
-    queue_bytes: usize,
-    record_bytes_max: u32,
-    last_subscription: AtomicU32,
-    last_publisher: AtomicU32,
-    /// The publisher behind `publish`. Held for the time of one synchronous publish, never across an await.
+    /// The publisher behind `publish`, of all clients that share the session. Held for the time of one synchronous publish, never across an await.
     shared: Mutex<SharedPublisher>,
 }
 
@@ -381,6 +383,10 @@ impl Core {
         let ClientSettings { queue_bytes, wait_policy, deadline } = settings;
         let (commands, commands_end) = mpsc::unbounded_channel();
         let (data_events, data_events_end) = mpsc::unbounded_channel();
+        let ring_bytes = usize::try_from(welcome.ring_bytes).unwrap_or(usize::MAX);
+        let record_bytes_max = u32::try_from(shm::layout::payload_bytes_max(ring_bytes)).unwrap_or(u32::MAX);
+        let component =
+            Component::from_client_id(&welcome.component).expect("the session took the welcome for good");
         let ground = Arc::new(Ground {
             hub: Arc::new(Hub::new()),
             desk: Arc::default(),
@@ -389,27 +395,23 @@ impl Core {
             wait_policy,
             deadline,
             connection: watch::channel(Connection::Up).0,
-        });
-        let ring_bytes = usize::try_from(welcome.ring_bytes).unwrap_or(usize::MAX);
-        let record_bytes_max = u32::try_from(shm::layout::payload_bytes_max(ring_bytes)).unwrap_or(u32::MAX);
-        let component =
-            Component::from_client_id(&welcome.component).expect("the session took the welcome for good");
-        let core = Self {
-            commands,
-            ground: Arc::clone(&ground),
             component,
             queue_bytes,
             record_bytes_max,
             last_subscription: AtomicU32::new(0),
             last_publisher: AtomicU32::new(0),
-            shared: Mutex::default(),
-        };
+        });
         let channels = Channels { commands: commands_end, data_events: data_events_end };
-        (Arc::new(core), ground, channels)
+        (Arc::new(Self::over(commands, Arc::clone(&ground))), ground, channels)
+    }
+
+    /// Of a session that is there.
+    fn over(commands: Commands, ground: Arc<Ground>) -> Self {
+        Self { commands, ground, shared: Mutex::default() }
     }
 
     pub(crate) fn component(&self) -> &Component {
-        &self.component
+        &self.ground.component
     }
 
     /// A publisher that has its first topic. Cancel-safe: given up midway, nothing is left of it.
@@ -429,8 +431,8 @@ impl Core {
     ) -> Result<Subscription, SubscribeError> {
         let ring_bytes = options.checked_ring_bytes()?;
         let patterns = patterns.iter().map(|text| TopicPattern::new(text)).collect::<Result<Vec<_>, _>>()?;
-        let number = self.last_subscription.fetch_add(1, Ordering::Relaxed);
-        let queue = Arc::new(Queue::new(options.queue_bytes_or(self.queue_bytes)));
+        let number = self.ground.last_subscription.fetch_add(1, Ordering::Relaxed);
+        let queue = Arc::new(Queue::new(options.queue_bytes_or(self.ground.queue_bytes)));
         // First the hub, then the broker: an event must find its queue from the first moment on, and so must the news of a ring
         // that is broken before the subscription begins.
         self.ground.hub.add(number, patterns.clone(), Arc::clone(&queue));
@@ -441,7 +443,7 @@ impl Core {
         Ok(subscription)
     }
 
-    /// Publishes one event through the publisher that all threads of this client share. Cancel-safe: given up midway, it is
+    /// Publishes one event through the publisher that all threads of its clients share. Cancel-safe: given up midway, it is
     /// not published.
     pub(crate) async fn publish(
         &self,
@@ -470,10 +472,10 @@ impl Core {
     }
 
     fn open_publisher(&self) -> Publisher {
-        let publisher = self.last_publisher.fetch_add(1, Ordering::Relaxed);
+        let publisher = self.ground.last_publisher.fetch_add(1, Ordering::Relaxed);
         let outbox = Arc::new(OutboxShared::new());
         self.tell(Command::OpenPublisher { publisher, outbox: Arc::clone(&outbox) });
-        Publisher::new(publisher, self.commands.clone(), outbox, &self.ground, self.record_bytes_max)
+        Publisher::new(publisher, self.commands.clone(), outbox, &self.ground, self.ground.record_bytes_max)
     }
 
     async fn declare(&self, publisher: u32, topic: Topic) -> Result<TopicId, DeclareError> {

@@ -149,6 +149,10 @@ pub(crate) const PART_PAUSE: Duration = Duration::from_millis(1);
 /// comes ten times a second with each connection that its user may have without a hello.
 pub(crate) const BREACH_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a client whose last handle has gone waits for the broker to take note, before it lets go of its thread: who connects again from the
+/// same process waits for that, since the name is taken until then. The broker may leave a session unread for a tenth of it.
+pub(crate) const HANG_UP_LONGEST: Duration = Duration::from_secs(1);
+
 /// After how long a client that has lost its broker first looks for it, at most; half of it at least. Each time that it is not there twice as long.
 pub(crate) const RETURN_FIRST: Duration = Duration::from_millis(50);
 

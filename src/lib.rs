@@ -93,8 +93,8 @@ pub use broker::{
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
     BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, Connection, DeclareError, Disconnected,
-    EventBusClient, EventReceiver, Nothing, PublishError, Publisher, StatisticsError, SubscribeError,
-    SubscribeOptions, Subscription, Unread,
+    EventBusClient, EventReceiver, Nothing, PublishError, Publisher, SessionTerm, StatisticsError,
+    SubscribeError, SubscribeOptions, Subscription, Unread,
 };
 pub use control::{Member, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;

@@ -183,6 +183,16 @@ impl Link {
         }
     }
 
+    /// Ends it, and waits until the broker has taken note: until it hangs up. What it says by then is not heard.
+    pub(crate) async fn end(self, longest: Duration) {
+        if let Self::Socket { stream, mut reader } = self {
+            stream.say_end();
+            let hung_up = async { while reader.next::<Notice>(&stream).await.is_ok() {} };
+            // A broker that takes longer hears of it when it can.
+            let _ = tokio::time::timeout(longest, hung_up).await;
+        }
+    }
+
     /// Sends a request. Not cancel-safe.
     pub(crate) async fn send(
         &mut self,
@@ -293,6 +303,23 @@ mod tests {
             assert_eq!(request, segment(ring));
             assert_is(descriptor.expect("it carries one"), &mut other_ends[other_end]);
         }
+    }
+
+    #[tokio::test]
+    async fn who_ends_a_session_waits_until_the_broker_has_taken_note() {
+        let (mut peer, stream, _) = pair();
+        send(&peer, &[0; 3], &[]);
+        let mut end = std::pin::pin!(Link::over(stream).end(std::time::Duration::MAX));
+        for _ in 0..2 {
+            tokio::select! {
+                biased;
+                () = &mut end => panic!("the broker has not hung up"),
+                () = tokio::task::yield_now() => {}
+            }
+            assert_eq!(peer.read(&mut [0]).ok(), Some(0), "it is told");
+        }
+        drop(peer);
+        tokio::time::timeout(std::time::Duration::from_secs(20), end).await.expect("it has hung up");
     }
 
     #[tokio::test]

@@ -11,7 +11,9 @@ use tokio::sync::oneshot;
 
 use super::publisher::deadline_of;
 use super::session::Home;
+use super::sharing::{self, Answer, Joined, Seat, SessionTerm};
 use super::{ClientSettings, Core, session};
+use crate::access::Component;
 use crate::config;
 use crate::dataplane::WaitPolicy;
 use crate::identity::{self, LaunchToken, Proofs};
@@ -30,17 +32,18 @@ use crate::wire::{Credential, GoodbyeReason, Hello, Life, Notice, Refusal, Reque
 /// ```
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    client_id: String,
-    path: PathBuf,
+    pub(super) client_id: String,
+    pub(super) path: PathBuf,
     /// In place of the path. Whoever connects first takes it.
-    inherited: Option<Arc<Mutex<Option<SocketEnd>>>>,
-    queue_bytes: usize,
-    wait_policy: WaitPolicy,
-    deadline: Duration,
-    expected_broker_uid: Option<u32>,
-    token: Option<Arc<LaunchToken>>,
-    key_file: Option<PathBuf>,
-    comes_back: bool,
+    pub(super) inherited: Option<Arc<Mutex<Option<SocketEnd>>>>,
+    pub(super) queue_bytes: usize,
+    pub(super) wait_policy: WaitPolicy,
+    pub(super) deadline: Duration,
+    pub(super) expected_broker_uid: Option<u32>,
+    pub(super) token: Option<Arc<LaunchToken>>,
+    pub(super) key_file: Option<PathBuf>,
+    pub(super) comes_back: bool,
+    pub(super) shares_session: bool,
 }
 
 impl ConnectOptions {
@@ -59,6 +62,7 @@ impl ConnectOptions {
             token: None,
             key_file: None,
             comes_back: true,
+            shares_session: true,
         }
     }
 
@@ -132,6 +136,52 @@ impl ConnectOptions {
     #[must_use]
     pub fn comes_back(mut self, comes_back: bool) -> Self {
         self.comes_back = comes_back;
+        self
+    }
+
+    /// Whether this client shares one session with all clients of this process that are the same component at the same endpoint, as it
+    /// does at first. However many they are, they have one socket, one control and one data thread, and one ring for each
+    /// [`Publisher`](crate::Publisher) and peer; what a session may have they have together (64 publishers, say). An endpoint is where the
+    /// path leads to, links followed; the component is what the id [stands for](crate::Component::from_client_id).
+    ///
+    /// Who shares a session wants the same of it: deadline, wait policy, whether it comes back, the broker's user, launch token and key
+    /// file; else it is told what differs ([`ConnectError::OtherTerms`]). What may wait for a subscription is each client's own.
+    /// [`connection`](crate::EventBusClient::connection), [`disconnected`](crate::EventBusClient::disconnected) and
+    /// [`statistics`](crate::EventBusClient::statistics) are the session's. One that is over is joined by nobody; one that looks for its broker is,
+    /// and what the newcomer asks for waits as what others do. There is no wall within a process: whoever can connect from it is taken for
+    /// whoever has connected.
+    ///
+    /// `false` is a session of its own, which nobody joins: for who wants to be told that its name is taken
+    /// ([`Refusal::NameTaken`](crate::Refusal::NameTaken)), or takes it over from its own earlier session with a launch token. Over
+    /// a connection that was inherited it is always so.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{ConnectError, ConnectOptions, EventBusClient, Refusal, SessionTerm};
+    /// use std::time::Duration;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # use daemoneye_eventbus::DaemoneyeBroker;
+    /// # let broker = DaemoneyeBroker::new(path.to_str().expect("a path of UTF-8")).await?;
+    /// # broker.start().await?;
+    /// let procmond = || ConnectOptions::new("procmond").path(&path);
+    /// let scanner = EventBusClient::connect(procmond()).await?;
+    /// let control = EventBusClient::connect(procmond()).await?;
+    /// assert_eq!(broker.members().await.len(), 1);
+    ///
+    /// let hasty = EventBusClient::connect(procmond().deadline(Duration::from_secs(1))).await;
+    /// assert!(matches!(hasty, Err(ConnectError::OtherTerms { term: SessionTerm::Deadline, .. })));
+    /// let apart = EventBusClient::connect(procmond().shares_session(false)).await;
+    /// assert!(matches!(apart, Err(ConnectError::Refused(Refusal::NameTaken { .. }))));
+    /// # drop((scanner, control));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn shares_session(mut self, shares: bool) -> Self {
+        self.shares_session = shares;
         self
     }
 
@@ -218,6 +268,17 @@ pub enum ConnectError {
     /// The caller's: what [`ConnectOptions::from_descriptor`] was given has been used by an earlier attempt.
     #[error("the inherited connection was used before")]
     DescriptorUsed,
+    /// The caller's: another client of this process has a session there as this component, and wants something else of it. See
+    /// [`ConnectOptions::shares_session`].
+    #[error("this process has a session at {path} as {component}, with another {term}")]
+    OtherTerms {
+        /// The path.
+        path: PathBuf,
+        /// The component that both are.
+        component: Component,
+        /// What differs.
+        term: SessionTerm,
+    },
     /// The broker does not let this client in.
     #[error("the broker refused: {0}")]
     Refused(#[from] Refusal),
@@ -245,41 +306,97 @@ pub enum ConnectError {
     Host(io::Error),
 }
 
-/// Starts a client's control thread, and waits until it is welcome.
-pub(super) async fn connect(options: ConnectOptions) -> Result<Arc<Core>, ConnectError> {
-    let (reply, answer) = oneshot::channel();
-    let control = move || {
-        let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return drop(reply.send(Err(ConnectError::Host(error)))),
+impl ConnectError {
+    /// The same once more: all who wait for a session are told.
+    pub(super) fn copy(&self) -> Self {
+        let again = |error: &io::Error| match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(error.kind(), error.to_string()),
         };
-        runtime.block_on(live(options, reply));
+        match self {
+            Self::NoBroker { path, source } => Self::NoBroker { path: path.clone(), source: again(source) },
+            Self::ForeignBroker { path, uid, expected } => {
+                Self::ForeignBroker { path: path.clone(), uid: *uid, expected: expected.clone() }
+            }
+            Self::PathTooLong { path, bytes, limit } => {
+                Self::PathTooLong { path: path.clone(), bytes: *bytes, limit: *limit }
+            }
+            Self::KeyFile { path, source } => Self::KeyFile { path: path.clone(), source: again(source) },
+            Self::UnprovenBroker { path } => Self::UnprovenBroker { path: path.clone() },
+            Self::DescriptorUsed => Self::DescriptorUsed,
+            Self::OtherTerms { path, component, term } => {
+                Self::OtherTerms { path: path.clone(), component: component.clone(), term: *term }
+            }
+            Self::Refused(refusal) => Self::Refused(refusal.clone()),
+            Self::Dismissed(reason) => Self::Dismissed(reason.clone()),
+            Self::Timeout { path, deadline } => Self::Timeout { path: path.clone(), deadline: *deadline },
+            Self::Protocol { path, what } => Self::Protocol { path: path.clone(), what: what.clone() },
+            Self::Host(source) => Self::Host(again(source)),
+        }
+    }
+}
+
+/// Joins a session of this process, or begins one.
+pub(super) async fn connect(options: ConnectOptions) -> Answer {
+    let answer = match sharing::join(&options).transpose()? {
+        Some(Joined::Now(core)) => return Ok(core),
+        Some(Joined::Later(answer)) => answer,
+        Some(Joined::Begin(seat, answer)) => {
+            start(move || live_together(options, seat))?;
+            answer
+        }
+        None => {
+            let (reply, answer) = oneshot::channel();
+            // Who has stopped waiting drops the core, which ends the session.
+            start(move || live(options, None, |answer| drop(reply.send(answer))))?;
+            answer
+        }
     };
-    std::thread::Builder::new().name("eventbus-client".into()).spawn(control).map_err(ConnectError::Host)?;
     answer.await.unwrap_or_else(|_| Err(ConnectError::Host(io::Error::other("the control thread is gone"))))
 }
 
-/// The life of a client's control thread.
-async fn live(options: ConnectOptions, reply: oneshot::Sender<Result<Arc<Core>, ConnectError>>) {
+/// Starts a client's control thread.
+fn start(life: impl FnOnce() + Send + 'static) -> Result<(), ConnectError> {
+    let started = std::thread::Builder::new().name("eventbus-client".into()).spawn(life);
+    started.map(drop).map_err(ConnectError::Host)
+}
+
+/// The life of the control thread of a session that others may join: of one after the other, as long as somebody waits for the next.
+fn live_together(options: ConnectOptions, seat: Seat) {
+    let seat = Arc::new(seat);
+    let mut next = Some(options);
+    while let Some(options) = next {
+        let path = options.path.clone();
+        live(options, Some(&seat), |answer| seat.answer(&path, answer));
+        next = seat.leave();
+    }
+}
+
+/// One session, from the hello to its end.
+fn live(options: ConnectOptions, seat: Option<&Arc<Seat>>, reply: impl FnOnce(Answer)) {
     let mut client = [0; 8];
-    if let Err(error) = sys::randomize(&mut client) {
-        return drop(reply.send(Err(ConnectError::Host(error))));
-    }
+    let runtime = sys::randomize(&mut client)
+        .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return reply(Err(ConnectError::Host(error))),
+    };
     let life = Life { client: u64::from_le_bytes(client), before: 0 };
-    match introduce(&options, life).await {
-        Ok((link, welcome)) => {
-            if welcome.backing == shm::Backing::Named {
-                shm::collect_abandoned();
-            }
-            let (core, ground, channels) = Core::new(&welcome, options.settings());
-            // Who has stopped waiting drops the core, which ends the session below.
-            let _ = reply.send(Ok(core));
-            // A connection that was inherited can't be made anew.
-            let home = (options.comes_back && options.inherited.is_none()).then(|| Home::new(options, life));
-            session::run(ground, welcome, link, channels, home).await;
+    runtime.block_on(async {
+        let (link, welcome) = match introduce(&options, life).await {
+            Ok(found) => found,
+            Err(error) => return reply(Err(error)),
+        };
+        if welcome.backing == shm::Backing::Named {
+            shm::collect_abandoned();
         }
-        Err(error) => drop(reply.send(Err(error))),
-    }
+        let (core, ground, channels) = Core::new(&welcome, options.settings());
+        reply(Ok(core));
+        // A connection that was inherited can't be made anew.
+        let comes_back = options.comes_back && options.inherited.is_none();
+        let home = comes_back.then(|| Home::new(options, seat.cloned(), life));
+        session::run(ground, welcome, link, channels, home).await;
+    });
 }
 
 /// Connects, checks who listens, and says hello.
@@ -415,7 +532,7 @@ fn checked(welcome: Welcome) -> Result<Welcome, String> {
     if !config::is_ring_size(welcome.ring_bytes) {
         return Err(format!("rings of {} bytes can't be", welcome.ring_bytes));
     }
-    crate::access::Component::from_client_id(&welcome.component).map_err(|error| error.to_string())?;
+    Component::from_client_id(&welcome.component).map_err(|error| error.to_string())?;
     Ok(welcome)
 }
 

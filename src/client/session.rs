@@ -5,12 +5,15 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use shm::Descriptor;
 use tokio::sync::{oneshot, watch};
 
 use super::{Channels, ConnectOptions, Connection, Disconnected, StatisticsError, Subscribed};
+use crate::access::Component;
+use crate::config::HANG_UP_LONGEST;
 use crate::dataplane::{DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, RouteTarget, WaitPolicy};
 use crate::link::{Link, LinkError};
 use crate::wire::{Notice, Refusal, Request, RingId, Welcome};
@@ -32,7 +35,7 @@ use publishers::PublisherState;
 use rings::{Pair, RingState};
 use subscriptions::SubscriptionState;
 
-/// What a session shares with the handles of its client.
+/// What a session shares with the handles of its clients.
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) hub: Arc<Hub>,
@@ -43,6 +46,19 @@ pub(crate) struct Ground {
     /// How long to wait for the broker's answer to one request.
     pub(crate) deadline: Duration,
     pub(crate) connection: watch::Sender<Connection>,
+    pub(crate) component: Component,
+    /// What waits for a subscription at most, where nobody says otherwise.
+    pub(crate) queue_bytes: usize,
+    pub(crate) record_bytes_max: u32,
+    pub(crate) last_subscription: AtomicU32,
+    pub(crate) last_publisher: AtomicU32,
+}
+
+impl Ground {
+    /// Whether the session is over for good.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(*self.connection.borrow(), Connection::Over(_))
+    }
 }
 
 #[derive(Debug)]
@@ -95,7 +111,11 @@ pub(crate) async fn run(
 ) {
     let mut session = Session::new(ground, welcome);
     loop {
-        let Some(why) = session.live(link, &mut channels).await else { return };
+        let Some(why) = session.live(&mut link, &mut channels).await else {
+            // The name is free once the broker has hung up.
+            return link.end(HANG_UP_LONGEST).await;
+        };
+        drop(link);
         let Some(home) = home.as_mut().filter(|_| !why.is_final()) else {
             session.over(&why);
             return session.refuse_all(&why, &mut channels).await;
@@ -137,7 +157,7 @@ impl Session {
     }
 
     /// Lives with one broker. Why that has ended; `None`: nobody holds a handle any more.
-    async fn live(&mut self, mut link: Link, channels: &mut Channels) -> Option<Disconnected> {
+    async fn live(&mut self, link: &mut Link, channels: &mut Channels) -> Option<Disconnected> {
         loop {
             if let Err(error) = self.send_outgoing(&mut link).await {
                 return Some(Disconnected::Host(error.to_string()));

@@ -91,6 +91,12 @@ impl SubscribeOptions {
         }
     }
 
+    /// With what the client has for all.
+    pub(super) fn of_client(mut self, queue_bytes: usize) -> Self {
+        self.queue_bytes = Some(self.queue_bytes_or(queue_bytes));
+        self
+    }
+
     pub(super) fn queue_bytes_or(self, default: usize) -> usize {
         let rings = self.ring_bytes.map_or(0, |bytes| bytes.saturating_mul(2));
         self.queue_bytes.unwrap_or(default.max(rings))

@@ -73,6 +73,12 @@ impl Stream {
         Ok(())
     }
 
+    /// Says that nothing more is sent. What the peer sends can still be received.
+    pub(crate) fn say_end(&self) {
+        // Where the peer is gone there is nobody to tell.
+        let _ = rustix::net::shutdown(self.0.as_fd(), rustix::net::Shutdown::Write);
+    }
+
     /// Waits for room, at least for a moment.
     async fn room(&self) {
         let copy = self.0.as_fd().try_clone_to_owned();

@@ -21,6 +21,7 @@ mod returns;
 mod rights;
 mod rings;
 mod schedules;
+mod sharing;
 mod sockets;
 mod statistics;
 mod status;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -37,6 +38,23 @@ pub(crate) fn open(pid: u32) -> Vec<String> {
     descriptors
         .map(|entry| fs::read_link(entry.path()).unwrap_or_default().to_string_lossy().into_owned())
         .collect()
+}
+
+/// Open sockets.
+pub(crate) fn sockets(pid: u32) -> usize {
+    open(pid).iter().filter(|what| what.starts_with("socket:")).count()
+}
+
+/// Connections that the host has of a socket at this path: those that were accepted have its name.
+pub(crate) fn connections(path: &Path) -> usize {
+    const CONNECTED: &str = "03";
+    let path = path.to_str().expect("a path of UTF-8");
+    let all = fs::read_to_string("/proc/net/unix").expect("the kernel says it");
+    let is_one = |line: &&str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        columns.get(5) == Some(&CONNECTED) && columns.get(7) == Some(&path)
+    };
+    all.lines().filter(is_one).count()
 }
 
 /// Mapped segments, by name: `eventbus-p` for producers' and `eventbus-c` for consumers', or `deebp` and `deebc` where they have

@@ -26,6 +26,7 @@ mod policy;
 mod reader;
 mod signals;
 mod squatter;
+mod together;
 mod watch;
 mod witness;
 
@@ -172,6 +173,8 @@ pub(crate) struct BusRole {
     unread: HashMap<String, Subscription>,
     witnesses: HashMap<String, witness::Witness>,
     membership: Option<Membership>,
+    /// Clients beside the first.
+    together: Vec<Arc<EventBusClient>>,
     /// Processes that this one has started, with one end of a connection each.
     launched: Vec<launch::Launched>,
 }
@@ -229,6 +232,7 @@ impl BusRole {
             unread,
             witnesses: HashMap::new(),
             membership: None,
+            together: Vec::new(),
             launched: Vec::new(),
         })
     }
@@ -309,6 +313,9 @@ impl BusRole {
                 Ok(json!({}))
             }
             "launch" => self.launch(command).await,
+            "join" => self.join(command).await,
+            "publish_from_each" => self.publish_from_each(command).await,
+            "part" => Ok(self.part()),
             "watch_members" | "next_change" | "broker_statistics" | "ask_twice" => self.watch(command).await,
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),

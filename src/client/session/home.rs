@@ -1,8 +1,10 @@
 //! The way back to a broker: when to try it, and what a session is between two of them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::connect::{self, ConnectError};
+use super::super::sharing::Seat;
 use super::super::{Connection, Disconnected};
 use super::{ConnectOptions, Session};
 use crate::config::{ORPHANS_LONGEST, RETURN_FIRST, RETURN_LONGEST};
@@ -14,6 +16,8 @@ use crate::wire::{GoodbyeReason, Life, Welcome};
 #[derive(Debug)]
 pub(crate) struct Home {
     options: ConnectOptions,
+    /// Its place among those that others may join.
+    seat: Option<Arc<Seat>>,
     life: Life,
     pace: Pace,
 }
@@ -42,8 +46,8 @@ impl Pace {
 }
 
 impl Home {
-    pub(crate) fn new(options: ConnectOptions, life: Life) -> Self {
-        Self { options, life, pace: Pace { next: RETURN_FIRST, found: Instant::now() } }
+    pub(in crate::client) fn new(options: ConnectOptions, seat: Option<Arc<Seat>>, life: Life) -> Self {
+        Self { options, seat, life, pace: Pace { next: RETURN_FIRST, found: Instant::now() } }
     }
 
     /// The broker is lost, for this reason.
@@ -56,6 +60,9 @@ impl Home {
     pub(super) async fn find(&mut self) -> (Link, Welcome) {
         loop {
             tokio::time::sleep(jittered(self.pace.wait())).await;
+            if let Some(seat) = &self.seat {
+                seat.look(&self.options.path);
+            }
             match connect::introduce(&self.options, self.life).await {
                 Ok(found) => {
                     self.pace.found = Instant::now();

@@ -27,6 +27,11 @@ pub(super) fn proving(mut options: ConnectOptions, role: &Value) -> Result<Conne
     Ok(options)
 }
 
+/// A session of its own: the broker says whose the name is.
+fn apart(options: ConnectOptions) -> ConnectOptions {
+    options.shares_session(false)
+}
+
 fn kind(error: &ConnectError) -> String {
     match error {
         ConnectError::Refused(refusal) => format!("{refusal:?}"),
@@ -68,7 +73,7 @@ impl BusRole {
             _ => {
                 let id = command["id"].as_str().expect("an id");
                 let path = command["path"].as_str().expect("a path");
-                let options = proving(ConnectOptions::new(id).path(path).deadline(DEADLINE), command)?;
+                let options = proving(apart(ConnectOptions::new(id).path(path).deadline(DEADLINE)), command)?;
                 let client = EventBusClient::connect(options).await.map_err(|e| error(&e, &kind(&e)))?;
                 let before = std::mem::replace(&mut self.bus, super::Bus::Client(Arc::new(client)));
                 let super::Bus::Client(before) = before else { panic!("it is a client") };

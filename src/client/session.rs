@@ -159,7 +159,7 @@ impl Session {
     /// Lives with one broker. Why that has ended; `None`: nobody holds a handle any more.
     async fn live(&mut self, link: &mut Link, channels: &mut Channels) -> Option<Disconnected> {
         loop {
-            if let Err(error) = self.send_outgoing(&mut link).await {
+            if let Err(error) = self.send_outgoing(link).await {
                 return Some(Disconnected::Host(error.to_string()));
             }
             tokio::select! {
@@ -173,7 +173,7 @@ impl Session {
                 command = channels.commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => {
-                        self.send_last(&mut link).await;
+                        self.send_last(link).await;
                         return None;
                     }
                 },

@@ -117,7 +117,7 @@ struct Wanted {
     released: Vec<(RingId, Option<RingId>)>,
     /// By place.
     routes: Vec<(Topic, Vec<RouteTarget>)>,
-    /// What came of each topic, by number, and what went over each ring that was taken over.
+    /// What came of each topic, by number, and what went over each ring.
     topics: Vec<Arc<TopicTally>>,
     tallies: BTreeMap<RingId, Arc<RingTally>>,
     origin: Option<Arc<Origin>>,
@@ -180,6 +180,7 @@ impl OutboxShared {
     pub(crate) fn add_ring(&self, id: RingId, producer: Producer, doorbell: Doorbell, before: Vec<RingId>) {
         self.change(|wanted| {
             wanted.rings.insert(id, Some((producer, doorbell)));
+            wanted.tallies.insert(id, Arc::default());
             if !before.is_empty() {
                 wanted.held.insert(id, before);
             }
@@ -524,9 +525,8 @@ impl Outbox {
         self.tallies.follow(topics);
         for (id, ring) in rings {
             if let Some((producer, doorbell)) = ring.take() {
-                let ring = OutRing::new(*id, producer, doorbell, self.sequence);
-                tallies.insert(*id, ring.tally());
-                self.rings.push(Some(ring));
+                let tally = Arc::clone(tallies.entry(*id).or_default());
+                self.rings.push(Some(OutRing::new(*id, producer, doorbell, self.sequence, tally)));
             }
         }
         for ring in self.rings.iter_mut().flatten() {

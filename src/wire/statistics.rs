@@ -70,7 +70,7 @@ pub enum RingState {
     Poisoned,
 }
 
-/// What a publisher says that came of its events on one topic, since the topic was declared.
+/// What a publisher says that came of its events on one topic, since it declared the topic first, to whichever broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TopicClaim {
@@ -82,7 +82,7 @@ pub struct TopicClaim {
     pub dropped: u64,
 }
 
-/// What a publisher says that it did with a ring.
+/// What a publisher says that it did with a ring, since the ring was made: one that takes its place with the next broker begins anew.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RingClaim {
@@ -106,7 +106,7 @@ pub struct SubscriptionClaim {
     pub lost_in_queue: u64,
 }
 
-/// What a client says of all rings that lead to it.
+/// What a client says of all rings that lead to it, or led to it since it connected first, to whichever broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ReceivedClaim {

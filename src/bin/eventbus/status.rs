@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use daemoneye_eventbus::{
     Answer, BrokerStatistics, ConnectError, ConnectOptions, EventBusClient, FileError, Instance,
-    InstanceError, LaunchToken, StatisticsError,
+    InstanceError, LaunchToken, RingState, StatisticsError,
 };
 
 use crate::ending::Ending;
@@ -103,6 +103,16 @@ async fn ask(arguments: &Arguments) -> Result<BrokerStatistics, Failure> {
     let mut statistics = client.broker_statistics().await?;
     statistics.sessions.retain(|session| session.component != *client.component());
     Ok(statistics)
+}
+
+/// How far a ring is, in a word.
+fn state(state: RingState) -> &'static str {
+    match state {
+        RingState::Forming => "forming",
+        RingState::Ready => "ready",
+        RingState::Poisoned => "broken",
+        _ => "unknown",
+    }
 }
 
 /// Whether a client has said what it has counted, in words.

@@ -12,6 +12,8 @@ use crate::config::MAKING_MAX;
 use crate::dataplane::{Lineage, Origin, Outbox, OutboxShared, Queue, RecvError, Taken};
 use crate::wire::{Epoch, Handle, PublisherId};
 
+mod claims;
+
 const RING_BYTES: usize = 64 << 10;
 
 fn session() -> (Arc<Core>, Session) {

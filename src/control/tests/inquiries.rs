@@ -217,6 +217,38 @@ fn a_client_of_an_older_version_is_not_asked() {
 }
 
 #[test]
+fn what_an_older_version_does_not_have_is_a_breach_there() {
+    let mut world = World::new();
+    let old = world.connect(USER);
+    let mut hello = hello_of("procmond");
+    hello.versions = Versions { oldest: 1, newest: 1 };
+    world.greet(old, hello);
+    world.heard(old);
+    ask(&mut world, old, 1);
+    assert_eq!(fault(&world.heard(old)), "a request of a later version");
+}
+
+#[test]
+fn who_comes_while_an_inquiry_is_under_way_is_asked_too_and_does_not_prolong_it() {
+    let mut world = World::new();
+    let (mute, asker) = (world.join("procmond"), world.join("tool"));
+    ask(&mut world, asker, 1);
+    tell(&mut world, asker, Claims::default());
+    world.wait(TELL_DEADLINE - Duration::from_millis(1));
+    let [late, later] = ["detector", "exporter"].map(|component| {
+        let session = world.connect(USER);
+        world.greet(session, hello_of(component));
+        assert!(matches!(world.heard(session)[..], [Notice::Welcome(_), Notice::Tell]), "{component}");
+        session
+    });
+    tell(&mut world, late, Claims::default());
+    world.wait(Duration::from_millis(1));
+    let facts = facts(&world.heard(asker));
+    let answers = [mute, late, later].map(|session| answer_of(&facts, session));
+    assert_eq!(answers, [Answer::NotAnswering, Answer::Told, Answer::NotAnswering]);
+}
+
+#[test]
 fn an_answer_is_bounded_and_who_has_much_leaves_room_for_the_others() {
     let mut world = World::new();
     world.checks = false;

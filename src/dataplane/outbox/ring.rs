@@ -63,8 +63,14 @@ impl From<PeerGone> for Over {
 }
 
 impl OutRing {
-    /// A ring that the publisher's event number `sequence` is the first for.
-    pub(super) fn new(id: RingId, mut producer: Producer, doorbell: Doorbell, sequence: u64) -> Self {
+    /// A ring that the publisher's event number `sequence` is the first for. What goes over it is written down in `tally`.
+    pub(super) fn new(
+        id: RingId,
+        mut producer: Producer,
+        doorbell: Doorbell,
+        sequence: u64,
+        tally: Arc<RingTally>,
+    ) -> Self {
         producer.set_reserve((producer.capacity() / URGENT_PART) as u64);
         let marks = Marks::new(producer.capacity() as u64, sequence);
         Self {
@@ -77,7 +83,7 @@ impl OutRing {
             before: Vec::new(),
             marks,
             dropped: 0,
-            tally: Arc::default(),
+            tally,
         }
     }
 
@@ -116,11 +122,6 @@ impl OutRing {
         // No correct broker names a slot that the ring does not have.
         self.dropped += u64::from(events);
         self.producer.lose(address.slot, events).map_err(|_| Over::Gone)
-    }
-
-    /// Where it is written down what went over it.
-    pub(super) fn tally(&self) -> Arc<RingTally> {
-        Arc::clone(&self.tally)
     }
 
     pub(super) fn record_bytes_max(&self) -> u32 {

@@ -66,7 +66,7 @@ impl OutboxShared {
         wanted.topics.iter().map(claim).collect()
     }
 
-    /// Of the rings that are in use.
+    /// Of all rings that are there, those that nothing was published to yet among them.
     pub(crate) fn ring_claims(&self) -> Vec<(RingId, RingClaim)> {
         let wanted = self.wanted.lock();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    Answer, BrokerStatistics, Payer, Resource, RingState, RingStatistics, SessionStatistics, TopicPattern,
+    Answer, BrokerStatistics, Payer, Resource, RingStatistics, SessionStatistics, TopicPattern,
 };
 
-use super::answer;
+use super::{answer, state};
 use crate::printable::printable;
 
 /// Characters of a name, of a topic with its figures, and of a cause.
@@ -91,12 +91,7 @@ fn session_lines(session: &SessionStatistics) -> Vec<String> {
 
 fn ring_line(ring: &RingStatistics) -> String {
     let (from, to) = (printable(ring.from.as_str(), 16), printable(ring.to.as_str(), 16));
-    let state = match ring.state {
-        RingState::Forming => "forming",
-        RingState::Ready => "ready",
-        RingState::Poisoned => "broken",
-        _ => "unknown",
-    };
+    let state = state(ring.state);
     let claim = |figure: fn(&daemoneye_eventbus::RingClaim) -> u64| {
         ring.claim.as_ref().map_or_else(|| "-".to_owned(), |claim| figure(claim).to_string())
     };

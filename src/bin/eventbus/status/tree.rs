@@ -6,7 +6,7 @@ use daemoneye_eventbus::{
 };
 use serde_json::{Value, json};
 
-use super::answer;
+use super::{answer, state};
 
 pub(super) fn json(statistics: &BrokerStatistics) -> Value {
     let list = |values: Vec<Value>| Value::Array(values);
@@ -95,7 +95,7 @@ fn ring(ring: &RingStatistics) -> Value {
         "from": ring.from.as_str(),
         "to": ring.to.as_str(),
         "bytes": ring.bytes,
-        "state": format!("{:?}", ring.state).to_lowercase(),
+        "state": state(ring.state),
         "routes": ring.routes,
         "claimed": claimed,
     })

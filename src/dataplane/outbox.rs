@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 
 use parking_lot::Mutex;
-use shm::{Doorbell, Producer};
+use shm::{Doorbell, Producer, Progress};
 
 use super::chunk::{Pool, own};
 use super::hub::Queues;
@@ -177,10 +177,18 @@ impl OutboxShared {
     }
 
     /// Adds a ring, which waits where others lead to the same subscriber from before.
-    pub(crate) fn add_ring(&self, id: RingId, producer: Producer, doorbell: Doorbell, before: Vec<RingId>) {
+    pub(crate) fn add_ring(
+        &self,
+        id: RingId,
+        producer: Producer,
+        progress: Progress,
+        doorbell: Doorbell,
+        before: Vec<RingId>,
+    ) {
+        let tally = Arc::new(RingTally::new(progress, producer.capacity()));
         self.change(|wanted| {
             wanted.rings.insert(id, Some((producer, doorbell)));
-            wanted.tallies.insert(id, Arc::default());
+            wanted.tallies.insert(id, tally);
             if !before.is_empty() {
                 wanted.held.insert(id, before);
             }
@@ -524,8 +532,8 @@ impl Outbox {
         let Wanted { rings, tallies, topics, .. } = &mut *wanted;
         self.tallies.follow(topics);
         for (id, ring) in rings {
-            if let Some((producer, doorbell)) = ring.take() {
-                let tally = Arc::clone(tallies.entry(*id).or_default());
+            if let (Some((producer, doorbell)), Some(tally)) = (ring.take(), tallies.get(id)) {
+                let tally = Arc::clone(tally);
                 self.rings.push(Some(OutRing::new(*id, producer, doorbell, self.sequence, tally)));
             }
         }

@@ -21,6 +21,6 @@ pub use proof::Needed;
 pub(crate) use proof::{Credential, Nonce, Proof, TokenId};
 pub use quota::{Resource, Sharer};
 pub use statistics::{
-    Answer, Identity, Payer, ReceivedClaim, RingClaim, RingState, SubscriptionClaim, TopicClaim,
+    Answer, Identity, Latencies, Payer, ReceivedClaim, RingClaim, RingState, SubscriptionClaim, TopicClaim,
 };
 pub(crate) use statistics::{Claims, Fact, STATISTICS_SINCE};

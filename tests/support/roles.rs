@@ -521,11 +521,12 @@ impl BusRole {
     }
 
     fn statistics(&self) -> Value {
-        let statistics = match &self.bus {
-            Bus::Embedded(bus) => bus.statistics(),
-            Bus::Client(client) => client.statistics(),
+        let (statistics, latencies) = match &self.bus {
+            Bus::Embedded(bus) => (bus.statistics(), bus.latencies()),
+            Bus::Client(client) => (client.statistics(), client.latencies()),
         };
         json!({
+            "latencies": watch::figures(latencies),
             "received": statistics.received_events,
             "skipped": statistics.skipped_events,
             "wakeups": statistics.wakeups,

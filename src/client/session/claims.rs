@@ -17,6 +17,7 @@ impl Session {
             skipped: read(&counters.skipped),
             bytes_waiting: read(&counters.occupied),
             bytes_waiting_max: read(&counters.occupied_max),
+            latencies: self.ground.latencies.read(),
         };
         let mut claims = Claims { received, ..Claims::default() };
         let publishers: BTreeMap<&u32, &PublisherState> = self.publishers.iter().collect();

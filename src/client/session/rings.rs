@@ -142,10 +142,11 @@ impl Session {
         let (Some((segment, doorbell)), pair) = (half.take(), pair.clone()) else {
             return Ok(());
         };
-        let producer = Producer::new(segment, ConsumerView::attach(peer)?);
+        let peer = ConsumerView::attach(peer)?;
+        let (progress, producer) = (peer.progress(), Producer::new(segment, peer));
         let before = self.rings_before(&pair);
         if let Some(state) = self.publishers.get(&pair.publisher) {
-            state.outbox.add_ring(ring, producer, doorbell, before);
+            state.outbox.add_ring(ring, producer, progress, doorbell, before);
         }
         self.release_rings();
         Ok(())

@@ -241,12 +241,13 @@ fn published(core: &Arc<Core>, session: &mut Session) -> (Outbox, Consumer, Door
     let marks = ConsumerSegment::create(shm::Backing::Memfd).expect("memory");
     let share = |handle: &shm::Handle| handle.try_clone().expect("a descriptor");
     let seen = ProducerView::attach(share(data.handle()), RING_BYTES).expect("it is as agreed");
-    let producer = Producer::new(data, ConsumerView::attach(share(marks.handle())).expect("it is as agreed"));
+    let view = ConsumerView::attach(share(marks.handle())).expect("it is as agreed");
+    let (progress, producer) = (view.progress(), Producer::new(data, view));
     let consumer = Consumer::new(seen, marks);
     let (doorbell, other_end) = Doorbell::pair().expect("descriptors");
     let pair = Pair { publisher, subscriber: "detector".into(), client: 1 };
     session.rings.insert(RingId(1), RingState::Producer { pair, half: None });
-    shared.add_ring(RingId(1), producer, doorbell, vec![]);
+    shared.add_ring(RingId(1), producer, progress, doorbell, vec![]);
     let (hub, events) = (Arc::clone(&core.ground.hub), core.ground.data_events.clone());
     (Outbox::new(shared, hub, events, 1024), consumer, other_end)
 }

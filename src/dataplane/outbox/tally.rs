@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use shm::Progress;
+
 use super::{Delivery, OutboxShared};
 use crate::routing::TopicId;
 use crate::wire::{RingClaim, RingId, TopicClaim};
@@ -19,11 +21,30 @@ pub(super) struct TopicTally {
 }
 
 /// What went over one ring, as of its last flush.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RingTally {
     pub(super) events: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// What of it was read.
+    progress: Progress,
+    capacity: u64,
+}
+
+impl RingTally {
+    pub(super) fn new(progress: Progress, capacity: usize) -> Self {
+        let zero = AtomicU64::default;
+        let (events, dropped, bytes, capacity) = (zero(), zero(), zero(), capacity as u64);
+        Self { events, dropped, bytes, progress, capacity }
+    }
+
+    fn claim(&self) -> RingClaim {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (events, dropped, bytes) = (read(&self.events), read(&self.dropped), read(&self.bytes));
+        // The subscriber's word, and of another moment.
+        let bytes_waiting = bytes.saturating_sub(self.progress.read_bytes()).min(self.capacity);
+        RingClaim { events, dropped, bytes, bytes_waiting }
+    }
 }
 
 impl TopicTally {
@@ -69,11 +90,6 @@ impl OutboxShared {
     /// Of all rings that are there, those that nothing was published to yet among them.
     pub(crate) fn ring_claims(&self) -> Vec<(RingId, RingClaim)> {
         let wanted = self.wanted.lock();
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let claim = |(ring, tally): (&RingId, &Arc<RingTally>)| {
-            let (events, dropped, bytes) = (read(&tally.events), read(&tally.dropped), read(&tally.bytes));
-            (*ring, RingClaim { events, dropped, bytes })
-        };
-        wanted.tallies.iter().map(claim).collect()
+        wanted.tallies.iter().map(|(ring, tally)| (*ring, tally.claim())).collect()
     }
 }

@@ -2,8 +2,11 @@
 
 use super::super::*;
 use super::{another, published, session};
+use crate::batch::{BatchWriter, Opaque};
 use crate::config::CLAIMS_MAX;
+use crate::correlation::CorrelationMetadata;
 use crate::dataplane::OutboxShared;
+use crate::routing::TopicId;
 use crate::topic::Topic;
 use crate::wire::{Claims, PublisherId, RingClaim};
 
@@ -25,6 +28,34 @@ async fn a_ring_that_nothing_was_published_to_is_told_of_and_one_of_an_earlier_b
     session.find_broker(another(&session));
     // The broker of now may have another with that number.
     assert_eq!(told(&mut session).rings, []);
+}
+
+#[tokio::test]
+async fn what_waits_in_a_ring_is_what_its_subscriber_has_not_read() {
+    let (core, mut session) = session();
+    let (mut outbox, mut consumer, _other_end) = published(&core, &mut session);
+    let shared = Arc::clone(&session.publishers[&0].outbox);
+    shared.add_topic(Topic::new("events.process.batch").expect("a topic"));
+    shared.add_route(0, RouteTarget::Slot { ring: RingId(1), slot: 0, generation: 0 });
+    let mut record = BatchWriter::new(1024);
+    record.begin(&CorrelationMetadata::default()).expect("it fits");
+    record.push(&Opaque(b"event"), None).expect("it fits");
+    for _ in 0..2 {
+        outbox.publish(TopicId::nth(0), &mut record);
+    }
+    outbox.flush();
+    let waiting = |session: &mut Session| {
+        let claim = told(session).rings[0].1;
+        (claim.bytes, claim.bytes_waiting)
+    };
+    let (bytes, all) = waiting(&mut session);
+    assert!(bytes > 0 && all == bytes, "{all} of {bytes}");
+    let mut payload = Vec::new();
+    for left in [bytes / 2, 0] {
+        consumer.read(&mut payload).expect("nothing is broken").expect("a record");
+        let _nobody_sleeps = consumer.release();
+        assert_eq!(waiting(&mut session), (bytes, left));
+    }
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod schedules;
 mod sockets;
 mod statistics;
 mod status;
+mod versions;
 
 /// Where a role process begins; nothing in a test run.
 #[test]

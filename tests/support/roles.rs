@@ -22,6 +22,7 @@ pub(crate) mod hostile;
 mod identity;
 mod launch;
 mod log;
+mod other_broker;
 mod policy;
 mod reader;
 mod signals;
@@ -44,6 +45,7 @@ pub(crate) fn run_if_asked() {
         Some("intruder") => return hostile::live(&role),
         Some("third") => return hostile::third(),
         Some("squatter") => return squatter::live(&role),
+        Some("other_broker") => return other_broker::live(&role),
         Some("orphaner") => return launch::orphan(&role),
         _ => {}
     }

@@ -57,11 +57,17 @@ fn a_newer_client_is_served_in_the_newest_version_of_the_broker() {
     let mut agent = Role::agent(&folder, json!({})).up();
     let mut procmond = Role::client(&folder, "procmond").up();
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
-    let (mut newer, said) = other_client(&folder, "detector", 2, 9);
-    assert_eq!(said["version"], 2, "{said}");
-    let subscribed = newer.must(&json!({"do": "subscribe", "pattern": "events.process.#"}));
-    assert_eq!((&subscribed["ready"], &subscribed["over"]), (&json!(true), &json!(false)), "{subscribed}");
-    assert_eq!(session(&mut agent, "detector")["answer"], "NotAnswering", "it is of a version that is asked");
+    for (id, oldest) in [("detector", 2), ("exporter", 1)] {
+        let (mut newer, said) = other_client(&folder, id, oldest, 9);
+        assert_eq!(said["version"], 2, "{said}");
+        let subscribed = newer.must(&json!({"do": "subscribe", "pattern": "events.process.#"}));
+        assert_eq!(
+            (&subscribed["ready"], &subscribed["over"]),
+            (&json!(true), &json!(false)),
+            "{subscribed}"
+        );
+        assert_eq!(session(&mut agent, id)["answer"], "NotAnswering", "it is of a version that is asked");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a session tells its broker that it has counted.
+//! What a session tells its broker that it has counted, and what it asks of it.
 
 use super::super::*;
 use super::{another, published, session};
@@ -7,8 +7,9 @@ use crate::config::CLAIMS_MAX;
 use crate::correlation::CorrelationMetadata;
 use crate::dataplane::OutboxShared;
 use crate::routing::TopicId;
+use crate::statistics::BrokerStatistics;
 use crate::topic::Topic;
-use crate::wire::{Claims, PublisherId, RingClaim};
+use crate::wire::{Claims, Fact, GoodbyeReason, PublisherId, RingClaim, STATISTICS_SINCE};
 
 fn told(session: &mut Session) -> Claims {
     session.outgoing.clear();
@@ -79,4 +80,46 @@ async fn of_more_than_there_is_room_for_the_first_are_told_of() {
     }
     let all = (0..6).flat_map(|publisher| (0..each).map(move |topic| (publisher, topic)));
     assert_eq!(topics(&mut session), all.take(CLAIMS_MAX).collect::<Vec<_>>());
+}
+
+/// A session that may ask, and has; the number of the request, and what will come of it.
+fn asked(session: &mut Session) -> (u32, oneshot::Receiver<Result<BrokerStatistics, StatisticsError>>) {
+    session.welcome.version = STATISTICS_SINCE;
+    let (reply, answer) = oneshot::channel();
+    session.inquire(reply);
+    (session.last_request, answer)
+}
+
+#[tokio::test]
+async fn who_asks_is_told_why_the_broker_does_not_answer_any_more() {
+    let (_core, mut session) = session();
+    let (_, mut answer) = asked(&mut session);
+    let why = Disconnected::Dismissed(GoodbyeReason::TooSlow { limit: 1 });
+    session.lose_broker(&why);
+    assert_eq!(answer.try_recv(), Ok(Err(StatisticsError::Disconnected(why.clone()))));
+    let (_, mut answer) = asked(&mut session);
+    assert_eq!(
+        answer.try_recv(),
+        Ok(Err(StatisticsError::Disconnected(why))),
+        "nor is there one to be asked"
+    );
+}
+
+#[tokio::test]
+async fn an_answer_in_parts_is_put_together_for_all_who_wait() {
+    let (_core, mut session) = session();
+    let (request, mut one) = asked(&mut session);
+    session.outgoing.clear();
+    let (same, mut other) = asked(&mut session);
+    assert!(same == request && session.outgoing.is_empty(), "it is asked once");
+    let part = |facts, more| Notice::Statistics { request, facts: vec![Fact::Omitted { facts }], more };
+    session.notice(part(3, true), None);
+    assert!(one.try_recv().is_err(), "there is more to come");
+    session.notice(part(4, false), None);
+    for answer in [&mut one, &mut other] {
+        let statistics = answer.try_recv().expect("it has come").expect("it is one");
+        assert_eq!(statistics.omitted, 7);
+    }
+    session.notice(part(5, false), None);
+    assert!(session.asked.is_empty(), "what was not asked for is not kept");
 }

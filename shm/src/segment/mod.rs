@@ -12,7 +12,7 @@
 use core::mem::{offset_of, size_of};
 use core::ptr::NonNull;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use crate::Descriptor;
 use crate::consumer::Consumer;
@@ -273,19 +273,20 @@ impl ConsumerView {
     /// A look at how far the consumer is, for another thread than the producer's.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        Progress(Arc::clone(&self.0))
+        Progress(Arc::downgrade(&self.0))
     }
 }
 
-/// How far the consumer of a ring says that it has read. It keeps the consumer's segment mapped, and nothing else of the ring.
+/// How far the consumer of a ring says that it has read. It does not keep the ring mapped.
 #[derive(Debug, Clone)]
-pub struct Progress(Arc<Mapping>);
+pub struct Progress(Weak<Mapping>);
 
 impl Progress {
-    /// Bytes that were given back since the ring was made: the consumer's word, which nobody has checked.
+    /// Bytes that were given back since the ring was made: the consumer's word, which nobody has checked. `None`: the producer has let go of the
+    /// ring.
     #[must_use]
-    pub fn read_bytes(&self) -> u64 {
-        self.0.as_consumer_words().head.0.load(Ordering::Relaxed)
+    pub fn read_bytes(&self) -> Option<u64> {
+        Some(self.0.upgrade()?.as_consumer_words().head.0.load(Ordering::Relaxed))
     }
 }
 

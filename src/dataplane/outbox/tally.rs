@@ -41,8 +41,9 @@ impl RingTally {
     fn claim(&self) -> RingClaim {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (events, dropped, bytes) = (read(&self.events), read(&self.dropped), read(&self.bytes));
-        // The subscriber's word, and of another moment.
-        let bytes_waiting = bytes.saturating_sub(self.progress.read_bytes()).min(self.capacity);
+        // The subscriber's word, and of another moment. In a ring that is gone nothing waits.
+        let read = self.progress.read_bytes().unwrap_or(bytes);
+        let bytes_waiting = bytes.saturating_sub(read).min(self.capacity);
         RingClaim { events, dropped, bytes, bytes_waiting }
     }
 }

@@ -189,10 +189,7 @@ impl Intruder {
         let text = |key: &str| command[key].as_str().unwrap_or_default();
         let number = |key: &str| command[key].as_u64().unwrap_or(0);
         match text("do") {
-            "hello" => {
-                let version = |key: &str, ours| command[key].as_u64().unwrap_or(ours);
-                self.hello(path, text("id"), (version("oldest", 1), version("newest", 2)))
-            }
+            "hello" => self.hello(path, command),
             "state" => self.wait(|_| true),
             "declare" => {
                 self.begin(text("offer"));
@@ -280,7 +277,10 @@ impl Intruder {
     }
 
     /// Begins a new session under this name; one that is just ending may still hold it.
-    fn hello(&mut self, path: &str, id: &str, versions: (u64, u64)) -> Value {
+    fn hello(&mut self, path: &str, command: &Value) -> Value {
+        let id = command["id"].as_str().unwrap_or_default();
+        let version = |key: &str, ours| command[key].as_u64().unwrap_or(ours);
+        let versions = (version("oldest", 1), version("newest", 2));
         let start = std::time::Instant::now();
         loop {
             // What the old session left behind goes with it.

@@ -10,6 +10,7 @@ use crate::client::{
 use crate::control::AGENT;
 use crate::correlation::CorrelationMetadata;
 use crate::event::CollectionEvent;
+use crate::wire::Latencies;
 
 /// Publishing on the bus, wherever it is. The trait has to be imported where `bus.publish` is called.
 ///
@@ -143,6 +144,12 @@ impl DaemoneyeEventBus {
     #[must_use]
     pub fn statistics(&self) -> ClientStatistics {
         self.core.statistics()
+    }
+
+    /// As [`EventBusClient::latencies`](crate::EventBusClient::latencies).
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        self.core.latencies()
     }
 
     /// Shuts the broker down. Done twice it does nothing the second time. Cancel-safe: given up midway, it goes on.

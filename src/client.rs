@@ -23,7 +23,7 @@ use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, OutboxShared, Qu
 use crate::event::CollectionEvent;
 use crate::routing::TopicId;
 use crate::topic::{Topic, TopicError, TopicPattern};
-use crate::wire::{Refusal, Welcome};
+use crate::wire::{Latencies, Refusal, Welcome};
 
 pub use connect::{ConnectError, ConnectOptions};
 pub use connection::{Connection, Disconnected};
@@ -345,6 +345,12 @@ impl EventBusClient {
     pub fn statistics(&self) -> ClientStatistics {
         self.core.statistics()
     }
+
+    /// How long the events that its subscriptions have taken were on their way: see [`Latencies`].
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        self.core.latencies()
+    }
 }
 
 /// What the owner of a client decides.
@@ -391,6 +397,7 @@ impl Core {
             hub: Arc::new(Hub::new()),
             desk: Arc::default(),
             inbox_counters: Arc::new(InboxCounters::default()),
+            latencies: Arc::default(),
             data_events,
             wait_policy,
             deadline,
@@ -511,6 +518,10 @@ impl Core {
             ring_bytes_waiting_max: read(&counters.occupied_max),
             ring_bytes: read(&counters.capacity),
         }
+    }
+
+    pub(crate) fn latencies(&self) -> Latencies {
+        self.ground.latencies.read()
     }
 }
 

@@ -211,6 +211,9 @@ pub(crate) const TELL_DEADLINE: Duration = Duration::from_millis(400);
 /// How long after the clients were asked for that they may be asked again. Sooner: who asks waits.
 pub(crate) const TELL_PAUSE: Duration = Duration::from_millis(100);
 
+/// The longest that an event is noted to have taken. Above it: it counts as that.
+pub(crate) const LATENCY_MAX: Duration = Duration::from_secs(3600);
+
 /// Items of each list in what a client says of itself. Our own cuts them. Above it: the session ends.
 pub(crate) const CLAIMS_MAX: usize = 256;
 

@@ -113,8 +113,8 @@ pub use statistics::{
 pub use sys::{FileError, ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
 pub use wire::{
-    Answer, GoodbyeReason, Identity, Needed, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingState,
-    Sharer, SubscriptionClaim, TopicClaim, Versions,
+    Answer, GoodbyeReason, Identity, Latencies, Needed, Payer, ReceivedClaim, Refusal, Resource, RingClaim,
+    RingState, Sharer, SubscriptionClaim, TopicClaim, Versions,
 };
 
 /// The examples of the front page compile.

@@ -57,7 +57,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("bus", &["broker", "client", "control", "correlation", "event"]),
+    ("bus", &["broker", "client", "control", "correlation", "event", "wire"]),
     ("fuzzing", &["access", "batch", "control", "wire"]),
 ];
 

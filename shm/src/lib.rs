@@ -143,6 +143,6 @@ pub use doorbell::{Doorbell, Heard, PeerGone};
 pub use producer::{Producer, PushError, Savepoint};
 pub use ring::{Memory, Violation};
 pub use segment::{
-    Backing, BadName, ConsumerSegment, ConsumerView, Handle, Pair, ProducerSegment, ProducerView,
+    Backing, BadName, ConsumerSegment, ConsumerView, Handle, Pair, ProducerSegment, ProducerView, Progress,
     SegmentError, SegmentName, check_consumer_segment, check_producer_segment, collect_abandoned,
 };

@@ -529,6 +529,10 @@ fn too_late(options: &ConnectOptions) -> ConnectError {
 
 /// A welcome that makes sense: nothing of it is looked at again.
 fn checked(welcome: Welcome) -> Result<Welcome, String> {
+    let (version, ours) = (welcome.version, Versions::OURS);
+    if !(ours.oldest..=ours.newest).contains(&version) {
+        return Err(format!("it speaks protocol version {version}, and was offered versions {ours}"));
+    }
     if !config::is_ring_size(welcome.ring_bytes) {
         return Err(format!("rings of {} bytes can't be", welcome.ring_bytes));
     }

@@ -14,7 +14,9 @@ use tokio::sync::{oneshot, watch};
 use super::{Channels, ConnectOptions, Connection, Disconnected, StatisticsError, Subscribed};
 use crate::access::Component;
 use crate::config::HANG_UP_LONGEST;
-use crate::dataplane::{DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, RouteTarget, WaitPolicy};
+use crate::dataplane::{
+    DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, LatencyHistogram, RouteTarget, WaitPolicy,
+};
 use crate::link::{Link, LinkError};
 use crate::wire::{Notice, Refusal, Request, RingId, Welcome};
 
@@ -41,6 +43,7 @@ pub(crate) struct Ground {
     pub(crate) hub: Arc<Hub>,
     pub(crate) desk: Arc<Desk>,
     pub(crate) inbox_counters: Arc<InboxCounters>,
+    pub(crate) latencies: Arc<LatencyHistogram>,
     pub(crate) data_events: DataEvents,
     pub(crate) wait_policy: WaitPolicy,
     /// How long to wait for the broker's answer to one request.

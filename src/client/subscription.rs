@@ -166,7 +166,7 @@ impl Drop for Lease {
 impl Subscription {
     pub(super) fn new(commands: Commands, ground: &Ground, number: u32, queue: Arc<Queue>) -> Self {
         Self {
-            taken: Taken::default(),
+            taken: Taken::new(Arc::clone(&ground.latencies)),
             subscribed: Subscribed::default(),
             queue: Arc::clone(&queue),
             desk: Arc::clone(&ground.desk),

@@ -74,6 +74,9 @@ impl<F> Machine<F> {
     /// A session wants to know: one of the broker's own user may, or of root.
     pub(super) fn statistics(&mut self, session: SessionId, request: u32) {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        if !state.can_tell() {
+            return self.fault(session, "a request of a later version");
+        }
         let refusal = match state.origin {
             Origin::Remote { uid } | Origin::Invited { uid } if !self.settings.operators.contains(&uid) => {
                 Refusal::NotAnOperator { uid }
@@ -171,6 +174,16 @@ impl<F> Machine<F> {
             self.send(*session, Notice::Tell);
         }
         asked
+    }
+
+    /// Asks one that is let in while an inquiry is under way, and would be shown as one that does not answer.
+    pub(super) fn tell_newcomer(&mut self, session: SessionId) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        if let Some(inquiry) = self.inquiries.current.as_mut().filter(|_| state.can_tell()) {
+            state.is_to_tell = true;
+            inquiry.awaited.insert(session);
+            self.send(session, Notice::Tell);
+        }
     }
 
     /// Answers those who wanted to know and are there still.

@@ -448,6 +448,7 @@ impl<F> Machine<F> {
         if life.before > 0 {
             self.say_who_is_settled(session);
         }
+        self.tell_newcomer(session);
         let (right, what) = (Right::Connect, identity.to_string());
         self.report(Report::Granted { session, component: component.clone(), right, what, withheld: 0 });
         self.report(Report::Joined { session, component, identity });

@@ -12,6 +12,7 @@
 mod chunk;
 mod hub;
 mod inbox;
+mod latency;
 mod outbox;
 mod queue;
 mod received;
@@ -20,6 +21,7 @@ mod wait;
 pub(crate) use chunk::Chunk;
 pub(crate) use hub::Hub;
 pub(crate) use inbox::{Desk, InEnd, Inbox, InboxCounters, Lineage, Served};
+pub(crate) use latency::LatencyHistogram;
 pub(crate) use outbox::{Line, Outbox, OutboxShared, RecordLimits, Relayed, RingEnd, RouteTarget, Wait};
 pub(crate) use queue::{Item, Queue, Taken};
 pub(crate) use received::Origin;

@@ -120,7 +120,7 @@ struct Wanted {
     released: Vec<(RingId, Option<RingId>)>,
     /// By place.
     routes: Vec<(Topic, Vec<RouteTarget>)>,
-    /// What came of each topic, by number, and what went over each ring that was taken over.
+    /// What came of each topic, by number, and what went over each ring.
     topics: Vec<Arc<TopicTally>>,
     tallies: BTreeMap<RingId, Arc<RingTally>>,
     origin: Option<Arc<Origin>>,
@@ -181,8 +181,10 @@ impl OutboxShared {
 
     /// Adds a ring, which waits where others lead to the same subscriber from before.
     pub(crate) fn add_ring(&self, id: RingId, end: RingEnd, before: Vec<RingId>) {
+        let tally = Arc::new(RingTally::new(&end));
         self.change(|wanted| {
             wanted.rings.insert(id, Some(end));
+            wanted.tallies.insert(id, tally);
             if !before.is_empty() {
                 wanted.held.insert(id, before);
             }
@@ -526,10 +528,8 @@ impl Outbox {
         let Wanted { rings, tallies, topics, .. } = &mut *wanted;
         self.tallies.follow(topics);
         for (id, ring) in rings {
-            if let Some(end) = ring.take() {
-                let ring = OutRing::new(*id, end, self.sequence);
-                tallies.insert(*id, ring.tally());
-                self.rings.push(Some(ring));
+            if let (Some(end), Some(tally)) = (ring.take(), tallies.get(id)) {
+                self.rings.push(Some(OutRing::new(*id, end, self.sequence, Arc::clone(tally))));
             }
         }
         for ring in self.rings.iter_mut().flatten() {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
-use super::{Chunk, ReceivedBatch};
+use super::{Chunk, LatencyHistogram, ReceivedBatch};
 use crate::config::{INTERRUPTIONS_MAX, PUBLISHERS_NOTED_MAX, URGENT_AHEAD_MAX, URGENT_PART};
 use crate::wire::{PublisherId, SubscriptionClaim};
 
@@ -81,6 +81,8 @@ struct Lane {
 /// it has sent.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
+    /// Of its client.
+    latencies: Arc<LatencyHistogram>,
     urgent: VecDeque<Entry>,
     /// Of the urgent entries, those that were taken over together with the ordinary ones.
     first: usize,
@@ -92,6 +94,14 @@ pub(crate) struct Taken {
 }
 
 impl Taken {
+    pub(crate) fn new(latencies: Arc<LatencyHistogram>) -> Self {
+        Self { latencies, ..Self::default() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.urgent.is_empty() && self.ordinary.is_empty()
+    }
+
     /// Hands out the next record of the chunk that is begun.
     fn next_of_begun(&mut self) -> Option<Item> {
         let (chunk, record) = self.begun.take()?;
@@ -114,6 +124,7 @@ impl Taken {
         };
         match entry {
             Ok(chunk) => {
+                self.latencies.note(&chunk);
                 self.begun = Some((chunk, 0));
                 self.next_of_begun()
             }
@@ -231,14 +242,12 @@ impl Queue {
             taken.first = taken.urgent.len();
             state.hand_over(&mut taken.ordinary);
         }
-        match taken.next() {
-            Some(item) => Poll::Ready(Some(item)),
-            None if state.ended => Poll::Ready(None),
-            None => {
-                state.reader = Some(context.waker().clone());
-                Poll::Pending
-            }
+        if taken.is_empty() && !state.ended {
+            state.reader = Some(context.waker().clone());
+            return Poll::Pending;
         }
+        drop(state);
+        Poll::Ready(taken.next())
     }
 
     /// The lane of what comes from `source` now.

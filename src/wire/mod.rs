@@ -24,6 +24,6 @@ pub(crate) use proof::{Credential, Nonce, Proof, TokenId};
 pub use quota::{Resource, Sharer};
 pub(crate) use relayed::RelayedRecords;
 pub use statistics::{
-    Answer, Identity, Payer, ReceivedClaim, RingClaim, RingState, SubscriptionClaim, TopicClaim,
+    Answer, Identity, Latencies, Payer, ReceivedClaim, RingClaim, RingState, SubscriptionClaim, TopicClaim,
 };
 pub(crate) use statistics::{Claims, Fact, STATISTICS_SINCE};

@@ -115,14 +115,6 @@ fn malformed_frames_end_their_own_session_only() {
 }
 
 #[test]
-fn an_unknown_version_is_refused_with_both_versions() {
-    let folder = Folder::new();
-    let _agent = Role::agent(&folder, json!({})).up();
-    // Refused, request 0, for its version: the broker's oldest and newest, the client's.
-    assert_eq!(provoke(&folder, &hello(7, 9, "procmond")), frame(&[1, 0, 0, 1, 2, 7, 9]));
-}
-
-#[test]
 fn a_client_that_hangs_up_in_the_middle_of_a_frame_harms_nobody() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();

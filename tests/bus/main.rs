@@ -25,6 +25,7 @@ mod sharing;
 mod sockets;
 mod statistics;
 mod status;
+mod versions;
 
 /// Where a role process begins; nothing in a test run.
 #[test]

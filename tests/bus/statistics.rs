@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Folder, Role, STRANGER};
+use crate::support::{Folder, Role, STRANGER, wait_until};
 
 /// What an answer may take beyond the deadline of those who don't: a loaded machine.
 const SLACK: Duration = Duration::from_secs(5);
@@ -15,7 +15,7 @@ fn ask(role: &mut Role) -> Value {
 
 /// The same without what is of its moment.
 fn lasting(mut statistics: Value) -> Value {
-    for moment in ["in_use", "connections", "accepted"] {
+    for moment in ["in_use", "connections", "accepted", "bytes_waiting"] {
         statistics[moment].take();
     }
     statistics
@@ -80,6 +80,97 @@ fn the_figures_are_true_in_the_process_and_over_the_socket() {
 }
 
 #[test]
+fn the_latencies_are_those_of_what_the_application_has_taken_with_the_time_in_its_queue() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"], "unread": true}));
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let before = Instant::now();
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 10}));
+    let published = Instant::now();
+    agent.must(&json!({"do": "await", "total": 10}));
+    let heard = before.elapsed();
+    wait_until("it is in the detector's queue", || {
+        ask(&mut agent)["sessions"]["detector"]["subscriptions"][0]["claim"][0] == 10
+    });
+    let seen = ask(&mut agent);
+    let of = |seen: &Value, component: &str| {
+        let figures = seen["sessions"][component]["latencies"].as_array().expect("it has answered");
+        figures.iter().map(|figure| figure.as_u64().expect("a number")).collect::<Vec<_>>()
+    };
+    assert_eq!((of(&seen, "detector"), of(&seen, "procmond")), (vec![0; 6], vec![0; 6]), "nothing was taken");
+    // Figures are right to a hundredth, upwards.
+    let at_most =
+        |time: Duration| u64::try_from(time.as_nanos() + time.as_nanos() / 50).expect("it is short");
+    let of_agent = of(&seen, "agent");
+    assert_eq!(of_agent[0], 10, "events, not batches: {seen:#}");
+    assert!(
+        of_agent[1..].iter().all(|nanos| (1..=at_most(heard)).contains(nanos)),
+        "{of_agent:?}, {heard:?}"
+    );
+
+    let waited = published.elapsed();
+    assert_eq!(detector.must(&json!({"do": "read_one"}))["events"], 10);
+    let taken = before.elapsed();
+    let seen = ask(&mut agent);
+    let of_detector = of(&seen, "detector");
+    let within = u64::try_from(waited.as_nanos()).expect("it is short")..=at_most(taken);
+    assert_eq!(of_detector[0], 10, "{seen:#}");
+    assert!(of_detector[1..].iter().all(|nanos| within.contains(nanos)), "{of_detector:?}, {within:?}");
+    assert_eq!(detector.must(&json!({"do": "statistics"}))["latencies"], json!(of_detector));
+    assert_eq!(agent.must(&json!({"do": "statistics"}))["latencies"], json!(of_agent));
+}
+
+#[test]
+fn a_publisher_that_lies_about_its_moment_spoils_a_figure_and_nothing_else() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    agent.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+    let mut liar = Role::intruder(&folder, None);
+    liar.must(&json!({"do": "hello", "id": "procmond"}));
+    assert_eq!(liar.must(&json!({"do": "declare", "topic": "events.process.batch"}))["ready"], true);
+    // It says 0: when the host was started.
+    liar.must(&json!({"do": "publish", "count": 3}));
+    agent.must(&json!({"do": "await", "total": 3}));
+    let seen = ask(&mut agent);
+    let figures = &seen["sessions"]["agent"]["latencies"];
+    let hour = 3_600_000_000_000_u64;
+    assert_eq!(figures[0], 3, "{seen:#}");
+    assert!(figures[5].as_u64().is_some_and(|most| (1..hour + hour / 100).contains(&most)), "{figures}");
+}
+
+#[test]
+fn what_waits_in_a_ring_is_seen_also_if_its_subscriber_is_stopped() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"ring_bytes": 1 << 16})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    let mut procmond = Role::client(&folder, "procmond").up();
+    for subscriber in [&mut agent, &mut detector] {
+        subscriber.must(&json!({"do": "subscribe", "patterns": ["events.process.batch"]}));
+    }
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    assert_eq!(ask(&mut agent)["bytes_waiting"], json!([0, 0]), "a ring has figures before its first event");
+    detector.stop();
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 100}));
+    agent.must(&json!({"do": "await", "total": 100}));
+    let mut seen = Value::Null;
+    // An event is in its queue a moment before its place in the ring is given back.
+    wait_until("the agent has read all", || {
+        seen = ask(&mut agent);
+        seen["bytes_waiting"][0] == 0
+    });
+    assert_eq!(seen["rings"][1][1], "detector");
+    let written = seen["bytes"][1].as_u64().expect("its publisher answers");
+    assert!((100 * 100..1 << 16).contains(&written), "{seen:#}");
+    assert_eq!(seen["bytes_waiting"][1], written, "{seen:#}");
+    detector.go_on();
+    wait_until("the detector has read all", || ask(&mut agent)["bytes_waiting"] == json!([0, 0]));
+}
+
+#[test]
 fn who_is_mute_or_stopped_is_shown_so_and_the_answer_does_not_wait_for_it() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();
@@ -105,7 +196,7 @@ fn who_is_mute_or_stopped_is_shown_so_and_the_answer_does_not_wait_for_it() {
     // It answers what it was asked before, and is asked again.
     stopped.must(&json!({"do": "over"}));
     let mut seen = Value::Null;
-    crate::support::wait_until("it answers again", || {
+    wait_until("it answers again", || {
         seen = ask(&mut tool);
         seen["sessions"]["detector"]["answer"] == "Told"
     });

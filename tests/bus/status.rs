@@ -41,9 +41,15 @@ fn an_operator_sees_who_is_there_what_was_published_and_who_does_not_answer() {
     ] {
         assert!(table.lines().any(|other| other == line), "{line}\nis not in\n{table}");
     }
+    assert!(table.lines().any(|line| line.starts_with("  took 10 events: p50 ")), "{table}");
     let ring = table.lines().find(|line| line.starts_with("procmond  ") && line.contains("8.0 MiB"));
     assert!(ring.is_some_and(|ring| ring.contains("ready")), "{table}");
     assert!(!table.contains("eventbus-status-"), "who asks is not shown: {table}");
+
+    let whole: Value = serde_json::from_slice(&status(&folder, &["--json"]).stdout).expect("one JSON object");
+    let ring = &whole["rings"][0];
+    assert_eq!((&ring["bytes"], &ring["claimed"]["events"]), (&json!(8 << 20), &json!(10)));
+    assert!(ring["claimed"]["bytes_waiting"].is_u64(), "{ring}");
 
     procmond.stop();
     let shown = status(&folder, &["--json"]);
@@ -58,6 +64,10 @@ fn an_operator_sees_who_is_there_what_was_published_and_who_does_not_answer() {
     let topics = json!([{ "topic": "events.process.batch", "claimed": null }]);
     assert_eq!(stopped["publishers"][0]["topics"], topics);
     assert_eq!(healthy["claimed_received"]["events"], 10);
+    let latencies = &healthy["claimed_received"]["latencies"];
+    let in_order = ["p50_nanos", "p90_nanos", "p99_nanos", "p999_nanos", "max_nanos"];
+    let in_order = in_order.map(|figure| latencies[figure].as_u64().expect("a number"));
+    assert!(latencies["events"] == 10 && in_order[0] > 0 && in_order.is_sorted(), "{latencies}");
     let claimed = json!({"received_events": 10, "lost_in_ring_events": 0, "lost_in_queue_events": 0});
     assert_eq!(healthy["subscriptions"][0]["claimed"], claimed);
     assert_eq!(tree["rings"][0]["claimed"], Value::Null);

@@ -154,6 +154,11 @@ impl Role {
         Self::bus(folder, "intruder", "intruder", json!({}), uid).up()
     }
 
+    /// A broker of another build, made by hand: options as `roles::other_broker` has them.
+    pub(crate) fn other_broker(folder: &Folder, options: Value) -> Self {
+        Self::bus(folder, "other_broker", "other_broker", options, None).up()
+    }
+
     fn bus(folder: &Folder, role: &str, id: &str, mut options: Value, uid: Option<u32>) -> Self {
         if options["backing"].is_null() {
             options["backing"] = backing().into();

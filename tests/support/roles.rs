@@ -22,6 +22,7 @@ pub(crate) mod hostile;
 mod identity;
 mod launch;
 mod log;
+mod other_broker;
 mod policy;
 mod reader;
 mod signals;
@@ -45,6 +46,7 @@ pub(crate) fn run_if_asked() {
         Some("intruder") => return hostile::live(&role),
         Some("third") => return hostile::third(),
         Some("squatter") => return squatter::live(&role),
+        Some("other_broker") => return other_broker::live(&role),
         Some("orphaner") => return launch::orphan(&role),
         _ => {}
     }
@@ -531,11 +533,12 @@ impl BusRole {
     }
 
     fn statistics(&self) -> Value {
-        let statistics = match &self.bus {
-            Bus::Embedded(bus) => bus.statistics(),
-            Bus::Client(client) => client.statistics(),
+        let (statistics, latencies) = match &self.bus {
+            Bus::Embedded(bus) => (bus.statistics(), bus.latencies()),
+            Bus::Client(client) => (client.statistics(), client.latencies()),
         };
         json!({
+            "latencies": watch::figures(latencies),
             "received": statistics.received_events,
             "skipped": statistics.skipped_events,
             "wakeups": statistics.wakeups,

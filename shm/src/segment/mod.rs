@@ -12,6 +12,7 @@
 use core::mem::{offset_of, size_of};
 use core::ptr::NonNull;
 use std::io;
+use std::sync::{Arc, Weak};
 
 use crate::Descriptor;
 use crate::consumer::Consumer;
@@ -258,7 +259,7 @@ impl ProducerView {
 
 /// The consumer's segment as the producer sees it: it only reads there.
 #[derive(Debug)]
-pub struct ConsumerView(Mapping);
+pub struct ConsumerView(Arc<Mapping>);
 
 impl ConsumerView {
     /// Checks and maps a segment that the consumer made. A name is taken away by that.
@@ -266,7 +267,26 @@ impl ConsumerView {
     /// # Errors
     /// Each [`SegmentError`]; a descriptor is closed. A named segment must be of this process's own user.
     pub fn attach(handle: Handle) -> Result<Self, SegmentError> {
-        attach(handle, Kind::Consumer, CONSUMER_SEGMENT_BYTES).map(Self)
+        attach(handle, Kind::Consumer, CONSUMER_SEGMENT_BYTES).map(|mapping| Self(Arc::new(mapping)))
+    }
+
+    /// A look at how far the consumer is, for another thread than the producer's.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress(Arc::downgrade(&self.0))
+    }
+}
+
+/// How far the consumer of a ring says that it has read. It does not keep the ring mapped.
+#[derive(Debug, Clone)]
+pub struct Progress(Weak<Mapping>);
+
+impl Progress {
+    /// Bytes that were given back since the ring was made: the consumer's word, which nobody has checked. `None`: the producer has let go of the
+    /// ring.
+    #[must_use]
+    pub fn read_bytes(&self) -> Option<u64> {
+        Some(self.0.upgrade()?.as_consumer_words().head.0.load(Ordering::Relaxed))
     }
 }
 
@@ -274,7 +294,8 @@ impl ConsumerView {
 #[derive(Debug)]
 pub struct Pair {
     producer: Mapping,
-    consumer: Mapping,
+    /// Shared with who looks at the [`Progress`].
+    consumer: Arc<Mapping>,
 }
 
 impl Producer {
@@ -289,7 +310,7 @@ impl Consumer {
     /// The consumer of a fresh ring: the producer's segment, and its own.
     #[must_use]
     pub fn new(peer: ProducerView, own: ConsumerSegment) -> Self {
-        Self::over(Pair { producer: peer.0, consumer: own.mapping })
+        Self::over(Pair { producer: peer.0, consumer: Arc::new(own.mapping) })
     }
 }
 

@@ -7,7 +7,7 @@ mod tree;
 
 use std::io;
 
-use daemoneye_eventbus::{Answer, BrokerStatistics, StatisticsError};
+use daemoneye_eventbus::{Answer, BrokerStatistics, RingState, StatisticsError};
 
 use crate::ending::Ending;
 use crate::output::print;
@@ -77,6 +77,16 @@ async fn ask(arguments: &Arguments) -> Result<BrokerStatistics, Failure> {
     let mut statistics = client.broker_statistics().await?;
     statistics.sessions.retain(|session| session.component != *client.component());
     Ok(statistics)
+}
+
+/// How far a ring is, in a word.
+fn state(state: RingState) -> &'static str {
+    match state {
+        RingState::Forming => "forming",
+        RingState::Ready => "ready",
+        RingState::Poisoned => "broken",
+        _ => "unknown",
+    }
 }
 
 /// Whether a client has said what it has counted, in words.

@@ -157,10 +157,11 @@ impl Session {
         let (Some((segment, doorbell)), pair) = (half.take(), pair.clone()) else {
             return Ok(());
         };
-        let producer = Producer::new(segment, ConsumerView::attach(peer)?);
+        let peer = ConsumerView::attach(peer)?;
+        let (progress, producer) = (peer.progress(), Producer::new(segment, peer));
         let before = self.rings_before(&pair);
         if let Some(state) = self.publishers.get(&pair.publisher) {
-            let end = RingEnd::Memory(Box::new(producer), doorbell);
+            let end = RingEnd::Memory(Box::new(producer), progress, doorbell);
             state.outbox.add_ring(ring, end, before);
         }
         self.release_rings();

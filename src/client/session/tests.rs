@@ -12,6 +12,8 @@ use crate::config::MAKING_MAX;
 use crate::dataplane::{Lineage, Origin, Outbox, OutboxShared, Queue, RecvError, RingEnd, Taken};
 use crate::wire::{Epoch, Handle, PublisherId};
 
+mod claims;
+
 const RING_BYTES: usize = 64 << 10;
 
 fn session() -> (Arc<Core>, Session) {
@@ -239,12 +241,14 @@ fn published(core: &Arc<Core>, session: &mut Session) -> (Outbox, Consumer, Door
     let marks = ConsumerSegment::create(shm::Backing::Memfd).expect("memory");
     let share = |handle: &shm::Handle| handle.try_clone().expect("a descriptor");
     let seen = ProducerView::attach(share(data.handle()), RING_BYTES).expect("it is as agreed");
-    let producer = Producer::new(data, ConsumerView::attach(share(marks.handle())).expect("it is as agreed"));
+    let view = ConsumerView::attach(share(marks.handle())).expect("it is as agreed");
+    let (progress, producer) = (view.progress(), Producer::new(data, view));
     let consumer = Consumer::new(seen, marks);
     let (doorbell, other_end) = Doorbell::pair().expect("descriptors");
     let pair = Pair { publisher, subscriber: "detector".into(), client: 1 };
     session.rings.insert(RingId(1), RingState::Producer { pair, half: None });
-    shared.add_ring(RingId(1), RingEnd::Memory(Box::new(producer), doorbell), vec![]);
+    let end = RingEnd::Memory(Box::new(producer), progress, doorbell);
+    shared.add_ring(RingId(1), end, vec![]);
     let (hub, events) = (Arc::clone(&core.ground.hub), core.ground.data_events.clone());
     (Outbox::new(shared, hub, events, 1024), consumer, other_end)
 }

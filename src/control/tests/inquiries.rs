@@ -7,8 +7,8 @@ use super::world::{USER, World, fault, hello_of, refusal};
 use crate::config::{CLAIMS_MAX, STATISTICS_BYTES_MAX, TELL_DEADLINE, TELL_PAUSE};
 use crate::wire::codec::encode;
 use crate::wire::{
-    Answer, Claims, Fact, Notice, Payer, ReceivedClaim, Refusal, Request, Resource, RingClaim, RingState,
-    SubscriptionClaim, TopicClaim, Versions,
+    Answer, Claims, Fact, Latencies, Notice, Payer, ReceivedClaim, Refusal, Request, Resource, RingClaim,
+    RingState, SubscriptionClaim, TopicClaim, Versions,
 };
 
 const STRANGER: Origin = Origin::Remote { uid: 7 };
@@ -57,12 +57,13 @@ fn who_asks_is_answered_when_all_have_and_with_what_they_said() {
     world.heard(agent);
     ask(&mut world, procmond, 9);
     assert_eq!((tells(&world.heard(agent)), tells(&world.heard(procmond))), (1, 1));
-    let received = ReceivedClaim { events: 1, skipped: 2, bytes_waiting: 3, bytes_waiting_max: 4 };
+    let latencies = Latencies { events: 14, max_nanos: 15, ..Latencies::default() };
+    let received = ReceivedClaim { events: 1, skipped: 2, bytes_waiting: 3, bytes_waiting_max: 4, latencies };
     let subscription = SubscriptionClaim { received: 5, lost_in_ring: 6, lost_in_queue: 7 };
     tell(&mut world, agent, Claims { received, subscriptions: vec![(4, subscription)], ..Claims::default() });
     assert!(world.heard(procmond).is_empty(), "it has to answer itself");
     let topic = TopicClaim { events: 8, reached: 9, dropped: 10 };
-    let ring_claim = RingClaim { events: 11, dropped: 12, bytes: 13 };
+    let ring_claim = RingClaim { events: 11, dropped: 12, bytes: 13, bytes_waiting: 16 };
     let (topics, rings) = (vec![(2, 0, topic)], vec![(ring.0, ring_claim)]);
     tell(&mut world, procmond, Claims { topics, rings, ..Claims::default() });
     let facts = facts(&world.heard(procmond));
@@ -214,6 +215,38 @@ fn a_client_of_an_older_version_is_not_asked() {
     world.settle();
     assert_eq!(tells(&world.heard(old)), 0);
     assert_eq!(answer_of(&facts(&world.heard(asker)), old), Answer::Unable);
+}
+
+#[test]
+fn what_an_older_version_does_not_have_is_a_breach_there() {
+    let mut world = World::new();
+    let old = world.connect(USER);
+    let mut hello = hello_of("procmond");
+    hello.versions = Versions { oldest: 1, newest: 1 };
+    world.greet(old, hello);
+    world.heard(old);
+    ask(&mut world, old, 1);
+    assert_eq!(fault(&world.heard(old)), "a request of a later version");
+}
+
+#[test]
+fn who_comes_while_an_inquiry_is_under_way_is_asked_too_and_does_not_prolong_it() {
+    let mut world = World::new();
+    let (mute, asker) = (world.join("procmond"), world.join("tool"));
+    ask(&mut world, asker, 1);
+    tell(&mut world, asker, Claims::default());
+    world.wait(TELL_DEADLINE - Duration::from_millis(1));
+    let [late, later] = ["detector", "exporter"].map(|component| {
+        let session = world.connect(USER);
+        world.greet(session, hello_of(component));
+        assert!(matches!(world.heard(session)[..], [Notice::Welcome(_), Notice::Tell]), "{component}");
+        session
+    });
+    tell(&mut world, late, Claims::default());
+    world.wait(Duration::from_millis(1));
+    let facts = facts(&world.heard(asker));
+    let answers = [mute, late, later].map(|session| answer_of(&facts, session));
+    assert_eq!(answers, [Answer::NotAnswering, Answer::Told, Answer::NotAnswering]);
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl Relayed {
         self.read.notify_one();
     }
 
+    /// What was read, in all, of the window.
+    pub(super) fn took_now(&self) -> u64 {
+        self.state.lock().took
+    }
+
     /// Nothing is sent any more.
     pub(crate) fn end(&self) {
         self.state.lock().over = true;
@@ -176,6 +181,10 @@ impl Line {
             flushed: 0,
             took: 0,
         }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Relayed> {
+        Arc::clone(&self.shared)
     }
 
     pub(super) fn window(&self) -> u64 {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use shm::{Doorbell, Heard, PeerGone, Producer, PushError, Violation};
+use shm::{Doorbell, Heard, PeerGone, Producer, Progress, PushError, Violation};
 use tokio::sync::Notify;
 
 use super::relay::{self, Line};
@@ -32,13 +32,12 @@ pub(super) struct OutRing {
 /// What a ring is made of.
 #[derive(Debug)]
 pub(crate) enum RingEnd {
-    /// Shared memory.
-    Memory(Box<Producer>, Doorbell),
+    /// Shared memory, and what the other side has read of it.
+    Memory(Box<Producer>, Progress, Doorbell),
     /// It leads over the broker.
     Broker(Line),
 }
 
-#[expect(clippy::large_enum_variant, reason = "the large one is the usual one, and on the way of each event")]
 #[derive(Debug)]
 enum Way {
     Memory(Memory),
@@ -100,10 +99,10 @@ impl From<PeerGone> for Over {
 }
 
 impl OutRing {
-    /// A ring that the publisher's event number `sequence` is the first for.
-    pub(super) fn new(id: RingId, end: RingEnd, sequence: u64) -> Self {
+    /// A ring that the publisher's event number `sequence` is the first for. What goes over it is written down in `tally`.
+    pub(super) fn new(id: RingId, end: RingEnd, sequence: u64, tally: Arc<RingTally>) -> Self {
         let (way, capacity) = match end {
-            RingEnd::Memory(mut producer, doorbell) => {
+            RingEnd::Memory(mut producer, _, doorbell) => {
                 let capacity = producer.capacity() as u64;
                 producer.set_reserve(capacity / URGENT_PART as u64);
                 (Way::Memory(Memory { producer: *producer, doorbell, owes_wake: false }), capacity)
@@ -114,16 +113,7 @@ impl OutRing {
             }
         };
         let marks = Marks::new(capacity, sequence);
-        Self {
-            id,
-            way,
-            dirty: false,
-            closing: false,
-            before: Vec::new(),
-            marks,
-            dropped: 0,
-            tally: Arc::default(),
-        }
+        Self { id, way, dirty: false, closing: false, before: Vec::new(), marks, dropped: 0, tally }
     }
 
     /// Whether the ring took the record, whose last event is the publisher's event number `sequence - 1`.
@@ -183,11 +173,6 @@ impl OutRing {
             Way::Memory(Memory { producer, .. }) => producer.tail(),
             Way::Broker(line) => line.tail(),
         }
-    }
-
-    /// Where it is written down what went over it.
-    pub(super) fn tally(&self) -> Arc<RingTally> {
-        Arc::clone(&self.tally)
     }
 
     fn payload_bytes_max(&self) -> usize {

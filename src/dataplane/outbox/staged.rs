@@ -174,9 +174,11 @@ mod tests {
         let data = ProducerSegment::create(RING_BYTES, Backing::default()).expect("memory");
         let marks = ConsumerSegment::create(Backing::default()).expect("memory");
         let marks = ConsumerView::attach(marks.handle().try_clone().expect("a descriptor"));
-        let producer = Producer::new(data, marks.expect("it is as agreed"));
+        let marks = marks.expect("it is as agreed");
+        let (progress, producer) = (marks.progress(), Producer::new(data, marks));
         let (doorbell, theirs) = Doorbell::pair().expect("descriptors");
-        shared.add_ring(RingId(ring), RingEnd::Memory(Box::new(producer), doorbell), before);
+        let end = RingEnd::Memory(Box::new(producer), progress, doorbell);
+        shared.add_ring(RingId(ring), end, before);
         shared.add_route(0, RouteTarget::Slot { ring: RingId(ring), slot: 0, generation: 0 });
         theirs
     }

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Delivery, OutboxShared};
+use shm::Progress;
+
+use super::{Delivery, OutboxShared, Relayed, RingEnd};
 use crate::routing::TopicId;
 use crate::wire::{RingClaim, RingId, TopicClaim};
 
@@ -19,11 +21,45 @@ pub(super) struct TopicTally {
 }
 
 /// What went over one ring, as of its last flush.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct RingTally {
     pub(super) events: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) bytes: AtomicU64,
+    reader: Reader,
+    capacity: u64,
+}
+
+/// Who says what of a ring was read.
+#[derive(Debug)]
+enum Reader {
+    Memory(Progress),
+    Broker(Arc<Relayed>),
+}
+
+impl RingTally {
+    pub(super) fn new(end: &RingEnd) -> Self {
+        let (reader, capacity) = match end {
+            RingEnd::Memory(producer, progress, _) => {
+                (Reader::Memory(progress.clone()), producer.capacity() as u64)
+            }
+            RingEnd::Broker(line) => (Reader::Broker(line.shared()), line.window()),
+        };
+        let zero = AtomicU64::default;
+        Self { events: zero(), dropped: zero(), bytes: zero(), reader, capacity }
+    }
+
+    fn claim(&self) -> RingClaim {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (events, dropped, bytes) = (read(&self.events), read(&self.dropped), read(&self.bytes));
+        // The subscriber's word, and of another moment. In a ring that is gone nothing waits.
+        let read = match &self.reader {
+            Reader::Memory(progress) => progress.read_bytes().unwrap_or(bytes),
+            Reader::Broker(relayed) => relayed.took_now(),
+        };
+        let bytes_waiting = bytes.saturating_sub(read).min(self.capacity);
+        RingClaim { events, dropped, bytes, bytes_waiting }
+    }
 }
 
 impl TopicTally {
@@ -66,14 +102,9 @@ impl OutboxShared {
         wanted.topics.iter().map(claim).collect()
     }
 
-    /// Of the rings that are in use.
+    /// Of all rings that are there, those that nothing was published to yet among them.
     pub(crate) fn ring_claims(&self) -> Vec<(RingId, RingClaim)> {
         let wanted = self.wanted.lock();
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let claim = |(ring, tally): (&RingId, &Arc<RingTally>)| {
-            let (events, dropped, bytes) = (read(&tally.events), read(&tally.dropped), read(&tally.bytes));
-            (*ring, RingClaim { events, dropped, bytes })
-        };
-        wanted.tallies.iter().map(claim).collect()
+        wanted.tallies.iter().map(|(ring, tally)| (*ring, tally.claim())).collect()
     }
 }

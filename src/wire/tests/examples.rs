@@ -7,10 +7,10 @@ use crate::hierarchy::TopicAccessLevel;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::relayed::Head;
 use crate::wire::{
-    Answer, Claims, Credential, Epoch, Fact, GoodbyeReason, Handle, Hello, Identity, Life, Needed, Nonce,
-    Notice, OrderId, Payer, Proof, PublisherId, ReceivedClaim, Refusal, RelayedRecords, Request, Resource,
-    RingClaim, RingId, RingState, Sharer, SlotTarget, SubscriptionClaim, TokenId, TopicClaim, Versions,
-    Welcome,
+    Answer, Claims, Credential, Epoch, Fact, GoodbyeReason, Handle, Hello, Identity, Latencies, Life, Needed,
+    Nonce, Notice, OrderId, Payer, Proof, PublisherId, ReceivedClaim, Refusal, RelayedRecords, Request,
+    Resource, RingClaim, RingId, RingState, Sharer, SlotTarget, SubscriptionClaim, TokenId, TopicClaim,
+    Versions, Welcome,
 };
 
 /// An enum of the protocol, which the page has a table for.
@@ -290,12 +290,14 @@ fn records() -> RelayedRecords {
 }
 
 fn received() -> ReceivedClaim {
-    ReceivedClaim { events: 1, skipped: 2, bytes_waiting: 3, bytes_waiting_max: 4 }
+    let latencies =
+        Latencies { events: 21, p50_nanos: 22, p90_nanos: 23, p99_nanos: 24, p999_nanos: 25, max_nanos: 26 };
+    ReceivedClaim { events: 1, skipped: 2, bytes_waiting: 3, bytes_waiting_max: 4, latencies }
 }
 
 fn claims() -> Claims {
     let topic = TopicClaim { events: 7, reached: 8, dropped: 9 };
-    let ring = RingClaim { events: 10, dropped: 11, bytes: 12 };
+    let ring = RingClaim { events: 10, dropped: 11, bytes: 12, bytes_waiting: 27 };
     let subscription = SubscriptionClaim { received: 14, lost_in_ring: 15, lost_in_queue: 16 };
     Claims {
         received: received(),

@@ -146,6 +146,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     welcome: bool,
+    /// Which it speaks, once it is welcome.
+    version: Option<u64>,
     /// Rings are made of memory with names.
     named: bool,
     refused: Option<u64>,
@@ -166,7 +168,7 @@ struct State {
     /// Events published as an honest publisher would.
     events: u32,
     /// Who it says it is, and what it proves that with.
-    says: Option<(String, [u8; 32])>,
+    says: Option<(Frame, [u8; 32])>,
 }
 
 /// How far the reader of a ring is, and its writer.
@@ -189,7 +191,8 @@ impl Intruder {
         let text = |key: &str| command[key].as_str().unwrap_or_default();
         let number = |key: &str| command[key].as_u64().unwrap_or(0);
         match text("do") {
-            "hello" => self.hello(path, text("id")),
+            "hello" => self.hello(path, command),
+            "state" => self.wait(|_| true),
             "declare" => {
                 self.begin(text("offer"));
                 let publisher = number("publisher");
@@ -278,14 +281,18 @@ impl Intruder {
     }
 
     /// Begins a new session under this name; one that is just ending may still hold it.
-    fn hello(&mut self, path: &str, id: &str) -> Value {
+    fn hello(&mut self, path: &str, command: &Value) -> Value {
+        let id = command["id"].as_str().unwrap_or_default();
+        let version = |key: &str, ours| command[key].as_u64().unwrap_or(ours);
+        let versions = (version("oldest", 1), version("newest", 2));
         let start = std::time::Instant::now();
         loop {
             // What the old session left behind goes with it.
             let _ = self.stream.shutdown(std::net::Shutdown::Both);
             *self = Self::new(path);
-            self.state().says = Some((id.to_owned(), crate::support::proof::key_beside(path.as_ref())));
-            self.send(wire::hello(id));
+            let key = crate::support::proof::key_beside(path.as_ref());
+            self.state().says = Some((wire::hello_of(versions, id), key));
+            self.send(wire::hello_of(versions, id));
             let answer = self.wait(|state| state.welcome || state.refused.is_some() || state.over);
             if answer["welcome"] == true || start.elapsed() > DEADLINE {
                 return answer;
@@ -300,6 +307,7 @@ impl Intruder {
         let (state, _) = waited.expect("nobody panics with it");
         json!({
             "welcome": state.welcome,
+            "version": state.version,
             "refused": state.refused.map(|why| match why {
                 refusal::RING_BYTES => "RingBytes".to_owned(),
                 refusal::RING_BUDGET => "RingBudget".to_owned(),
@@ -422,13 +430,14 @@ impl State {
         // A broker that has hung up says so to the reader.
         let done = |order| drop(Frame::new(request::DONE).number(order).send(writer, &[]));
         match notice {
-            Notice::Welcome { named } => {
+            Notice::Welcome { version, named } => {
+                self.version = Some(version);
                 self.named = named;
                 self.welcome = true;
             }
             Notice::Challenge { nonce } => {
-                let (id, key) = self.says.as_ref().expect("it has said hello");
-                drop(wire::proof(key, id, &nonce).send(writer, &[]));
+                let (hello, key) = self.says.as_ref().expect("it has said hello");
+                drop(wire::proof(key, hello, &nonce).send(writer, &[]));
             }
             Notice::Refused { why } => self.refused = Some(why),
             Notice::Granted => self.granted = true,

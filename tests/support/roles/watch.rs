@@ -3,7 +3,7 @@
 use std::time::UNIX_EPOCH;
 
 use daemoneye_eventbus::{
-    BrokerStatistics, EventBusClient, MembershipChange, Missed, StatisticsError, TopicPattern,
+    BrokerStatistics, EventBusClient, Latencies, MembershipChange, Missed, StatisticsError, TopicPattern,
 };
 use serde_json::{Value, json};
 
@@ -37,6 +37,12 @@ async fn ask(client: &EventBusClient) -> Result<Value, Value> {
     asked.as_ref().map(shown).map_err(|e: &StatisticsError| error(e, &format!("{e:?}")))
 }
 
+/// Of how many events, and the figures in their order.
+pub(super) fn figures(latencies: Latencies) -> [u64; 6] {
+    let Latencies { events, p50_nanos, p90_nanos, p99_nanos, p999_nanos, max_nanos, .. } = latencies;
+    [events, p50_nanos, p90_nanos, p99_nanos, p999_nanos, max_nanos]
+}
+
 fn patterns(patterns: &[TopicPattern]) -> Vec<&str> {
     patterns.iter().map(TopicPattern::as_str).collect()
 }
@@ -63,6 +69,7 @@ fn shown(statistics: &BrokerStatistics) -> Value {
             "identity": format!("{:?}", session.identity),
             "answer": format!("{:?}", session.answer),
             "received": session.received.map(|claim| claim.events),
+            "latencies": session.received.map(|claim| figures(claim.latencies)),
             "subscriptions": subscriptions.collect::<Vec<_>>(),
             "topics": topics.collect::<Vec<_>>(),
         });
@@ -77,6 +84,7 @@ fn shown(statistics: &BrokerStatistics) -> Value {
     json!({
         "sessions": Value::Object(sessions.collect()),
         "rings": rings.collect::<Vec<_>>(),
+        "bytes_waiting": statistics.rings.iter().map(|ring| ring.claim.map(|claim| claim.bytes_waiting)).collect::<Vec<_>>(),
         "bytes": statistics.rings.iter().map(|ring| ring.claim.map(|claim| claim.bytes)).collect::<Vec<_>>(),
         "connections": statistics.connections,
         "accepted": statistics.accepted,

@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    Answer, BrokerStatistics, Payer, Resource, RingState, RingStatistics, SessionStatistics, TopicPattern,
+    Answer, BrokerStatistics, Latencies, Payer, Resource, RingClaim, RingStatistics, SessionStatistics,
+    TopicPattern,
 };
 
-use super::answer;
+use super::{answer, state};
 use crate::printable::printable;
 
 /// Characters of a name, of a topic with its figures, and of a cause.
@@ -21,10 +22,10 @@ pub(super) fn table(statistics: &BrokerStatistics) -> String {
     }
     if !statistics.rings.is_empty() {
         lines.push(String::new());
-        let heads = ("RING FROM", "TO", "SIZE", "STATE", "TOPICS", "EVENTS", "DROPPED");
-        let (from, to, size, state, topics, events, dropped) = heads;
+        let heads = ("RING FROM", "TO", "SIZE", "WAITING", "STATE", "TOPICS", "EVENTS", "DROPPED");
+        let (from, to, size, waiting, state, topics, events, dropped) = heads;
         lines.push(format!(
-            "{from:<16}  {to:<16}  {size:>9}  {state:<8}  {topics:>6}  {events:>12}  {dropped:>12}"
+            "{from:<16}  {to:<16}  {size:>9}  {waiting:>9}  {state:<8}  {topics:>6}  {events:>12}  {dropped:>12}"
         ));
         lines.extend(statistics.rings.iter().map(ring_line));
     }
@@ -86,23 +87,30 @@ fn session_lines(session: &SessionStatistics) -> Vec<String> {
         }
         lines.push(line);
     }
+    lines.extend(session.received.and_then(|claim| latency_line(&claim.latencies)));
     lines
+}
+
+/// How long events take to a session, if it has taken any.
+fn latency_line(latencies: &Latencies) -> Option<String> {
+    let Latencies { events, p50_nanos, p90_nanos, p99_nanos, p999_nanos, max_nanos, .. } = *latencies;
+    let [p50, p90, p99, p999, max] = [p50_nanos, p90_nanos, p99_nanos, p999_nanos, max_nanos].map(short_time);
+    (events > 0).then(|| {
+        format!("  took {events} events: p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max} after publication")
+    })
 }
 
 fn ring_line(ring: &RingStatistics) -> String {
     let (from, to) = (printable(ring.from.as_str(), 16), printable(ring.to.as_str(), 16));
-    let state = match ring.state {
-        RingState::Forming => "forming",
-        RingState::Ready => "ready",
-        RingState::Poisoned => "broken",
-        _ => "unknown",
-    };
-    let claim = |figure: fn(&daemoneye_eventbus::RingClaim) -> u64| {
-        ring.claim.as_ref().map_or_else(|| "-".to_owned(), |claim| figure(claim).to_string())
-    };
+    let state = state(ring.state);
+    let claim = |shown: fn(&RingClaim) -> String| ring.claim.as_ref().map_or_else(|| "-".to_owned(), shown);
     let (size, routes) = (bytes(ring.bytes), ring.routes);
-    let (events, dropped) = (claim(|claim| claim.events), claim(|claim| claim.dropped));
-    format!("{from:<16}  {to:<16}  {size:>9}  {state:<8}  {routes:>6}  {events:>12}  {dropped:>12}")
+    let waiting = claim(|claim| bytes(claim.bytes_waiting));
+    let (events, dropped) =
+        (claim(|claim| claim.events.to_string()), claim(|claim| claim.dropped.to_string()));
+    format!(
+        "{from:<16}  {to:<16}  {size:>9}  {waiting:>9}  {state:<8}  {routes:>6}  {events:>12}  {dropped:>12}"
+    )
 }
 
 /// Shares of users, refusals, broken rings, and what is not shown.
@@ -155,6 +163,15 @@ fn bytes(bytes: u64) -> String {
     }
 }
 
+/// In the largest unit of which there is one.
+fn short_time(nanos: u64) -> String {
+    let units = [(1_000_000_000, "s"), (1_000_000, "ms"), (1000, "us")];
+    match units.into_iter().find(|(unit, _)| nanos >= *unit) {
+        Some((unit, name)) => format!("{:.1} {name}", nanos as f64 / unit as f64),
+        None => format!("{nanos} ns"),
+    }
+}
+
 fn time(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
@@ -174,6 +191,10 @@ mod tests {
         assert_eq!(
             [0, 1023, 1024, 8 << 20, 3 << 29].map(bytes),
             ["0 B", "1023 B", "1.0 KiB", "8.0 MiB", "1.5 GiB"]
+        );
+        assert_eq!(
+            [0, 999, 1000, 45_600_000, 3_600_000_000_000, u64::MAX].map(short_time),
+            ["0 ns", "999 ns", "1.0 us", "45.6 ms", "3600.0 s", "18446744073.7 s"]
         );
         let times = [0, 59, 61, 3661, 90_000].map(|seconds| time(Duration::from_secs(seconds)));
         assert_eq!(times, ["0.0s", "59.0s", "1m01s", "1h01m", "1d01h"]);

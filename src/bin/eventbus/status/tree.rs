@@ -1,12 +1,12 @@
 //! The statistics for a script: all there is, with what is a claim named so.
 
 use daemoneye_eventbus::{
-    BrokerStatistics, Payer, RingStatistics, SessionStatistics, ShareStatistics, SubscriptionStatistics,
-    TopicPattern, TopicStatistics,
+    BrokerStatistics, Latencies, Payer, RingStatistics, SessionStatistics, ShareStatistics,
+    SubscriptionStatistics, TopicPattern, TopicStatistics,
 };
 use serde_json::{Value, json};
 
-use super::answer;
+use super::{answer, state};
 
 pub(super) fn json(statistics: &BrokerStatistics) -> Value {
     let list = |values: Vec<Value>| Value::Array(values);
@@ -33,7 +33,17 @@ pub(super) fn json(statistics: &BrokerStatistics) -> Value {
 
 fn session(session: &SessionStatistics) -> Value {
     let received = session.received.map(|claim| {
+        let Latencies { events, p50_nanos, p90_nanos, p99_nanos, p999_nanos, max_nanos, .. } =
+            claim.latencies;
         json!({
+            "latencies": {
+                "events": events,
+                "p50_nanos": p50_nanos,
+                "p90_nanos": p90_nanos,
+                "p99_nanos": p99_nanos,
+                "p999_nanos": p999_nanos,
+                "max_nanos": max_nanos,
+            },
             "events": claim.events,
             "skipped_events": claim.skipped,
             "ring_bytes_waiting": claim.bytes_waiting,
@@ -87,15 +97,20 @@ fn topic(topic: &TopicStatistics) -> Value {
 }
 
 fn ring(ring: &RingStatistics) -> Value {
-    let claimed = ring.claim.map(
-        |claim| json!({ "events": claim.events, "dropped_events": claim.dropped, "bytes": claim.bytes }),
-    );
+    let claimed = ring.claim.map(|claim| {
+        json!({
+            "events": claim.events,
+            "dropped_events": claim.dropped,
+            "bytes": claim.bytes,
+            "bytes_waiting": claim.bytes_waiting,
+        })
+    });
     json!({
         "publisher": ring.publisher,
         "from": ring.from.as_str(),
         "to": ring.to.as_str(),
         "bytes": ring.bytes,
-        "state": format!("{:?}", ring.state).to_lowercase(),
+        "state": state(ring.state),
         "routes": ring.routes,
         "claimed": claimed,
     })

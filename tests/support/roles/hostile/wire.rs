@@ -24,6 +24,7 @@ pub(crate) mod request {
     pub(crate) const DONE: u64 = 7;
     pub(crate) const POISONED: u64 = 9;
     pub(crate) const PROOF: u64 = 10;
+    pub(crate) const STATISTICS: u64 = 13;
 }
 
 /// Refusals by their places in the protocol's enum.
@@ -42,6 +43,7 @@ pub(crate) mod handle {
 #[derive(Debug)]
 pub(crate) enum Notice {
     Welcome {
+        version: u64,
         /// Rings are made of memory with names.
         named: bool,
     },
@@ -143,14 +145,19 @@ impl Frame {
 
 /// A hello that offers to prove the broker's key.
 pub(crate) fn hello(id: &str) -> Frame {
-    let said = Frame::new(request::HELLO).number(1).number(2).number(0).text(id);
+    hello_of((1, 2), id)
+}
+
+/// The same from a client that speaks these versions, the oldest and the newest.
+pub(crate) fn hello_of((oldest, newest): (u64, u64), id: &str) -> Frame {
+    let said = Frame::new(request::HELLO).number(oldest).number(newest).number(0).text(id);
     // With no life of its own.
     said.raw(&[0; 32]).number(1).number(0).number(0)
 }
 
 /// The answer to what such a hello is challenged with.
-pub(crate) fn proof(key: &[u8; 32], id: &str, nonce: &[u8; 32]) -> Frame {
-    Frame::new(request::PROOF).raw(&proof::of_client(key, nonce, &hello(id).0[1..]))
+pub(crate) fn proof(key: &[u8; 32], hello: &Frame, nonce: &[u8; 32]) -> Frame {
+    Frame::new(request::PROOF).raw(&proof::of_client(key, nonce, &hello.0[1..]))
 }
 
 /// Reads notices from the broker.
@@ -200,7 +207,7 @@ impl Reader {
 }
 
 /// Takes a message apart.
-struct Cursor<'a>(&'a [u8]);
+pub(crate) struct Cursor<'a>(pub(crate) &'a [u8]);
 
 impl Cursor<'_> {
     fn bytes<const N: usize>(&mut self) -> [u8; N] {
@@ -209,7 +216,7 @@ impl Cursor<'_> {
         *bytes
     }
 
-    fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         match self.bytes::<1>()[0] {
             251 => u16::from_le_bytes(self.bytes()).into(),
             252 => u32::from_le_bytes(self.bytes()).into(),
@@ -218,7 +225,7 @@ impl Cursor<'_> {
         }
     }
 
-    fn text(&mut self) -> String {
+    pub(crate) fn text(&mut self) -> String {
         let length = usize::try_from(self.number()).expect("a short text");
         let (text, rest) = self.0.split_at(length);
         self.0 = rest;
@@ -232,10 +239,10 @@ impl Cursor<'_> {
     fn notice(&mut self) -> Notice {
         match self.number() {
             0 => {
-                let _version_and_epoch = (self.number(), self.number());
+                let (version, _epoch) = (self.number(), self.number());
                 let _component = self.text();
                 let _ring_bytes = self.number();
-                Notice::Welcome { named: self.number() == 1 }
+                Notice::Welcome { version, named: self.number() == 1 }
             }
             1 => {
                 let _request = self.number();

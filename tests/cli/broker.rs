@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{Folder, Role, backing};
-use crate::tool::{Tool, code, command, process, published, ran, signal};
+use crate::tool::{Started, Tool, code, command, process, published, ran, signal};
 
 fn policy(folder: &Folder, text: &str) -> PathBuf {
     let path = folder.path().join("policy.toml");
@@ -155,7 +155,7 @@ fn its_log_has_the_level_that_was_asked_for_and_steers_no_terminal() {
 fn who_does_not_read_its_log_neither_stops_the_bus_nor_keeps_it_from_a_signal() {
     let folder = Folder::new();
     let mut broker = command(&folder, &["broker", "--backing", &backing()]);
-    let mut broker = broker.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut broker = Started::by(broker.stdout(Stdio::null()).stderr(Stdio::piped()));
     crate::support::wait_until("it listens", || folder.socket().exists());
     let mut procmond = Role::client(&folder, "procmond").up();
     // Each is a line of more than 200 bytes: more than a pipe holds.
@@ -164,6 +164,6 @@ fn who_does_not_read_its_log_neither_stops_the_bus_nor_keeps_it_from_a_signal() 
             .must(&json!({"do": "declare", "topic": format!("events.process.{}{number}", "t".repeat(50))}));
     }
     assert_eq!(published(&folder, &["events.network.event"], &[&process(1)]).code, Some(0));
-    signal(&broker, Signal::TERM);
-    assert_eq!(code(&mut broker), Some(0));
+    signal(&broker.0, Signal::TERM);
+    assert_eq!(code(&mut broker.0), Some(0));
 }

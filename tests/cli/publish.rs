@@ -5,7 +5,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 
 use crate::support::{Folder, look, wait_until};
-use crate::tool::{Tool, code, command, full_pipe, process, published, signal};
+use crate::tool::{Started, Tool, code, command, full_pipe, process, published, signal};
 
 const TOPIC: &str = "events.process.batch";
 
@@ -309,12 +309,12 @@ fn who_does_not_read_its_account_does_not_keep_it_from_ending() {
     let _broker = Tool::broker(&folder, &[]);
     let (reader, writer) = full_pipe();
     let mut words = command(&folder, &["pub", TOPIC]);
-    let mut publisher = words.stdin(Stdio::piped()).stdout(writer).spawn().expect("it starts");
-    let mut input = publisher.stdin.take().expect("a pipe");
+    let mut publisher = Started::by(words.stdin(Stdio::piped()).stdout(writer));
+    let mut input = publisher.0.stdin.take().expect("a pipe");
     std::io::Write::write_all(&mut input, format!("{}\n", process(1)).as_bytes()).expect("it reads");
     await_published(&folder, 1);
-    signal(&publisher, Signal::TERM);
-    assert_eq!(code(&mut publisher), Some(0));
+    signal(&publisher.0, Signal::TERM);
+    assert_eq!(code(&mut publisher.0), Some(0));
     drop((reader, input));
 }
 
@@ -342,7 +342,7 @@ fn an_input_that_does_not_wait_by_itself_is_waited_for() {
     let (reader, mut writer) = std::io::pipe().expect("descriptors");
     rustix::io::ioctl_fionbio(&reader, true).expect("it is a pipe");
     let mut words = command(&folder, &["pub", TOPIC]);
-    let mut publisher = words.stdin(reader).stdout(Stdio::null()).spawn().expect("it starts");
+    let mut publisher = Started::by(words.stdin(reader).stdout(Stdio::null()));
     // It keeps what the process has inherited.
     drop(words);
     for events in 1..=2 {
@@ -350,5 +350,5 @@ fn an_input_that_does_not_wait_by_itself_is_waited_for() {
         await_published(&folder, events);
     }
     drop(writer);
-    assert_eq!(code(&mut publisher), Some(0));
+    assert_eq!(code(&mut publisher.0), Some(0));
 }

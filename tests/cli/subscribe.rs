@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{Folder, Role, wait_until};
-use crate::tool::{Tool, code, command, full_pipe, json, process, published, ran, signal};
+use crate::tool::{Started, Tool, code, command, full_pipe, json, process, published, ran, signal};
 
 /// An event of each kind, with what a terminal would obey.
 fn events() -> Vec<Value> {
@@ -162,11 +162,11 @@ fn signals_end_it_cleanly_and_so_does_a_reader_that_leaves() {
         assert!(ended.err.ends_with("events: 0, lost: 0"), "{ended:?}");
     }
     let mut reader = command(&folder, &["sub", "events.process.anomaly"]);
-    let mut subscriber = reader.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let mut said = BufReader::new(subscriber.stderr.take().expect("a pipe")).lines();
+    let mut subscriber = Started::by(reader.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut said = BufReader::new(subscriber.0.stderr.take().expect("a pipe")).lines();
     assert!(said.next().is_some_and(|line| line.expect("text").contains(" has subscribed to ")));
-    drop(subscriber.stdout.take());
-    assert_eq!(code(&mut subscriber), Some(0));
+    drop(subscriber.0.stdout.take());
+    assert_eq!(code(&mut subscriber.0), Some(0));
     assert_eq!(said.count(), 0, "and it says nothing");
 }
 
@@ -175,15 +175,15 @@ fn a_reader_that_has_stopped_keeps_it_from_nothing() {
     let folder = Folder::new();
     let _broker = Tool::broker(&folder, &[]);
     let mut words = command(&folder, &["sub", "events.process.anomaly", "--json"]);
-    let mut subscriber = words.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let mut said = BufReader::new(subscriber.stderr.take().expect("a pipe")).lines();
+    let mut subscriber = Started::by(words.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut said = BufReader::new(subscriber.0.stderr.take().expect("a pipe")).lines();
     assert!(said.next().is_some_and(|line| line.expect("text").contains(" has subscribed to ")));
     // More than a pipe holds.
     let lines: Vec<String> = (0..1000).map(process).collect();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     assert_eq!(published(&folder, &["events.process.anomaly"], &lines).code, Some(0));
-    signal(&subscriber, Signal::INT);
-    assert_eq!(code(&mut subscriber), Some(0));
+    signal(&subscriber.0, Signal::INT);
+    assert_eq!(code(&mut subscriber.0), Some(0));
 }
 
 #[test]
@@ -194,8 +194,8 @@ fn a_reader_that_pauses_gets_all_that_was_asked_for() {
     let count = EVENTS.to_string();
     let mut words =
         command(&folder, &["sub", "events.process.#", "--id", "detector", "--json", "--count", &count]);
-    let mut subscriber = words.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    let mut said = BufReader::new(subscriber.stderr.take().expect("a pipe")).lines();
+    let mut subscriber = Started::by(words.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut said = BufReader::new(subscriber.0.stderr.take().expect("a pipe")).lines();
     assert!(said.next().is_some_and(|line| line.expect("text").contains(" has subscribed to ")));
     let mut procmond = Role::client(&folder, "procmond").up();
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
@@ -203,10 +203,10 @@ fn a_reader_that_pauses_gets_all_that_was_asked_for() {
     // All that is asked for has come, and more of it than a pipe holds. It once waited for one second then.
     let pause = Instant::now() + Duration::from_secs(2);
     wait_until("it has ended, or the pause has", || {
-        Instant::now() > pause || subscriber.try_wait().expect("it is ours").is_some()
+        Instant::now() > pause || subscriber.0.try_wait().expect("it is ours").is_some()
     });
-    let shown = BufReader::new(subscriber.stdout.take().expect("a pipe")).lines().count();
-    assert_eq!((shown, code(&mut subscriber)), (EVENTS, Some(0)));
+    let shown = BufReader::new(subscriber.0.stdout.take().expect("a pipe")).lines().count();
+    assert_eq!((shown, code(&mut subscriber.0)), (EVENTS, Some(0)));
 }
 
 #[test]
@@ -215,10 +215,10 @@ fn who_does_not_read_what_it_warns_of_keeps_it_from_nothing() {
     let _broker = Tool::broker(&folder, &[]);
     let (reader, writer) = full_pipe();
     let mut words = command(&folder, &["sub", "events.process.anomaly", "--count", "1"]);
-    let mut subscriber = words.stdout(Stdio::piped()).stderr(writer).spawn().expect("it starts");
+    let mut subscriber = Started::by(words.stdout(Stdio::piped()).stderr(writer));
     let topic = ["events.process.anomaly", "--wait-for-subscriber", "1h"];
     assert_eq!(published(&folder, &topic, &[&process(1)]).code, Some(0));
-    assert_eq!(code(&mut subscriber), Some(0));
+    assert_eq!(code(&mut subscriber.0), Some(0));
     drop(reader);
 }
 
@@ -230,16 +230,16 @@ fn an_output_that_does_not_wait_by_itself_is_waited_for() {
     rustix::io::ioctl_fionbio(&writer, true).expect("it is a pipe");
     let mut words =
         command(&folder, &["sub", "events.process.#", "--id", "detector", "--json", "--count", "3000"]);
-    let mut subscriber = words.stdout(writer).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut subscriber = Started::by(words.stdout(writer).stderr(Stdio::piped()));
     drop(words);
-    let mut said = BufReader::new(subscriber.stderr.take().expect("a pipe")).lines();
+    let mut said = BufReader::new(subscriber.0.stderr.take().expect("a pipe")).lines();
     assert!(said.next().is_some_and(|line| line.expect("text").contains(" has subscribed to ")));
     let mut procmond = Role::client(&folder, "procmond").up();
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     procmond.must(&json!({"do": "batch", "from": 0, "count": 3000}));
     wait_until("the pipe is full", || rustix::io::ioctl_fionread(&reader).is_ok_and(|bytes| bytes > 60_000));
     assert_eq!(BufReader::new(reader).lines().count(), 3000);
-    assert_eq!(code(&mut subscriber), Some(0));
+    assert_eq!(code(&mut subscriber.0), Some(0));
 }
 
 #[test]

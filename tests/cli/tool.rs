@@ -187,6 +187,23 @@ fn thread_waits(pid: u32, name: &str) -> bool {
     })
 }
 
+/// A process that is started by hand. Killed, and reaped, when it is dropped.
+pub(crate) struct Started(pub(crate) Child);
+
+impl Started {
+    pub(crate) fn by(command: &mut Command) -> Self {
+        Self(command.spawn().expect("it starts"))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 pub(crate) fn signal(process: &Child, signal: Signal) {
     let pid = Pid::from_raw(process.id().cast_signed()).expect("a pid is positive");
     kill_process(pid, signal).expect("it is ours");

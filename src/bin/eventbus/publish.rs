@@ -55,6 +55,9 @@ fn too_early() -> Ending {
 /// How often it is looked whether somebody has subscribed.
 const LOOK: Duration = Duration::from_millis(10);
 
+/// How long nothing is published when the broker goes: by then it shows which subscribers went with it.
+const DESERTED: Duration = Duration::from_millis(250);
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The topic, such as events.process.start
@@ -113,7 +116,18 @@ pub(crate) fn run(arguments: Arguments) -> Result<Ending, PublishError> {
         let Arguments { topic, event, wait_for_subscriber, patience, .. } = arguments;
         let source = event.map_or(Source::Stdin, Source::File);
         let (connection, progress) = (client.connection(), None);
-        let run = Run { connection, client, publisher, topic, patience, wait_for_subscriber, progress };
+        let (returned, unheard) = (false, 0);
+        let run = Run {
+            connection,
+            client,
+            publisher,
+            topic,
+            patience,
+            wait_for_subscriber,
+            returned,
+            unheard,
+            progress,
+        };
         run.publish(source, interrupt).await
     })
 }
@@ -151,6 +165,10 @@ struct Run {
     topic: Topic,
     patience: Duration,
     wait_for_subscriber: Option<Duration>,
+    /// There has been another broker before.
+    returned: bool,
+    /// Times that an event was published to nobody, and was to be published again.
+    unheard: u64,
     /// `None` as long as nothing is read.
     progress: Option<Progress>,
 }
@@ -205,7 +223,8 @@ impl Run {
     }
 
     fn summary(&self, totals: Delivery) -> String {
-        let Delivery { events, subscribers, reached, dropped, .. } = totals;
+        let Delivery { subscribers, reached, dropped, .. } = totals;
+        let events = self.published();
         let (topic, component) = (&self.topic, self.client.component());
         let to = match subscribers {
             0 => "nobody".to_owned(),
@@ -224,10 +243,20 @@ impl Run {
         let events = source.read().map_err(no("thread"))?;
         self.progress = Some(Progress { events, published: 0, line: 0 });
         while let Some(Placed { ordinal, number, place, event }) = self.next().await? {
-            self.await_way().await?;
-            let published = self.publisher.published();
-            let too_large = |error| PublishError::TooLarge { place, error, published };
-            self.publisher.publish_within(&event, self.patience).await.map_err(too_large)?;
+            loop {
+                self.await_way().await?;
+                let published = self.published();
+                let too_large = |error| PublishError::TooLarge { place: place.clone(), error, published };
+                let delivery =
+                    self.publisher.publish_within(&event, self.patience).await.map_err(too_large)?;
+                if delivery.subscribers > 0 || !self.keeps_for_somebody() {
+                    break;
+                }
+                self.unheard += 1;
+                if self.returned {
+                    self.await_subscriber().await?;
+                }
+            }
             if let Some(progress) = &mut self.progress {
                 (progress.published, progress.line) = (ordinal, number);
             }
@@ -235,9 +264,20 @@ impl Run {
         Ok(())
     }
 
+    /// Events that were published, each once.
+    fn published(&self) -> u64 {
+        self.publisher.published() - self.unheard
+    }
+
+    /// Whether what reaches nobody is to be published again: that a subscriber has gone with its broker shows when its ring is used.
+    fn keeps_for_somebody(&self) -> bool {
+        let is_away = *self.connection.borrow() != Connection::Up;
+        is_away || (self.returned && self.wait_for_subscriber.is_some())
+    }
+
     async fn next(&mut self) -> Result<Option<Placed>, PublishError> {
         loop {
-            let published = self.publisher.published();
+            let published = self.published();
             let Some(Progress { events, .. }) = &mut self.progress else { return Ok(None) };
             tokio::select! {
                 biased;
@@ -270,10 +310,13 @@ impl Run {
         tell_connection(&now);
         match now {
             Connection::Over(why) => {
-                return Err(PublishError::Disconnected { why, published: self.publisher.published() });
+                return Err(PublishError::Disconnected { why, published: self.published() });
             }
-            Connection::Up => {}
-            _ => return Ok(()),
+            Connection::Up => self.returned = true,
+            _ => {
+                sleep_until(Instant::now() + DESERTED).await;
+                return Ok(());
+            }
         }
         // The publisher declares its topic again by itself, and tells nobody that it was refused: another one is told.
         match self.client.publisher(self.topic.as_str()).await {

@@ -39,6 +39,9 @@ use log::{TARGET, log};
 /// How long a client that is being sent away may take to read why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long a broker that shuts down waits for what was published over it: the records that wait in a publisher are a ring's worth at most.
+const FINISH: Duration = Duration::from_secs(1);
+
 /// Messages of clients that wait for the loop. Full: clients wait.
 const EVENTS_MAX: usize = 256;
 
@@ -137,6 +140,7 @@ pub(super) async fn run(
             () = sleep_until(deadline) => server.tick(&mut incoming).await,
         }
     };
+    server.finish(&mut incoming).await;
     server.shut_down().await;
     // The socket is removed before anybody hears that the broker is down.
     drop(server);
@@ -496,8 +500,23 @@ impl Server {
         });
     }
 
-    async fn shut_down(&mut self) {
+    /// Has what was published over the broker come through, if its publishers say so in time.
+    async fn finish(&mut self, incoming: &mut mpsc::Receiver<Event>) {
         self.listener = None;
+        self.feed(Input::Finish);
+        let until = Instant::now() + FINISH;
+        while !self.machine.has_finished() {
+            tokio::select! {
+                Some(event) = incoming.recv() => self.event(event),
+                () = sleep_until(Some(until)) => {
+                    tracing::warn!(name: "unfinished", target: TARGET, "some clients did not say that they have sent all that they published");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn shut_down(&mut self) {
         // Who waits for statistics is told that there are none.
         self.inquiries.clear();
         let mut writers: Vec<JoinHandle<()>> = Vec::new();

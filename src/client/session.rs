@@ -15,7 +15,8 @@ use super::{Channels, ConnectOptions, Connection, Disconnected, StatisticsError,
 use crate::access::Component;
 use crate::config::HANG_UP_LONGEST;
 use crate::dataplane::{
-    DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, LatencyHistogram, RouteTarget, WaitPolicy,
+    DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, LatencyHistogram, OutboxShared, RouteTarget,
+    WaitPolicy,
 };
 use crate::link::{Link, LinkError};
 use crate::wire::{Notice, Refusal, Request, RingId, Welcome};
@@ -345,36 +346,34 @@ impl Session {
                 }
             }
             Notice::Route { order, publisher, topic_number, target } => {
-                if let Some(state) = self.publishers.get(&publisher)
-                    && let Some(place) = state.place(topic_number)
-                {
-                    let target = target.map_or(RouteTarget::Local, |target| RouteTarget::Slot {
-                        ring: target.ring,
-                        slot: target.slot,
-                        generation: target.generation,
-                    });
-                    state.outbox.add_route(place, target);
-                }
+                self.change_routes(publisher, topic_number, |outbox, place| {
+                    outbox.add_route(place, RouteTarget::of(target));
+                });
                 self.ask(Request::Done { order });
             }
             Notice::Unroute { order, publisher, topic_number, ring } => {
-                if let Some(state) = self.publishers.get(&publisher)
-                    && let Some(place) = state.place(topic_number)
-                {
-                    state.outbox.remove_route(place, ring);
-                }
+                self.change_routes(publisher, topic_number, |outbox, place| outbox.remove_route(place, ring));
                 self.ask(Request::Done { order });
             }
             Notice::CloseRing { ring, accused } => self.close_ring(ring, accused),
             notice @ (Notice::RelayTo { .. }
             | Notice::RelayFrom { .. }
             | Notice::Relayed { .. }
-            | Notice::Took { .. }) => self.of_relay(notice),
+            | Notice::Took { .. }
+            | Notice::Finish) => self.of_relay(notice),
             Notice::Settled { component, client } => self.settled(component, client),
             Notice::Tell => self.tell(),
             Notice::Statistics { request, facts, more } => self.gather(request, facts, more),
             // A second welcome, or a challenge, says nothing new, and a goodbye is the loop's.
             Notice::Welcome(_) | Notice::Challenge { .. } | Notice::Goodbye { .. } => {}
+        }
+    }
+
+    fn change_routes(&self, publisher: u32, topic_number: u32, change: impl FnOnce(&OutboxShared, u32)) {
+        if let Some(state) = self.publishers.get(&publisher)
+            && let Some(place) = state.place(topic_number)
+        {
+            change(&state.outbox, place);
         }
     }
 

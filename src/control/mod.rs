@@ -155,6 +155,8 @@ pub(crate) enum Input<F> {
     },
     /// Time has passed: who is late goes. To be given once what came before is handled.
     Tick,
+    /// The broker is about to go: what was published over it is still to come through.
+    Finish,
     /// The broker goes.
     Shutdown,
 }
@@ -324,6 +326,8 @@ pub(crate) struct Machine<F> {
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
     reloads: BTreeMap<u64, Reload>,
+    /// Publishers that are to say that all has come which they have published over the broker.
+    finishing: BTreeSet<SessionId>,
     inquiries: Inquiries,
     /// Connections that were ended before they were let in.
     turned_away: u64,
@@ -355,6 +359,7 @@ impl<F> Machine<F> {
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
             reloads: BTreeMap::new(),
+            finishing: BTreeSet::new(),
             inquiries: Inquiries::default(),
             turned_away: 0,
             charges,
@@ -381,6 +386,7 @@ impl<F> Machine<F> {
             Input::Answered { askers, parts } => self.answer_inquiry(&askers, &parts),
             Input::Written { session, charge } => self.written(session, charge),
             Input::Tick => self.expire(),
+            Input::Finish => self.finish(),
             Input::Shutdown => self.dismiss_all(),
         }
         while let Some(session) = self.spent.pop() {
@@ -474,6 +480,7 @@ impl<F> Machine<F> {
             Request::Returned => self.returned(session),
             Request::Relay { ring, records } => self.relay(session, ring, &records),
             Request::Took { ring, cost } => self.took(session, ring, cost),
+            Request::Finished => self.finished(session),
         }
     }
 

@@ -303,6 +303,37 @@ impl<F> Machine<F> {
         }
     }
 
+    /// Has all publishers say when what they have published over the broker has come.
+    pub(super) fn finish(&mut self) {
+        let relayed = self.rings.values().filter(|ring| ring.relay.is_some());
+        self.finishing = relayed.map(|ring| self.publishers[&ring.publisher].session).collect();
+        for session in self.finishing.clone() {
+            self.send(session, Notice::Finish);
+        }
+    }
+
+    pub(super) fn finished(&mut self, session: SessionId) {
+        if !self.finishing.remove(&session) {
+            self.fault(session, "an answer that nobody asked for");
+        }
+    }
+
+    /// Whether nothing more is to be waited for.
+    pub(crate) fn has_finished(&self) -> bool {
+        self.finishing.is_empty()
+    }
+
+    /// Tells the subscriber of a ring that is about to end of what was withheld from it.
+    pub(super) fn tell_last_losses(&mut self, id: RingId) {
+        let Some(ring) = self.rings.get_mut(&id) else { return };
+        let is_there = self.sessions.contains_key(&ring.subscriber) && matches!(ring.stage, Stage::Ready);
+        if let Some(relay) = ring.relay.as_mut().filter(|relay| is_there && relay.outgoing.is_whole()) {
+            let mut passed = Passed::default();
+            relay.tell_withheld(relay.sent, &mut passed);
+            self.pass(id, &passed);
+        }
+    }
+
     /// What was to be written to a session has been.
     pub(super) fn written(&mut self, session: SessionId, charge: u64) {
         if let Some(state) = self.sessions.get_mut(&session) {

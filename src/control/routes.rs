@@ -383,6 +383,7 @@ impl<F> Machine<F> {
 
     /// Takes a ring out of the books, with its routes, and tells both ends that are still there.
     pub(super) fn close_ring(&mut self, id: RingId) {
+        self.tell_last_losses(id);
         let ends = self.ends_of(id);
         let Some(ring) = self.take_ring(id) else {
             return;

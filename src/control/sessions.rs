@@ -187,6 +187,7 @@ impl Session {
             | Request::ConsumerSegment { .. }
             | Request::NoRing { .. }
             | Request::Told { .. }
+            | Request::Finished
                 if self.asked.answer() =>
             {
                 0
@@ -211,6 +212,7 @@ impl Session {
             | Notice::Route { .. }
             | Notice::Unroute { .. }
             | Notice::Tell
+            | Notice::Finish
             | Notice::MakeProducerSegment { .. }
             | Notice::MakeConsumerSegment { .. } => self.asked.owe(),
             Notice::Relayed { .. } => self.asked.relay(),
@@ -507,6 +509,9 @@ impl<F> Machine<F> {
 
     pub(super) fn dismiss_all(&mut self) {
         let sessions: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for ring in self.rings.keys().copied().collect::<Vec<_>>() {
+            self.tell_last_losses(ring);
+        }
         // All of them first: what they have between them goes on without a broker, so nobody hears that it ends.
         for &session in &sessions {
             self.send(session, Notice::Goodbye { reason: GoodbyeReason::Shutdown });
@@ -528,6 +533,7 @@ impl<F> Machine<F> {
         };
         let account = state.account;
         self.inquiries.forget(session);
+        self.finishing.remove(&session);
         self.charges.release(account, Resource::Connections, 1);
         self.charges.release(account, Resource::RelayedBytes, state.relayed);
         if let Some(component) = state.component {

@@ -24,7 +24,7 @@ use crate::hierarchy;
 use crate::routing::{RoutingTable, TopicId};
 use crate::sys;
 use crate::topic::Topic;
-use crate::wire::{PublisherId, RingId};
+use crate::wire::{PublisherId, RingId, SlotTarget};
 
 mod clock;
 mod relay;
@@ -98,6 +98,17 @@ pub(crate) enum RouteTarget {
     FormerLocal,
     /// To another process.
     Slot { ring: RingId, slot: u16, generation: u16 },
+}
+
+impl RouteTarget {
+    /// As the broker says it.
+    pub(crate) fn of(target: Option<SlotTarget>) -> Self {
+        target.map_or(Self::Local, |SlotTarget { ring, slot, generation }| Self::Slot {
+            ring,
+            slot,
+            generation,
+        })
+    }
 }
 
 /// What the control thread wants of an outbox.

@@ -214,6 +214,8 @@ pub(crate) enum Request {
         ring: RingId,
         cost: u64,
     },
+    /// The answer to [`Notice::Finish`]. Of version 2.
+    Finished,
 }
 
 impl Request {
@@ -418,6 +420,8 @@ pub(crate) enum Notice {
         ring: RingId,
         cost: u64,
     },
+    /// The broker is about to go: send what was published over it, and say so. Answered by [`Request::Finished`]. Of version 2.
+    Finish,
 }
 
 impl Notice {

@@ -22,6 +22,10 @@ impl Session {
             }
             Notice::Relayed { ring, records } => self.relayed(ring, records),
             Notice::Took { ring, cost } => self.took(ring, cost),
+            Notice::Finish => {
+                self.send_all_relayed(None);
+                self.ask(Request::Finished);
+            }
             _ => unreachable!("the caller hands over no others"),
         }
     }
@@ -81,7 +85,7 @@ impl Session {
         true
     }
 
-    /// Sends all that there is, of one publisher or of each.
+    /// Sends all that there is, of one publisher or of each, as if nothing came behind it.
     pub(super) fn send_all_relayed(&mut self, publisher: Option<u32>) {
         let is_meant = |state: &RingState| match state {
             RingState::RelayTo { pair, .. } => publisher.is_none_or(|publisher| publisher == pair.publisher),
@@ -89,6 +93,9 @@ impl Session {
         };
         let meant = self.rings.iter().filter(|(_, state)| is_meant(state)).map(|(ring, _)| *ring);
         for ring in meant.collect::<Vec<_>>() {
+            if let Some(RingState::RelayTo { relayed, .. }) = self.rings.get(&ring) {
+                relayed.finish();
+            }
             while self.send_frame(ring) {}
         }
     }

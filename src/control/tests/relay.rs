@@ -351,3 +351,48 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_broker_that_goes_waits_for_what_is_published_over_it_and_for_no_more() {
+    let mut world = World::new();
+    let (agent, procmond, ring) = pair(&mut world);
+    world.feed(Input::Finish);
+    assert!(!world.machine.has_finished());
+    assert_eq!(world.heard(agent).last(), Some(&Notice::Finish));
+    assert!(!world.heard(procmond).contains(&Notice::Finish), "it publishes nothing");
+    relay(&mut world, agent, ring, &record(0, 0, 1, 8));
+    world.say(agent, Request::Finished);
+    assert!(world.machine.has_finished());
+    assert_eq!(relayed_events(&relayed(&mut world, procmond)), 1);
+    world.say(agent, Request::Finished);
+    assert_eq!(fault(&world.heard(agent)), "an answer that nobody asked for");
+
+    let mut world = World::new();
+    let (agent, ..) = pair(&mut world);
+    world.feed(Input::Finish);
+    world.end(agent);
+    assert!(world.machine.has_finished(), "who is gone has nothing to say");
+}
+
+#[test]
+fn what_was_withheld_is_told_before_a_ring_ends() {
+    for shutdown in [false, true] {
+        let mut world = World::with_settings(|settings| {
+            let share = Share { total: 2500, per_uid: 2500, strangers: 2500 };
+            settings.limits.shares[Resource::RelayedBytes as usize] = share;
+        });
+        let (agent, procmond, ring) = pair(&mut world);
+        for sequence in 0..5 {
+            relay(&mut world, agent, ring, &record(0, sequence, 1, 1000));
+        }
+        let before = heads(&relayed(&mut world, procmond)).len();
+        if shutdown {
+            world.checks = false;
+            world.feed(Input::Shutdown);
+        } else {
+            world.say(agent, Request::ClosePublisher { publisher: 0 });
+        }
+        let [loss] = heads(&relayed(&mut world, procmond))[..] else { panic!("one loss") };
+        assert_eq!((before, loss.events, loss.sequence), (1, 0, 5));
+    }
+}

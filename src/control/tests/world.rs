@@ -420,6 +420,7 @@ pub(super) fn names(notices: &[Notice]) -> Vec<&'static str> {
         Notice::RelayFrom { .. } => "relay from",
         Notice::Relayed { .. } => "relayed",
         Notice::Took { .. } => "took",
+        Notice::Finish => "finish",
     };
     notices.iter().map(name).collect()
 }

@@ -51,7 +51,7 @@ impl Relayed {
     /// The next frame, if there is something to send. For the control thread, which asks until there is nothing.
     pub(crate) fn next_frame(&self) -> Option<RelayedRecords> {
         let state = &mut *self.state.lock();
-        if state.waiting.is_empty() {
+        if state.waiting.is_empty() && state.may_put_losses() {
             state.put_losses();
         }
         let mut frame = Vec::new();
@@ -77,6 +77,14 @@ impl Relayed {
         state.took = cost.clamp(state.took, state.flushed);
         self.tell(state);
         self.read.notify_one();
+    }
+
+    /// Nothing may come behind what is there: what no record shows is told now.
+    pub(crate) fn finish(&self) {
+        let state = &mut *self.state.lock();
+        if !state.pushing {
+            state.put_losses();
+        }
     }
 
     /// What was read, in all, of the window.
@@ -108,9 +116,6 @@ impl State {
     }
 
     fn put_losses(&mut self) {
-        if !self.may_put_losses() {
-            return;
-        }
         for (slot, (generation, sequence)) in std::mem::take(&mut self.losses) {
             let loss = Head { slot, generation, events: 0, sequence, bytes: 0 };
             self.add(&mut loss.to_bytes().to_vec());

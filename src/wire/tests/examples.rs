@@ -64,6 +64,7 @@ documented!(
         Statistics,
         Relay,
         Took,
+        Finished,
     ],
     requests()
 );
@@ -92,6 +93,7 @@ documented!(
         RelayFrom,
         Relayed,
         Took,
+        Finish,
     ],
     notices()
 );
@@ -221,6 +223,7 @@ fn requests() -> Vec<Request> {
         Request::Statistics { request: 1 },
         Request::Relay { ring, records: records() },
         Request::Took { ring, cost: 1000 },
+        Request::Finished,
     ]
 }
 
@@ -280,6 +283,7 @@ fn notices() -> Vec<Notice> {
         },
         Notice::Relayed { ring, records: records() },
         Notice::Took { ring, cost: 1000 },
+        Notice::Finish,
     ]
 }
 

@@ -187,8 +187,7 @@ impl Simulation {
                 let after = self.lag(session, 250);
                 self.say_after(session, Request::Proof { proof: PROOF }, after);
             }
-            Notice::Goodbye { .. } => client.stopped = true,
-            Notice::Refused { request: 0, .. } => client.stopped = true,
+            Notice::Goodbye { .. } | Notice::Refused { request: 0, .. } => client.stopped = true,
             Notice::Refused { request, .. } => {
                 if let Some((_, publisher)) = client.declares.take_if(|(asked, _)| asked == request) {
                     let topics = client.publishers.get_mut(&publisher);
@@ -235,6 +234,7 @@ impl Simulation {
             | Notice::RelayFrom { .. }
             | Notice::Relayed { .. }
             | Notice::Took { .. }
+            | Notice::Finish
             | Notice::Settled { .. } => {}
         }
     }

@@ -259,7 +259,8 @@ impl Outside {
             | Request::ProducerSegment { .. }
             | Request::ConsumerSegment { .. }
             | Request::Relay { .. }
-            | Request::Took { .. } => {}
+            | Request::Took { .. }
+            | Request::Finished => {}
         }
     }
 
@@ -366,7 +367,7 @@ impl Outside {
             Notice::Grant { .. } | Notice::Route { .. } | Notice::Unroute { .. } | Notice::Revoke { .. } => {
                 self.told(session, notice, now);
             }
-            Notice::Relayed { .. } | Notice::Took { .. } => {}
+            Notice::Relayed { .. } | Notice::Took { .. } | Notice::Finish => {}
         }
     }
 

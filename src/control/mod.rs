@@ -34,7 +34,9 @@
 //! its place, grant, route (or unroute, grant, route), each within its deadline.
 
 mod budget;
+mod endings;
 mod facts;
+mod fallback;
 mod inquiry;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod invariants;

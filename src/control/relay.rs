@@ -15,8 +15,8 @@
 
 use std::collections::BTreeMap;
 
-use super::routes::{Phase, Ring, RouteKey, Slot, Stage};
-use super::{Action, Machine, Report, SessionId};
+use super::routes::{Ring, Slot, Stage};
+use super::{Action, Machine, SessionId};
 use crate::config::RELAYED_BYTES_MAX;
 use crate::topic::Topic;
 use crate::wire::relayed::{Head, Piece, RECORD_COST, Row};
@@ -173,7 +173,7 @@ impl<F> Machine<F> {
     }
 
     /// Whether the versions of both have what it takes.
-    fn can_relay(&self, publisher: SessionId, subscriber: SessionId) -> bool {
+    pub(super) fn can_relay(&self, publisher: SessionId, subscriber: SessionId) -> bool {
         [publisher, subscriber].iter().all(|session| self.sessions[session].can_relay())
     }
 
@@ -201,38 +201,6 @@ impl<F> Machine<F> {
         self.send(session, to);
         let from = Notice::RelayFrom { ring: id, publisher, window, component, client, number };
         self.send(subscriber, from);
-    }
-
-    /// Has events go over the broker where one of two can't have its side of a ring; `false`: their versions don't.
-    pub(super) fn relay_instead(&mut self, id: RingId, cause: &str) -> bool {
-        let Some((producer, consumer)) = self.ends_of(id) else { return false };
-        let ring = &self.rings[&id];
-        if ring.relay.is_some()
-            || matches!(ring.stage, Stage::Poisoned)
-            || !self.can_relay(producer, consumer)
-        {
-            return false;
-        }
-        let Ring { publisher, subscriber, lane, .. } = self.take_ring(id).expect("it was there");
-        for session in [producer, consumer] {
-            self.send(session, Notice::CloseRing { ring: id, accused: None });
-        }
-        let (by, of) = (self.component(producer), self.component(consumer));
-        self.report(Report::Relayed { publisher: by, subscriber: of, cause: cause.to_owned() });
-        self.start_relay(publisher, subscriber, lane);
-        for key in self.routes_between(publisher, subscriber, lane) {
-            self.begin_again(key);
-        }
-        true
-    }
-
-    /// Has a route begin again, over another ring.
-    fn begin_again(&mut self, key: RouteKey) {
-        let route = self.routes.get_mut(&key).expect("the caller found the route");
-        (route.phase, route.target) = (Phase::NeedsRing, None);
-        let (order, wanted) = (route.order.take(), route.wanted);
-        order.map(|order| self.orders.remove(&order));
-        if wanted { self.start_granting(key) } else { self.drop_routes(&[key]) }
     }
 
     pub(super) fn name_and_client(&self, session: SessionId) -> (String, u64) {

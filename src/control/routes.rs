@@ -5,10 +5,10 @@ use std::time::Instant;
 use super::budget::bytes_of_ring;
 use super::quota::Account;
 use super::relay::{Lane, Relay};
-use super::{Action, Machine, Origin, Report, SessionId};
+use super::{Action, Machine, Report, SessionId};
 use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
-use crate::wire::{GoodbyeReason, Handle, Notice, OrderId, PublisherId, Resource, RingId, SlotTarget};
+use crate::wire::{Handle, Notice, OrderId, PublisherId, Resource, RingId, SlotTarget};
 
 /// One topic of one publisher to one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -283,70 +283,6 @@ impl<F> Machine<F> {
         }
     }
 
-    /// A client can't have its side of a ring. A publisher's that is larger than usual is made smaller; else the events go over the broker.
-    /// Where a version is too old for that, it would miss events, or withhold them: it goes. The broker's own process can't come back,
-    /// as others can: the other side goes in its place.
-    pub(super) fn no_ring(&mut self, session: SessionId, ring: RingId, cause: &str) {
-        let cause = super::sessions::cut(cause, 256);
-        let other = match self.ends_of(ring) {
-            Some((producer, consumer)) if session == producer => consumer,
-            Some((producer, consumer)) if session == consumer => producer,
-            _ => return,
-        };
-        if self.rings[&ring].relay.is_some() {
-            return self.fault(session, "no memory for a ring that needs none");
-        }
-        let shrinks = other == self.rings[&ring].subscriber && self.shrink(ring, &cause);
-        if shrinks || self.relay_instead(ring, &cause) {
-            return;
-        }
-        if self.sessions[&session].origin == Origin::Embedded {
-            let cause = format!("the agent's side of a ring can't be had: {cause}");
-            self.dismiss_unheard(other, GoodbyeReason::NoRing { cause });
-        } else {
-            self.dismiss_unheard(session, GoodbyeReason::NoRing { cause });
-        }
-    }
-
-    /// Puts a ring of the broker's own size in the place of a larger one that its publisher has not made; `false`: it is none. How
-    /// large the ring is was not the publisher's wish, so it must not cost its session.
-    fn shrink(&mut self, id: RingId, cause: &str) -> bool {
-        let own = self.settings.ring_bytes;
-        let ring = &self.rings[&id];
-        if ring.bytes <= own || !matches!(ring.stage, Stage::NeedsSegments { producer: None, .. }) {
-            return false;
-        }
-        let (producer, consumer) = self.ends_of(id).expect("its publisher is there");
-        let Ring { publisher, subscriber, lane, bytes, .. } = self.take_ring(id).expect("it was there");
-        debug_assert_eq!(lane, Lane::Events, "what is not relayed");
-        for session in [producer, consumer] {
-            self.send(session, Notice::CloseRing { ring: id, accused: None });
-        }
-        self.report_smaller_ring(producer, consumer, bytes, cause.to_owned());
-        self.start_ring(publisher, subscriber, own);
-        true
-    }
-
-    pub(super) fn report_smaller_ring(
-        &mut self,
-        producer: SessionId,
-        consumer: SessionId,
-        asked_bytes: u64,
-        cause: String,
-    ) {
-        let (publisher, subscriber) = (self.component(producer), self.component(consumer));
-        self.report(Report::SmallerRing { publisher, subscriber, asked_bytes, cause });
-    }
-
-    /// Lets go of the large rings that are not made in time.
-    pub(super) fn shrink_late_rings(&mut self) {
-        let late = self.forming.iter().take_while(|(due, _)| *due <= self.now);
-        let late: Vec<RingId> = late.map(|(_, ring)| *ring).collect();
-        for ring in late {
-            self.shrink(ring, "its publisher did not make it in time");
-        }
-    }
-
     /// One side says that the other broke the ring. Who is right can't be known, so this pair is parted, and no more.
     pub(super) fn poisoned(&mut self, session: SessionId, id: RingId, violation: String) {
         let Some((producer, consumer)) = self.ends_of(id) else {
@@ -499,7 +435,7 @@ impl<F> Machine<F> {
         self.routes.get(&key).map_or_else(|| self.lane(session, key.subscriber, self.topic_of(key)), lane)
     }
 
-    fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId, bytes: u64) {
+    pub(super) fn start_ring(&mut self, publisher: PublisherId, subscriber: SessionId, bytes: u64) {
         let id = RingId(self.fresh());
         let account = self.account(subscriber);
         self.charges.charge(account, Resource::RingBytes, bytes_of_ring(bytes));

@@ -204,9 +204,7 @@ impl Simulation {
                     self.say_after(session, request, Duration::ZERO);
                 }
             }
-            Notice::CloseRing { ring, .. } => {
-                client.rings.remove(ring);
-            }
+            Notice::CloseRing { ring, .. } => drop(client.rings.remove(ring)),
             Notice::MakeProducerSegment { ring, ring_bytes, .. } => {
                 self.make(session, *ring, *ring_bytes, notice);
             }

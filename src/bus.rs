@@ -1,11 +1,12 @@
 //! The bus as the agent sees it: the broker's own process publishes and subscribes without a socket in between.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::broker::{DaemoneyeBroker, StartError};
 use crate::client::{
-    ClientStatistics, Core, DeclareError, PublishError, Publisher, SubscribeError, SubscribeOptions,
-    Subscription,
+    ClientStatistics, Core, DeclareError, PublishError, Publisher, RequestError, Responder, Response,
+    SubscribeError, SubscribeOptions, Subscription,
 };
 use crate::control::AGENT;
 use crate::correlation::CorrelationMetadata;
@@ -138,6 +139,27 @@ impl DaemoneyeEventBus {
         options: SubscribeOptions,
     ) -> Result<Subscription, SubscribeError> {
         self.core.subscription(patterns, options).await
+    }
+
+    /// As [`EventBusClient::request`](crate::EventBusClient::request). Cancel-safe.
+    ///
+    /// # Errors
+    /// [`RequestError`]: nobody is there, or nobody has answered.
+    pub async fn request(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        patience: Duration,
+    ) -> Result<Response, RequestError> {
+        self.core.request(topic, payload, patience).await
+    }
+
+    /// As [`EventBusClient::responder`](crate::EventBusClient::responder). Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`subscription`](Self::subscription).
+    pub async fn responder(&self, patterns: &[&str]) -> Result<Responder, SubscribeError> {
+        self.core.responder(patterns).await
     }
 
     /// Running totals of this process.

@@ -3,6 +3,7 @@
 mod connect;
 mod connection;
 mod publisher;
+mod request;
 mod session;
 mod sharing;
 mod statistics;
@@ -28,6 +29,7 @@ use crate::wire::{Latencies, Refusal, Welcome};
 pub use connect::{ConnectError, ConnectOptions};
 pub use connection::{Connection, Disconnected};
 pub use publisher::{BatchBuilder, Publisher, Unread};
+pub use request::{Call, ReplyError, RequestError, Responder, Response};
 pub use sharing::SessionTerm;
 pub use statistics::StatisticsError;
 pub use subscription::{EventReceiver, Nothing, SubscribeOptions, Subscription};
@@ -368,6 +370,8 @@ pub(crate) struct Core {
     ground: Arc<Ground>,
     /// The publisher behind `publish`, of all clients that share the session. Held for the time of one synchronous publish, never across an await.
     shared: Mutex<SharedPublisher>,
+    /// What brings the answers to requests, from the first of them on.
+    answers: tokio::sync::OnceCell<request::Answers>,
 }
 
 #[derive(Debug, Default)]
@@ -414,7 +418,7 @@ impl Core {
 
     /// Of a session that is there.
     fn over(commands: Commands, ground: Arc<Ground>) -> Self {
-        Self { commands, ground, shared: Mutex::default() }
+        Self { commands, ground, shared: Mutex::default(), answers: tokio::sync::OnceCell::new() }
     }
 
     pub(crate) fn component(&self) -> &Component {
@@ -478,6 +482,10 @@ impl Core {
         Ok(())
     }
 
+    fn subscribers(&self, topic: &str) -> u64 {
+        self.shared.lock().subscribers(topic).unwrap_or(0)
+    }
+
     fn open_publisher(&self) -> Publisher {
         let publisher = self.ground.last_publisher.fetch_add(1, Ordering::Relaxed);
         let outbox = Arc::new(OutboxShared::new());
@@ -535,5 +543,11 @@ impl SharedPublisher {
     ) -> Option<Result<Delivery, EventTooLarge>> {
         let id = *self.topics.get(topic)?;
         Some(self.publisher.as_mut()?.publish_on(id, event, correlation))
+    }
+
+    /// Processes that what is published on a topic now is for.
+    fn subscribers(&mut self, topic: &str) -> Option<u64> {
+        let id = *self.topics.get(topic)?;
+        Some(self.publisher.as_mut()?.subscribers_of(id))
     }
 }

@@ -176,6 +176,9 @@ pub(crate) const TOPICS_MAX: usize = 256;
 /// after 65,536 of them a new slot. Used up: the subscriber's session ends.
 pub(crate) const SLOTS_MAX: usize = shm::layout::SLOTS_MAX;
 
+/// How often who waits for the answer to a request looks whether anybody is there to answer.
+pub(crate) const RESPONDER_CHECK: Duration = Duration::from_millis(100);
+
 /// How often a publisher that is in use looks whether its subscribers are still there. The broker says so, too, but not to a
 /// process that was stopped meanwhile, or whose session is over.
 pub(crate) const DESERTED_CHECK: Duration = Duration::from_millis(100);

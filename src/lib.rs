@@ -92,9 +92,10 @@ pub use broker::{
 };
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
-    BatchBuilder, ClientStatistics, ConnectError, ConnectOptions, Connection, DeclareError, Disconnected,
-    EventBusClient, EventReceiver, Nothing, PublishError, Publisher, SessionTerm, StatisticsError,
-    SubscribeError, SubscribeOptions, Subscription, Unread,
+    BatchBuilder, Call, ClientStatistics, ConnectError, ConnectOptions, Connection, DeclareError,
+    Disconnected, EventBusClient, EventReceiver, Nothing, PublishError, Publisher, ReplyError, RequestError,
+    Responder, Response, SessionTerm, StatisticsError, SubscribeError, SubscribeOptions, Subscription,
+    Unread,
 };
 pub use control::{Member, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;

@@ -282,6 +282,11 @@ impl Publisher {
         self.outbox.subscribers(self.topic)
     }
 
+    /// The same for any topic of this publisher.
+    pub(super) fn subscribers_of(&mut self, topic: TopicId) -> u64 {
+        self.outbox.subscribers(topic)
+    }
+
     /// Events published so far, whether anybody was there for them or not.
     #[must_use]
     pub fn published(&self) -> u64 {

@@ -262,6 +262,10 @@ impl Session {
                 self.inquire(reply);
             }
             Command::Unsubscribe { subscription } => self.end_subscription(subscription),
+            Command::Sleep { longest, reply } => drop(tokio::spawn(async move {
+                tokio::time::sleep(longest).await;
+                answer(reply, Ok(()));
+            })),
         }
     }
 
@@ -437,6 +441,7 @@ impl Session {
             Command::Declare { reply, .. } => answer(reply, Err(why.clone().into())),
             Command::Subscribe { reply, .. } => answer(reply, Err(why.clone().into())),
             Command::Statistics { reply } => answer(reply, Err(why.clone().into())),
+            Command::Sleep { reply, .. } => answer(reply, Err(why.clone())),
             Command::OpenPublisher { .. } | Command::ClosePublisher { .. } | Command::Unsubscribe { .. } => {}
         }
     }

@@ -25,6 +25,7 @@ mod log;
 mod other_broker;
 mod policy;
 mod reader;
+mod requests;
 mod signals;
 mod squatter;
 mod together;
@@ -275,6 +276,9 @@ impl BusRole {
             "issue" | "members" | "connect_again" => self.identity(command).await,
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
             "disconnected" => Ok(json!({ "why": self.client().disconnected().await.to_string() })),
+            "request" => Ok(self.request(command).await),
+            "respond" => self.respond(command).await,
+            "give_up_request" => Ok(self.give_up(command).await),
             "over" => {
                 let over = !self.client().is_connected();
                 let why = if over { Some(self.client().disconnected().await.to_string()) } else { None };

@@ -1,10 +1,11 @@
 //! What the handles of a client ask of its session.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::{DeclareError, StatisticsError, SubscribeError, Subscribed};
+use super::super::{DeclareError, Disconnected, StatisticsError, SubscribeError, Subscribed};
 use crate::dataplane::OutboxShared;
 use crate::routing::TopicId;
 use crate::statistics::BrokerStatistics;
@@ -37,6 +38,11 @@ pub(crate) enum Command {
     },
     Unsubscribe {
         subscription: u32,
+    },
+    /// Let some time pass.
+    Sleep {
+        longest: Duration,
+        reply: Reply<(), Disconnected>,
     },
     /// What the broker knows.
     Statistics {

@@ -14,11 +14,9 @@ impl BusRole {
         let patience = Duration::from_millis(command["patience_ms"].as_u64().expect("a time"));
         let asked = (0..command["count"].as_u64().unwrap_or(1)).map(|number| {
             let topic = &topic;
-            Box::pin(
-                async move { said(ask(&self.bus, topic, number.to_string().as_bytes(), patience).await) },
-            )
+            async move { said(ask(&self.bus, topic, number.to_string().as_bytes(), patience).await) }
         });
-        json!({ "answers": all(asked.collect()).await })
+        json!({ "answers": futures_util::future::join_all(asked).await })
     }
 
     /// Begins a request and gives it up before it can be answered, so many times.

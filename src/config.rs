@@ -159,8 +159,8 @@ pub(crate) const RETURN_FIRST: Duration = Duration::from_millis(50);
 /// Up to this: no timer of an idle process is shorter than half a minute, but by the chance that keeps many from coming at once.
 pub(crate) const RETURN_LONGEST: Duration = Duration::from_secs(60);
 
-/// For how long a publisher that is back goes on with rings to subscribers that are not: they look for the broker as often as it did. Above
-/// it: such rings end, since no broker says any more that who hears over them may do so.
+/// For how long who is back goes on with rings to subscribers, and from publishers, that are not: they look for the broker as often as it
+/// did. Above it: such rings end, since no broker says any more that the other end may hear, or be heard.
 pub(crate) const ORPHANS_LONGEST: Duration = Duration::from_secs(120);
 
 /// Patterns of one subscription. Above it: refused.

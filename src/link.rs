@@ -308,7 +308,7 @@ mod tests {
     #[tokio::test]
     async fn who_ends_a_session_waits_until_the_broker_has_taken_note() {
         let (mut peer, stream, _) = pair();
-        send(&peer, &[0; 3], &[]);
+        peer.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("a socket");
         let mut end = std::pin::pin!(Link::over(stream).end(std::time::Duration::MAX));
         for _ in 0..2 {
             tokio::select! {

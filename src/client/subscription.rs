@@ -399,7 +399,8 @@ impl EventReceiver {
         self.poisoned.as_ref()
     }
 
-    /// How often this process was away from the bus for a while in which events did not come here: see [`RecvError::Away`].
+    /// How often this process, or a publisher, was away from the bus for a while in which events did not come here: see [`RecvError::Away`]
+    /// and [`RecvError::CutOff`].
     #[must_use]
     pub fn away(&self) -> u64 {
         self.away
@@ -445,7 +446,7 @@ impl EventReceiver {
                 match &error {
                     RecvError::Lagged(events) => self.lagged = self.lagged.saturating_add(*events),
                     RecvError::Poisoned { .. } => self.poisoned = Some(error.clone()),
-                    RecvError::Away { .. } => self.away += 1,
+                    RecvError::Away { .. } | RecvError::CutOff { .. } => self.away += 1,
                 }
                 return Err(error);
             }

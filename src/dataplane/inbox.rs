@@ -80,6 +80,10 @@ enum Command {
         ring: RingId,
         accused: Option<String>,
     },
+    /// The ring is of a broker that is gone, and has had its time.
+    CutOff {
+        ring: RingId,
+    },
     /// A subscription has joined the hub: say so once it counts.
     Join {
         subscription: u32,
@@ -216,6 +220,11 @@ impl Inbox {
 
     pub(crate) fn close(&self, ring: RingId, accused: Option<String>) {
         self.shared.tell(Command::Close { ring, accused });
+    }
+
+    /// Has a ring of an earlier broker read to where it stands now, and no further. Who hears nothing else of its publisher is told so then.
+    pub(crate) fn cut_off(&self, ring: RingId) {
+        self.shared.tell(Command::CutOff { ring });
     }
 
     /// Has the data thread take note of a subscription that is in the hub, and say [`DataEvent::Joined`]: what is published after

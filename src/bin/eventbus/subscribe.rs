@@ -222,7 +222,7 @@ impl Show {
                         "{events} events were lost here; larger rings (--ring-bytes) bear longer pauses"
                     ));
                 }
-                Some(Err(error @ RecvError::Away { .. })) => {
+                Some(Err(error @ (RecvError::Away { .. } | RecvError::CutOff { .. }))) => {
                     self.away += 1;
                     notice(&format!("{error}; events of that time are missing here"));
                 }

@@ -204,10 +204,20 @@ impl Session {
         }
     }
 
-    /// Ends the rings of subscribers that have not come back: no broker says any more that they may hear.
+    /// Ends the rings of subscribers that have not come back, and of publishers that have not: no broker says any more that they may hear, or
+    /// be heard.
     pub(super) fn end_orphans(&mut self) {
         self.orphans_until = None;
         self.release(true);
+        let life = self.life;
+        let is_orphan = |id: &RingId, ring: &mut RingState| {
+            matches!(ring, RingState::Consumer { .. }) && life_of(*id) != life
+        };
+        for (ring, _) in self.rings.extract_if(is_orphan) {
+            if let Some(inbox) = &self.inbox {
+                inbox.cut_off(ring);
+            }
+        }
     }
 
     fn release(&mut self, all: bool) {

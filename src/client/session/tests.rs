@@ -10,7 +10,8 @@ use super::*;
 use crate::access::Component;
 use crate::config::MAKING_MAX;
 use crate::dataplane::{Lineage, Origin, Outbox, OutboxShared, Queue, RecvError, RingEnd, Taken};
-use crate::wire::{Epoch, Handle, PublisherId};
+use crate::topic::{Topic, TopicPattern};
+use crate::wire::{Epoch, Handle, OrderId, PublisherId};
 
 mod claims;
 
@@ -265,6 +266,43 @@ async fn a_ring_to_who_has_not_come_back_ends_when_its_time_is_over() {
     session.end_orphans();
     published.follow();
     assert!(consumer.ended().expect("nothing is broken") && session.rings.is_empty());
+}
+
+#[tokio::test]
+async fn a_ring_from_who_has_not_come_back_ends_when_its_time_is_over() {
+    let (core, mut session) = session();
+    let queue = Arc::new(Queue::new(1 << 20));
+    core.ground.hub.add(0, vec![TopicPattern::new("events.#").expect("a pattern")], Arc::clone(&queue));
+    queue.begin();
+    // The broker introduces procmond, which then has one end of a doorbell; its segment is its own.
+    let (other_end, bell) = Doorbell::ends().expect("descriptors");
+    let (ring, component) = (RingId(5), "procmond".to_owned());
+    let make =
+        Notice::MakeConsumerSegment { ring, publisher: PublisherId(1), component, client: 1, number: 0 };
+    session.notice(make, Some(bell));
+    let data = ProducerSegment::create(RING_BYTES, shm::Backing::Memfd).expect("memory");
+    let (handle, descriptor) = Handle::split(data.handle().try_clone().expect("a descriptor"));
+    session.notice(Notice::AttachConsumer { ring, handle, ring_bytes: RING_BYTES as u64 }, descriptor);
+    let topic = Topic::new("events.process.batch").expect("a legal topic");
+    session.notice(Notice::Grant { order: OrderId(1), ring, slot: 0, generation: 0, topic }, None);
+    session.lose_broker(&Disconnected::BrokerGone);
+    session.find_broker(another(&session));
+    assert!(session.orphans_until.is_some() && session.rings.len() == 1, "it may yet come back");
+    session.end_orphans();
+    assert!(session.rings.is_empty());
+    let told = async {
+        loop {
+            match next(&queue) {
+                Poll::Ready(item) => return item,
+                Poll::Pending => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    };
+    let told = tokio::time::timeout(Duration::from_secs(20), told).await.expect("it is told");
+    assert!(matches!(told, Some(Err(RecvError::CutOff { .. }))), "{told:?}");
+    // Joins the data thread.
+    drop(session);
+    assert_eq!(Doorbell::from(other_end).hear(), shm::Heard::PeerGone, "the publisher hears of it");
 }
 
 /// Only what goes to a client's own subscriptions depends on them: others would read what is published on new topics too late.

@@ -245,6 +245,12 @@ impl Intake {
             Command::Close { ring, accused } => {
                 self.close(ring, accused);
             }
+            Command::CutOff { ring } => {
+                if let Some(ring) = self.ring(ring) {
+                    ring.is_cut_off = true;
+                    ring.close();
+                }
+            }
             Command::Join { .. } | Command::StepAside => unreachable!("the caller takes them itself"),
             Command::SessionOver => {
                 self.session_over = true;
@@ -303,6 +309,7 @@ impl Intake {
                     let ring = self.take_out(self.next);
                     // One behind it may have something by now.
                     busy = true;
+                    self.tell_if_cut_off(&ring);
                     if ring.is_orphan {
                         // Without a control thread there is nobody to tell.
                         let _ = self.events.send(DataEvent::Ended { ring: ring.id });
@@ -358,6 +365,14 @@ impl Intake {
         counters.occupied.store(occupied, Ordering::Relaxed);
         counters.occupied_max.fetch_max(occupied, Ordering::Relaxed);
         counters.capacity.store(self.rings.iter().map(InRing::capacity).sum(), Ordering::Relaxed);
+    }
+
+    /// Says that nothing more comes of a ring that was cut off, unless its publisher has another: then it has come back.
+    fn tell_if_cut_off(&self, ring: &InRing) {
+        if ring.is_cut_off && self.rings.iter().all(|other| other.lineage() != ring.lineage()) {
+            let component = ring.origin.component.to_string();
+            interrupt(ring.queues(), &RecvError::CutOff { component });
+        }
     }
 
     fn report(&self, ring: &InRing, violation: String) {

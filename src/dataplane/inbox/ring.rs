@@ -45,6 +45,8 @@ pub(super) struct InRing {
     pub(super) is_behind: bool,
     /// Its broker is gone, and will not say that it ends.
     pub(super) is_orphan: bool,
+    /// That was too long ago.
+    pub(super) is_cut_off: bool,
 }
 
 /// What a ring is made of.
@@ -148,6 +150,7 @@ impl InRing {
             publisher,
             is_behind: false,
             is_orphan: false,
+            is_cut_off: false,
         }
     }
 

@@ -41,6 +41,13 @@ pub enum RecvError {
         /// How.
         violation: String,
     },
+    /// A publisher has had no ring by the broker of now for two minutes: that from before is read no further. What it publishes comes here
+    /// again once it is back.
+    #[error("{component} has not come back to the broker, and is not read any further until it does")]
+    CutOff {
+        /// Whose it is.
+        component: String,
+    },
     /// The broker had ended the session, and with it all rings, until this process came back: what was published meanwhile did not come
     /// here, and how much that was nobody knows.
     #[error("the session was over for a while: {why}")]

@@ -266,3 +266,34 @@ fn rings_of_a_silent_publisher_do_not_pile_up_while_brokers_come_and_go() {
     intake.turn(Until::AllWereSeen);
     assert_eq!(count_of(&queue), 1);
 }
+
+/// It may write on as it likes: nobody says any more that it may be heard.
+#[test]
+fn a_ring_of_a_publisher_that_has_not_come_back_is_read_to_where_it_stands_and_no_further() {
+    for has_another in [false, true] {
+        let (mut producer, ring) = ring();
+        let (mut intake, queue) = intake_with(ring);
+        intake.carry_out(Command::Detach);
+        publish(&mut producer);
+        let (_next, consumer, doorbell, origin, lineage) = parts();
+        if has_another {
+            let (ring, consumer) = (RingId(2), Box::new(consumer));
+            intake.carry_out(Command::Add { ring, end: InEnd::Memory(consumer, doorbell), origin, lineage });
+        }
+        intake.carry_out(Command::CutOff { ring: RingId(1) });
+        publish(&mut producer);
+        while intake.turn(Until::AllWereSeen) {}
+        let (mut taken, mut context) = (Taken::default(), Context::from_waker(Waker::noop()));
+        let mut next = || queue.poll_next(&mut taken, &mut context);
+        assert!(matches!(next(), Poll::Ready(Some(Ok(batch))) if batch.len() == 1), "what was there");
+        match next() {
+            Poll::Pending => assert!(has_another, "it is told that it hears no more"),
+            Poll::Ready(Some(Err(RecvError::CutOff { component }))) => {
+                assert_eq!((component.as_str(), has_another), ("procmond", false));
+            }
+            other => panic!("{other:?}"),
+        }
+        let left: Vec<u64> = intake.rings.iter().map(|ring| ring.id.0).collect();
+        assert_eq!(left, if has_another { vec![2] } else { vec![] });
+    }
+}

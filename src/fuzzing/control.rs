@@ -8,9 +8,10 @@ use crate::control::{
     Action, Asker, Challenge, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, SessionId,
     Settings, Share, invariants,
 };
+use crate::wire::relayed::{Head, Row};
 use crate::wire::{
     Claims, Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Nonce, Notice, Proof, ReceivedClaim,
-    Request, Resource, RingClaim, RingId, SubscriptionClaim, TopicClaim, Versions, codec,
+    RelayedRecords, Request, Resource, RingClaim, RingId, SubscriptionClaim, TopicClaim, Versions, codec,
     statistics::in_frames,
 };
 
@@ -82,6 +83,7 @@ fn settings(limits: u8) -> Settings {
         (Resource::Subscriptions, few(3, 8)),
         (Resource::PatternBytes, few(4, 40_000)),
         (Resource::Topics, few(5, 8)),
+        (Resource::RelayedBytes, few(6, 600)),
     ] {
         shares[resource as usize] = share(total);
     }
@@ -93,6 +95,7 @@ fn settings(limits: u8) -> Settings {
         operators: [0, 1000].into(),
         pace: Pace { each: Duration::from_millis(1), ahead: ROUTE_DEADLINE, pause: ROUTE_DEADLINE },
         backing: shm::Backing::Memfd,
+        relays_all: limits & (1 << 7) != 0,
         route_deadline: ROUTE_DEADLINE,
         hello_deadline: HELLO_DEADLINE,
     }
@@ -113,6 +116,14 @@ impl Bus {
                     Action::Send { session, notice, .. } => {
                         let unread = self.unread.get_mut(&session).expect("who is told something is there");
                         unread.push_back(notice);
+                    }
+                    Action::SendRelayed { session, notice, charge } => {
+                        let unread = self.unread.get_mut(&session).expect("who is sent records is there");
+                        unread.push_back(notice);
+                        // What leaves at once is charged for no time at all.
+                        if charge % 2 == 0 {
+                            inputs.push(Input::Written { session, charge });
+                        }
                     }
                     Action::Disconnect { session } => {
                         self.unread.remove(&session).expect("who is disconnected is there");
@@ -226,6 +237,10 @@ impl Bus {
                     (Request::Done { order }, None)
                 }
                 Notice::Tell => (Request::Told { claims: Box::default() }, None),
+                Notice::Relayed { ring, records } => {
+                    let cost = Row::default().weight(&records.0);
+                    (Request::Took { ring, cost }, None)
+                }
                 _ => continue,
             };
             self.feed(Input::Frame { session, request, descriptor });
@@ -242,10 +257,25 @@ fn claims(choices: &mut Choices<'_>) -> Option<Claims> {
     Some(Claims { received, topics, rings, subscriptions })
 }
 
+/// Records of which some may be in order, and the last cut.
+fn records(choices: &mut Choices<'_>) -> Option<RelayedRecords> {
+    let mut bytes = Vec::new();
+    for _ in 0..choices.byte()? % 4 + 1 {
+        let (slot, generation) = (u16::from(choices.byte()? % 3), u16::from(choices.byte()? % 2));
+        let (events, sequence) = (choices.number()? % 4, choices.number()?.into());
+        let length = choices.number()? * 8;
+        let head = Head { slot, generation, events, sequence, bytes: length };
+        bytes.extend_from_slice(&head.to_bytes());
+        bytes.resize(bytes.len() + if events == 0 { 0 } else { length as usize }, 7);
+    }
+    bytes.truncate(bytes.len() - usize::from(choices.byte()? % 8));
+    Some(RelayedRecords(bytes))
+}
+
 /// A request that may make sense.
 fn request(choices: &mut Choices<'_>) -> Option<Request> {
     let ring = |choices: &mut Choices<'_>| choices.byte().map(|byte| RingId(byte.into()));
-    Some(match choices.byte()? % 18 {
+    Some(match choices.byte()? % 22 {
         0..5 => Request::Subscribe {
             request: choices.number()?,
             subscription: choices.number()? % 8,
@@ -263,6 +293,8 @@ fn request(choices: &mut Choices<'_>) -> Option<Request> {
         13 => Request::Poisoned { ring: ring(choices)?, violation: "so".into() },
         16 => Request::Statistics { request: choices.number()? },
         17 => Request::Told { claims: Box::new(claims(choices)?) },
+        18..21 => Request::Relay { ring: ring(choices)?, records: records(choices)? },
+        21 => Request::Took { ring: ring(choices)?, cost: u64::from(choices.number()?) * 64 },
         14 => Request::NoRing { ring: ring(choices)?, cause: "so".into() },
         _ => Request::ConsumerSegment { ring: ring(choices)?, handle: Handle::Descriptor },
     })

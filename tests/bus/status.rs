@@ -28,6 +28,19 @@ fn collector(folder: &Folder, agent: &mut Role) -> Role {
 }
 
 #[test]
+fn a_ring_that_leads_over_the_broker_is_shown_as_such() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"backing": "relay"})).up();
+    let _procmond = collector(&folder, &mut agent);
+    let table = text(&status(&folder, &[]).stdout).to_owned();
+    let ring = table.lines().find(|line| line.starts_with("procmond  ") && line.contains("relayed"));
+    assert!(ring.is_some(), "{table}");
+    let whole: Value = serde_json::from_slice(&status(&folder, &["--json"]).stdout).expect("one JSON object");
+    assert_eq!(whole["rings"][0]["state"], "relayed");
+    assert_eq!(whole["rings"][0]["claimed"]["events"], 10);
+}
+
+#[test]
 fn an_operator_sees_who_is_there_what_was_published_and_who_does_not_answer() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();

@@ -85,6 +85,7 @@ fn state(state: RingState) -> &'static str {
         RingState::Forming => "forming",
         RingState::Ready => "ready",
         RingState::Poisoned => "broken",
+        RingState::Relayed => "relayed",
         _ => "unknown",
     }
 }

@@ -41,10 +41,13 @@ pub(super) struct InRing {
     lineage: Lineage,
     /// This process's own number for that publisher.
     publisher: PublisherId,
-    /// One before it, of the same publisher, is not read to its end: order holds for each publisher.
+    /// One of a broker before, of the same publisher, is not read to its end: order holds for each publisher. Two of one broker are of
+    /// topics that have no order between them.
     pub(super) is_behind: bool,
     /// Its broker is gone, and will not say that it ends.
     pub(super) is_orphan: bool,
+    /// Brokers that were gone when it began.
+    pub(super) life: u32,
 }
 
 /// What a ring is made of.
@@ -148,6 +151,7 @@ impl InRing {
             publisher,
             is_behind: false,
             is_orphan: false,
+            life: 0,
         }
     }
 

@@ -11,13 +11,15 @@
 //!
 //! What waits here to be written is charged to the user who is to read it. Above its share what is new is *withheld*: its place is
 //! taken by losses, which are sent ahead of what comes next, or when all else was read. A subscriber that says it has read what it has
-//! not gains nothing: a charge ends only when the bytes have left.
+//! not gains nothing: a charge ends only when the bytes have left, and losses, too, wait for that above its share.
 
 use std::collections::BTreeMap;
 
+use super::quota::{Account, Charges};
 use super::routes::{Ring, Slot, Stage};
+use super::sessions::Session;
 use super::{Action, Machine, SessionId};
-use crate::config::RELAYED_BYTES_MAX;
+use crate::config::{RELAYED_BYTES_MAX, SLOTS_MAX};
 use crate::topic::Topic;
 use crate::wire::relayed::{Head, Piece, RECORD_COST, Row};
 use crate::wire::{Notice, PublisherId, RelayedRecords, Resource, RingId};
@@ -51,6 +53,17 @@ pub(super) struct Relay {
     withheld: BTreeMap<u16, (u16, u64)>,
 }
 
+/// What is to wait here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Load {
+    Records,
+    /// Losses that nothing else comes behind.
+    Losses,
+}
+
+/// Losses of one ring: so much may wait for a session whatever else does, so that they are told in the end.
+const LOSSES_MAX: u64 = SLOTS_MAX as u64 * RECORD_COST;
+
 /// What becomes of a frame of records.
 #[derive(Debug, Default)]
 pub(super) struct Passed {
@@ -67,7 +80,7 @@ impl Relay {
         slots: &[Slot],
         window: u64,
         records: &[u8],
-        may: impl Fn(u64) -> bool,
+        may: impl Fn(Load, u64) -> bool,
     ) -> Result<Passed, &'static str> {
         let (mut passed, mut rest) = (Passed::default(), records);
         while let Some(piece) = self.incoming.next(&mut rest).map_err(|_| "a record whose head is cut")? {
@@ -78,7 +91,8 @@ impl Relay {
                     if self.sent - self.took > window {
                         return Err("more records than the window of their ring holds");
                     }
-                    self.withholds = head.is_loss() || !may(passed.charge + head.cost());
+                    let charge = passed.charge + self.withheld.len() as u64 * RECORD_COST + head.cost();
+                    self.withholds = head.is_loss() || !may(Load::Records, charge);
                     if self.withholds {
                         // What was lost under an earlier grant concerns nobody any more.
                         let known = self.withheld.entry(head.slot).or_default();
@@ -94,26 +108,44 @@ impl Relay {
                 Piece::Payload(payload) => passed.bytes.extend_from_slice(payload),
             }
         }
-        self.tell_at_rest(&mut passed);
+        if !self.incoming.is_whole() && records.len() < RELAYED_BYTES_MAX {
+            // Each frame costs memory of its own, which the bytes in it must be worth.
+            return Err("a frame that ends within a record, and is not full");
+        }
+        self.tell_at_rest(&mut passed, may);
         Ok(passed)
     }
 
     /// The subscriber has read so much. What is to be told it now that it has nothing more to read.
-    pub(super) fn release(&mut self, took: u64) -> Result<Passed, &'static str> {
+    pub(super) fn release(
+        &mut self,
+        took: u64,
+        may: impl Fn(Load, u64) -> bool,
+    ) -> Result<Passed, &'static str> {
         if !(self.took..=self.passed).contains(&took) {
             return Err("more was read than was relayed, or less than before");
         }
         self.took = took;
-        let mut passed = Passed::default();
-        self.tell_at_rest(&mut passed);
-        Ok(passed)
+        Ok(self.rest(may))
     }
 
-    /// Tells of losses where nothing comes behind which they could be noticed.
-    fn tell_at_rest(&mut self, passed: &mut Passed) {
-        if self.took == self.passed && self.outgoing.is_whole() && passed.bytes.is_empty() {
+    /// What is to be told where nothing comes behind which losses could be noticed.
+    fn rest(&mut self, may: impl Fn(Load, u64) -> bool) -> Passed {
+        let mut passed = Passed::default();
+        self.tell_at_rest(&mut passed, may);
+        passed
+    }
+
+    fn tell_at_rest(&mut self, passed: &mut Passed, may: impl Fn(Load, u64) -> bool) {
+        let charge = self.withheld.len() as u64 * RECORD_COST;
+        if passed.bytes.is_empty() && self.owes_losses() && may(Load::Losses, charge) {
             self.tell_withheld(self.sent, passed);
         }
+    }
+
+    /// Whether there are losses to be told, and nothing else is.
+    fn owes_losses(&self) -> bool {
+        self.took == self.passed && self.outgoing.is_whole() && !self.withheld.is_empty()
     }
 
     /// Puts losses in the place of what was withheld, which was everything from what was passed up to here.
@@ -213,17 +245,17 @@ impl<F> Machine<F> {
         if session != producer {
             return self.fault(session, "records for a ring of others");
         }
-        let (charges, window) = (&self.charges, self.settings.ring_bytes);
+        let window = self.settings.ring_bytes;
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
-        let account = ring.account;
         let Some(relay) = &mut ring.relay else {
             return self.fault(session, "records for a ring in shared memory");
         };
         if matches!(ring.stage, Stage::Poisoned) {
             return;
         }
-        let may = |bytes| charges.afford(account, Resource::RelayedBytes, bytes).is_ok();
-        match relay.take(&ring.slots, window, &records.0, may) {
+        let may = allowance(&self.charges, &self.sessions, ring.account);
+        let taken = relay.take(&ring.slots, window, &records.0, may);
+        match taken {
             Ok(passed) => self.pass(id, &passed),
             Err(what) => self.fault(session, what),
         }
@@ -242,7 +274,8 @@ impl<F> Machine<F> {
         if matches!(ring.stage, Stage::Poisoned) {
             return;
         }
-        match relay.release(cost) {
+        let released = relay.release(cost, allowance(&self.charges, &self.sessions, ring.account));
+        match released {
             Ok(passed) => {
                 self.send(producer, Notice::Took { ring: id, cost });
                 self.pass(id, &passed);
@@ -257,8 +290,10 @@ impl<F> Machine<F> {
         let (account, relay) = (ring.account, ring.relay.as_mut().expect("the caller found it relayed"));
         let frames = relay.frames(bytes);
         self.charges.charge(account, Resource::RelayedBytes, *charge);
-        let session = account.session;
-        self.sessions.get_mut(&session).expect("a ring's subscriber is there").relayed += charge;
+        let (session, owes_losses) = (account.session, relay.owes_losses());
+        let state = self.sessions.get_mut(&session).expect("a ring's subscriber is there");
+        state.relayed += charge;
+        state.owes_losses |= owes_losses;
         for (records, charge) in frames {
             self.send_relayed(session, Notice::Relayed { ring: id, records }, charge);
         }
@@ -302,8 +337,25 @@ impl<F> Machine<F> {
         }
     }
 
-    /// What was to be written to a session has been.
+    /// What was to be written to a session has been. There may be room for losses by now.
     pub(super) fn written(&mut self, session: SessionId, charge: u64) {
+        self.discharge(session, charge);
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if !std::mem::take(&mut state.owes_losses) {
+            return;
+        }
+        let heard = self.heard_by(session).map(|(publisher, lane)| self.pairs[&(publisher, session, lane)]);
+        for id in heard.collect::<Vec<_>>() {
+            let ring = self.rings.get_mut(&id).expect("it was just found");
+            let may = allowance(&self.charges, &self.sessions, ring.account);
+            if let (Some(relay), false) = (&mut ring.relay, matches!(ring.stage, Stage::Poisoned)) {
+                let passed = relay.rest(may);
+                self.pass(id, &passed);
+            }
+        }
+    }
+
+    fn discharge(&mut self, session: SessionId, charge: u64) {
         if let Some(state) = self.sessions.get_mut(&session) {
             let charge = charge.min(state.relayed);
             state.relayed -= charge;
@@ -315,6 +367,27 @@ impl<F> Machine<F> {
     /// A ring has ended, and what has not come of its last record will not.
     pub(super) fn end_relay(&mut self, ring: &Ring<F>) {
         let awaited = ring.relay.as_ref().map_or(0, Relay::awaited);
-        self.written(ring.account.session, awaited);
+        self.discharge(ring.account.session, awaited);
+    }
+
+    /// Nothing more is sent over a ring, which is there for as long as both its ends are.
+    pub(super) fn stop_relay(&mut self, id: RingId) {
+        let ring = self.rings.get_mut(&id).expect("the caller found the ring");
+        let session = ring.account.session;
+        let awaited = ring.relay.replace(Relay::default()).map_or(0, |relay| relay.awaited());
+        self.discharge(session, awaited);
+    }
+}
+
+/// Whether so much more may wait for a session.
+fn allowance<'a>(
+    charges: &'a Charges,
+    sessions: &'a BTreeMap<SessionId, Session>,
+    account: Account,
+) -> impl Fn(Load, u64) -> bool + 'a {
+    let waiting = sessions.get(&account.session).map_or(0, |state| state.relayed);
+    move |load, bytes| {
+        (load == Load::Losses && waiting + bytes <= LOSSES_MAX)
+            || charges.afford(account, Resource::RelayedBytes, bytes).is_ok()
     }
 }

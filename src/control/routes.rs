@@ -310,8 +310,11 @@ impl<F> Machine<F> {
         let ring = self.rings.get_mut(&id).expect("its ends were just found");
         ring.stage = Stage::Poisoned;
         let (publisher, subscriber, lane) = (ring.publisher, ring.subscriber, ring.lane);
-        let (account, bytes) = (ring.account, ring.charge());
+        let (account, bytes, is_relayed) = (ring.account, ring.charge(), ring.relay.is_some());
         self.charges.release(account, Resource::RingBytes, bytes);
+        if is_relayed {
+            self.stop_relay(id);
+        }
         let parted = self.routes_between(publisher, subscriber, lane);
         self.name_in_answers(producer, &parted);
         self.drop_routes(&parted);

@@ -43,6 +43,8 @@ pub(super) struct Session {
     pub(super) publishers: BTreeMap<u32, PublisherId>,
     /// What it is charged with for records that it is to be sent.
     pub(super) relayed: u64,
+    /// Losses wait until some of that has left.
+    pub(super) owes_losses: bool,
 }
 
 /// How far a session is in being let in.
@@ -283,6 +285,7 @@ impl<F> Machine<F> {
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),
             relayed: 0,
+            owes_losses: false,
         };
         let too_much = [Resource::Handshakes, Resource::Connections].into_iter().find_map(|resource| {
             loop {

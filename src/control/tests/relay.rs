@@ -9,7 +9,7 @@ use super::super::routes::Slot;
 use super::super::{Input, SessionId, Share};
 use super::world::{RING_BYTES, USER, World, fault, names};
 use crate::config::RELAYED_BYTES_MAX;
-use crate::wire::relayed::{Head, Piece, RECORD_COST, Row};
+use crate::wire::relayed::{HEAD_BYTES, Head, Piece, RECORD_COST, Row};
 use crate::wire::{Notice, RelayedRecords, Request, Resource, RingId};
 
 const LIFECYCLE: &str = "control.collector.lifecycle";
@@ -177,7 +177,7 @@ fn what_no_publisher_of_ours_sends_ends_its_session_and_no_other() {
         world.subscribe(agent, 0, &["control.health.status"]);
         world.settle();
         let ring = world.only_ring();
-        for frame in bytes.chunks(60_000) {
+        for frame in bytes.chunks(RELAYED_BYTES_MAX) {
             // Not cut as they should be: that is the peer's affair.
             if world.is_connected(tool) {
                 world.say(tool, Request::Relay { ring, records: RelayedRecords(frame.to_vec()) });
@@ -218,18 +218,80 @@ fn what_waits_is_charged_to_who_is_to_read_it_until_it_has_left() {
     let mut world = World::new();
     let (agent, procmond, ring) = pair(&mut world);
     let charged = |world: &World| world.machine.charges.total(Resource::RelayedBytes);
-    let whole = record(0, 0, 1, 1000);
-    world.say(agent, Request::Relay { ring, records: RelayedRecords(whole[..500].to_vec()) });
-    assert_eq!(charged(&world), RECORD_COST + 1000, "all of it, since it must be sent on when it comes");
+    let half = begun(&mut world, agent, ring);
+    assert_eq!(charged(&world), RECORD_COST + 100_000, "all of it, since it must be sent on when it comes");
     // That it was read changes nothing: who says so may not have.
-    world.say(procmond, Request::Took { ring, cost: RECORD_COST + 1000 });
-    assert_eq!(charged(&world), RECORD_COST + 1000);
+    world.say(procmond, Request::Took { ring, cost: RECORD_COST + 100_000 });
+    assert_eq!(charged(&world), RECORD_COST + 100_000);
     let unwritten = std::mem::take(&mut world.unwritten);
-    assert_eq!(unwritten, [(procmond, RECORD_COST + 480)]);
-    world.feed(Input::Written { session: procmond, charge: RECORD_COST + 480 });
-    assert_eq!(charged(&world), 520);
+    assert_eq!(unwritten, [(procmond, RECORD_COST + half)]);
+    world.feed(Input::Written { session: procmond, charge: RECORD_COST + half });
+    assert_eq!(charged(&world), 100_000 - half);
     world.say(agent, Request::ClosePublisher { publisher: 0 });
     assert_eq!(charged(&world), 0, "the rest will not come");
+}
+
+/// Has the first frame of a record of 100 000 bytes come; how many of them that brings.
+fn begun(world: &mut World, publisher: SessionId, ring: RingId) -> u64 {
+    let records = RelayedRecords(record(0, 0, 1, 100_000)[..RELAYED_BYTES_MAX].to_vec());
+    world.say(publisher, Request::Relay { ring, records });
+    (RELAYED_BYTES_MAX - HEAD_BYTES) as u64
+}
+
+#[test]
+fn the_rest_of_a_record_is_not_charged_on_a_ring_that_was_broken() {
+    let mut world = World::new();
+    let (agent, procmond, ring) = pair(&mut world);
+    let half = begun(&mut world, agent, ring);
+    world.say(procmond, Request::Poisoned { ring, violation: "so".into() });
+    assert_eq!(world.machine.charges.total(Resource::RelayedBytes), RECORD_COST + half);
+    world.feed(Input::Written { session: procmond, charge: RECORD_COST + half });
+    assert_eq!(world.machine.charges.total(Resource::RelayedBytes), 0);
+    world.settle();
+    assert!(world.is_connected(agent) && world.is_connected(procmond));
+}
+
+#[test]
+fn who_sends_a_record_in_crumbs_is_sent_away() {
+    for bytes in [HEAD_BYTES, HEAD_BYTES + 1, RELAYED_BYTES_MAX - 1] {
+        let mut world = World::new();
+        let (agent, tool) = (world.join("agent"), world.join("procmond"));
+        world.declare(tool, 0, 0, "control.health.status");
+        world.subscribe(agent, 0, &["control.health.status"]);
+        world.settle();
+        let ring = world.only_ring();
+        let records = RelayedRecords(record(0, 0, 1, 100_000)[..bytes].to_vec());
+        world.say(tool, Request::Relay { ring, records });
+        assert_eq!(fault(&world.heard(tool)), "a frame that ends within a record, and is not full");
+        assert!(relayed(&mut world, agent).is_empty());
+    }
+}
+
+/// The two together: it says that it has read what it has not, so that losses are told at once, which cost nothing else.
+#[test]
+fn losses_that_are_not_written_are_bounded_too_and_are_told_in_the_end() {
+    let mut world = World::with_settings(|settings| {
+        let share = Share { total: 80_000, per_uid: 80_000, strangers: 80_000 };
+        settings.limits.shares[Resource::RelayedBytes as usize] = share;
+    });
+    let (agent, procmond, ring) = pair(&mut world);
+    let (mut took, rounds) = (0, 2000);
+    let mut last = 0;
+    for sequence in 1..=rounds {
+        relay(&mut world, agent, ring, &record(0, sequence, 0, 0));
+        for head in heads(&relayed(&mut world, procmond)) {
+            took += head.cost();
+            last = head.sequence;
+        }
+        world.say(procmond, Request::Took { ring, cost: took });
+    }
+    let charged = world.machine.charges.total(Resource::RelayedBytes);
+    assert!(charged <= 40_000 && last < rounds, "{charged} of a session's half, {last}");
+    let unwritten: u64 = std::mem::take(&mut world.unwritten).into_iter().map(|(_, charge)| charge).sum();
+    assert_eq!(unwritten, charged);
+    world.feed(Input::Written { session: procmond, charge: unwritten });
+    let [loss] = heads(&relayed(&mut world, procmond))[..] else { panic!("one loss") };
+    assert_eq!((loss.sequence, took + loss.cost()), (rounds, rounds * RECORD_COST));
 }
 
 #[test]
@@ -333,15 +395,15 @@ proptest! {
             let frame = record(slot, *sequence, events, if events == 0 { 0 } else { bytes });
             *sequence += u64::from(events);
             sent += heads(&frame)[0].cost();
-            let passed = relay.take(&slots, window, &frame, |_| may).expect("it is within the window");
+            let passed = relay.take(&slots, window, &frame, |_, _| may).expect("it is within the window");
             look(&flat(relay.frames(&passed.bytes)), &mut read);
             if reads {
-                let passed = relay.release(read).expect("it was relayed");
+                let passed = relay.release(read, |_, _| true).expect("it was relayed");
                 look(&flat(relay.frames(&passed.bytes)), &mut read);
             }
         }
         for _ in 0..2 {
-            let passed = relay.release(read).expect("it was relayed");
+            let passed = relay.release(read, |_, _| true).expect("it was relayed");
             look(&flat(relay.frames(&passed.bytes)), &mut read);
         }
         prop_assert_eq!(read, sent, "all room is back");

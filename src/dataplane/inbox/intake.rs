@@ -69,6 +69,8 @@ pub(super) struct Intake {
     pool: Pool,
     hub_seen: u64,
     session_over: bool,
+    /// Brokers that are gone.
+    life: u32,
     /// Nobody wants anything any more.
     stopped: bool,
     wait: Wait,
@@ -101,6 +103,7 @@ impl Intake {
             pool: Pool::default(),
             hub_seen: 0,
             session_over: false,
+            life: 0,
             stopped: false,
             wait: Wait::new(*policy),
             woke: false,
@@ -210,17 +213,18 @@ impl Intake {
         match command {
             Command::Add { ring, end, origin, lineage } => {
                 self.drop_void(&lineage);
-                let before = self.rings.iter().find(|other| *other.lineage() == lineage);
-                let publisher = before.map_or_else(own_number, InRing::publisher);
-                let is_behind = before.is_some();
+                let mut alike = self.rings.iter().filter(|other| *other.lineage() == lineage);
+                let publisher = alike.clone().next().map_or_else(own_number, InRing::publisher);
+                let is_behind = alike.any(|other| other.life < self.life);
                 let mut ring = InRing::new(ring, end, origin, lineage, publisher);
-                ring.is_behind = is_behind;
+                (ring.is_behind, ring.life) = (is_behind, self.life);
                 self.rings.push(ring);
             }
             Command::Detach => {
                 // Nobody closes them any more.
                 let ended = self.ended.drain(..).map(|ring| ring.id).collect();
                 self.rings.iter_mut().for_each(|ring| ring.is_orphan = true);
+                self.life += 1;
                 // Without a control thread there is nobody to tell.
                 let _ = self.events.send(DataEvent::Detached { ended });
             }
@@ -333,14 +337,13 @@ impl Intake {
         busy
     }
 
-    /// Takes a ring out that was read to its end, or broke. The next of its lineage has its turn.
+    /// Takes a ring out that was read to its end, or broke. The next of its lineage have their turn, once all of its broker's are.
     fn take_out(&mut self, index: usize) -> InRing {
         let ring = self.rings.swap_remove(index);
-        let alike = self.rings.iter_mut().filter(|other| other.lineage() == ring.lineage());
-        // Of one lineage a later ring has a larger number.
-        if let Some(next) = alike.min_by_key(|other| other.id) {
-            next.is_behind = false;
-        }
+        let alike = |other: &InRing| other.lineage() == ring.lineage();
+        let first = self.rings.iter().filter(|other| alike(other)).map(|other| other.life).min();
+        let next = self.rings.iter_mut().filter(|other| alike(other) && Some(other.life) == first);
+        next.for_each(|other| other.is_behind = false);
         ring
     }
 

@@ -41,12 +41,15 @@ pub(super) struct InRing {
     lineage: Lineage,
     /// This process's own number for that publisher.
     publisher: PublisherId,
-    /// One before it, of the same publisher, is not read to its end: order holds for each publisher.
+    /// One of a broker before, of the same publisher, is not read to its end: order holds for each publisher. Two of one broker are of
+    /// topics that have no order between them.
     pub(super) is_behind: bool,
     /// Its broker is gone, and will not say that it ends.
     pub(super) is_orphan: bool,
     /// That was too long ago.
     pub(super) is_cut_off: bool,
+    /// Brokers that were gone when it began.
+    pub(super) life: u32,
 }
 
 /// What a ring is made of.
@@ -151,6 +154,7 @@ impl InRing {
             is_behind: false,
             is_orphan: false,
             is_cut_off: false,
+            life: 0,
         }
     }
 

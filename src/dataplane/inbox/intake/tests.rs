@@ -222,6 +222,8 @@ fn a_ring_is_read_when_those_of_its_lineage_before_it_are_read_to_their_end() {
         let topic = Topic::new("events.process.batch").expect("a legal topic");
         intake.ring(ring).expect("it was just added").grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
         producers.push(producer);
+        // Of a broker each. They are no orphans yet, whose publisher seems to be gone.
+        intake.life += 1;
     }
     let keys: Vec<PublisherId> = intake.rings.iter().map(InRing::publisher).collect();
     assert!(keys.iter().all(|key| *key == keys[0]), "they are one publisher's: {keys:?}");
@@ -238,6 +240,37 @@ fn a_ring_is_read_when_those_of_its_lineage_before_it_are_read_to_their_end() {
     }
     intake.turn(Until::AllWereSeen);
     assert!(intake.rings.is_empty());
+}
+
+/// One is for events, one for control: neither has to end before the other is read.
+#[test]
+fn two_rings_of_a_publisher_are_read_side_by_side_also_behind_those_of_a_broker_before() {
+    let (_spare, mut spare_ring) = ring();
+    spare_ring.end_soon();
+    let (mut intake, queue) = intake_with(spare_ring);
+    intake.turn(Until::AllWereSeen);
+    let mut producers = Vec::new();
+    for number in 1..=4 {
+        let (mut producer, consumer, doorbell, origin, lineage) = parts();
+        let ring = RingId(number);
+        let consumer = Box::new(consumer);
+        intake.carry_out(Command::Add { ring, end: InEnd::Memory(consumer, doorbell), origin, lineage });
+        let topic = Topic::new("events.process.batch").expect("a legal topic");
+        intake.ring(ring).expect("it was just added").grant(0, 0, topic, &Arc::from([Arc::clone(&queue)]));
+        publish(&mut producer);
+        producers.push(producer);
+        if number == 2 {
+            intake.carry_out(Command::Detach);
+        }
+    }
+    for _broker in 0..2 {
+        intake.turn(Until::AllWereSeen);
+        intake.turn(Until::AllWereSeen);
+        assert_eq!(count_of(&queue), 2, "of both rings of one broker");
+        let _ = producers.remove(0).close();
+        let _ = producers.remove(0).close();
+        intake.turn(Until::AllWereSeen);
+    }
 }
 
 /// A silent publisher lets go of its first ring at its next call, and of those that it never took over at once.

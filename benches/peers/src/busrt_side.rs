@@ -14,9 +14,15 @@ use crate::processes::{await_go, is_ready, tell};
 const SOCKET: &str = "busrt.sock";
 const TOPIC: &str = "events/process/lifecycle";
 
+/// Its broker hangs up on a client that says nothing for so long, a second if nobody says otherwise.
+const SILENCE: Duration = Duration::from_secs(3600);
+
 pub async fn broker() {
     let mut broker = Broker::new();
-    broker.spawn_unix_server(SOCKET, ServerConfig::default()).await.expect("the folder is new");
+    broker
+        .spawn_unix_server(SOCKET, ServerConfig::default().timeout(SILENCE))
+        .await
+        .expect("the folder is new");
     is_ready();
     std::future::pending::<()>().await;
 }

@@ -183,7 +183,8 @@ impl Session {
                 },
                 Some(event) = channels.data_events.recv() => self.data_event(event),
                 Some(made) = self.making.next() => self.made(made),
-                () = std::future::ready(()), if !self.to_send.is_empty() => self.send_relayed(),
+                // The runtime looks at sockets when this task waits: without that what was read would not be heard of.
+                () = tokio::task::yield_now(), if !self.to_send.is_empty() => self.send_relayed(),
                 () = sleep_until(self.orphans_until) => self.end_orphans(),
             }
         }

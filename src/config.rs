@@ -67,6 +67,9 @@ pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 /// Bytes of one control frame. The largest, a subscribe with all its patterns, needs a quarter. Above it: the session ends.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
 
+/// Frames of records that cost a session as much of its pace as one request: they are looked at, and sent on.
+pub(crate) const FRAMES_PER_REQUEST: u32 = 8;
+
 /// Bytes of records that one frame brings which go over the broker: a record of the usual size fits, and there is room for the rest of the
 /// message.
 pub(crate) const RELAYED_BYTES_MAX: usize = FRAME_BYTES_MAX - 64;
@@ -141,7 +144,10 @@ pub(crate) const STRANGERS_SESSIONS: u32 = 4;
 /// For how long a session is not read at a time: a fifth of the time that it has to answer.
 pub(crate) const REQUESTS_PAUSE: Duration = Duration::from_millis(100);
 
-/// For how long the broker does not read from a session that has sent a part of a frame. Honest clients send them whole; byte by byte a
+/// Bytes that are not worth reading by themselves, if they end within a frame. What a full socket cuts is larger.
+pub(crate) const PART_BYTES: usize = 4 << 10;
+
+/// For how long the broker does not read from a session that has sent a small part of a frame. Honest clients send them whole; byte by byte a
 /// session costs a thousand looks a second, and not as many as the host can make.
 pub(crate) const PART_PAUSE: Duration = Duration::from_millis(1);
 

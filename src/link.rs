@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use shm::Descriptor;
 use tokio::sync::mpsc;
 
-use crate::config::DESCRIPTORS_WAITING_MAX;
+use crate::config::{DESCRIPTORS_WAITING_MAX, PART_BYTES};
 use crate::sys::Stream;
 use crate::wire::codec::{Undecodable, decode, encode};
 use crate::wire::frames::{BadLength, Deframer, frame};
@@ -128,7 +128,7 @@ impl MessageReader {
                 tokio::time::sleep(self.pause).await;
             }
             let received = stream.receive(&mut self.buffer).await?;
-            self.in_parts = received.bytes < self.buffer.len();
+            self.in_parts = received.bytes < PART_BYTES;
             if received.bytes == 0 {
                 return Err(LinkError::Closed);
             }

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::config::STRANGERS_SESSIONS;
+use crate::config::{FRAMES_PER_REQUEST, STRANGERS_SESSIONS};
 
 /// How fast a session may ask.
 #[derive(Debug, Clone, Copy)]
@@ -53,11 +53,13 @@ pub(super) struct Asked {
     owed: u32,
     /// Frames of records that it was sent, and has not said of that they were read.
     relayed: u32,
+    /// Frames of records that it has sent, since they last cost something.
+    frames: u32,
 }
 
 impl Asked {
     pub(super) fn new(now: Instant) -> Self {
-        Self { done_by: now, owed: 0, relayed: 0 }
+        Self { done_by: now, owed: 0, relayed: 0, frames: 0 }
     }
 
     /// The broker asks for an answer.
@@ -70,6 +72,12 @@ impl Asked {
         let is_due = self.owed > 0;
         self.owed = self.owed.saturating_sub(1);
         is_due
+    }
+
+    /// It sends a frame of records. What that costs, in requests.
+    pub(super) fn frame(&mut self) -> u32 {
+        self.frames = (self.frames + 1) % FRAMES_PER_REQUEST;
+        u32::from(self.frames == 0)
     }
 
     /// It is sent a frame of records.
@@ -127,6 +135,13 @@ mod tests {
         let later = now + Duration::from_secs(9);
         assert_eq!(strangers.ask(9, later, PACE, 1), None);
         assert_eq!(strangers.0.len(), 1, "what is over is not kept");
+    }
+
+    #[test]
+    fn frames_of_records_cost_a_part_of_a_request_each() {
+        let mut asked = Asked::new(Instant::now());
+        let cost: u32 = (0..10 * FRAMES_PER_REQUEST).map(|_| asked.frame()).sum();
+        assert_eq!(cost, 10);
     }
 
     #[test]

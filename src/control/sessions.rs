@@ -197,6 +197,7 @@ impl Session {
             Request::Took { .. } if self.asked.take() => 0,
             // The process with the broker in it has no socket to wait in.
             _ if self.origin == Origin::Embedded => 0,
+            Request::Relay { .. } => self.asked.frame(),
             _ => 1,
         }
     }

@@ -204,6 +204,8 @@ fn the_page_has_the_limits_of_the_sources() {
         REQUESTS_PER_SECOND,
         REQUESTS_AHEAD,
         REQUESTS_PAUSE,
+        FRAMES_PER_REQUEST,
+        PART_BYTES,
         PART_PAUSE,
         BREACH_PAUSE,
         REQUEST_DEADLINE,

@@ -75,7 +75,7 @@ pub enum Connection {
     Up,
     /// There is none, for this reason; the client looks for one.
     Away(Disconnected),
-    /// There is none, for this reason, and the client does not look for one: it is not [to come back](ConnectOptions::comes_back), or somebody
+    /// There is none, for this reason, and the client does not look for one: it is not [to come back](crate::ConnectOptions::comes_back), or somebody
     /// else is this component now.
     Over(Disconnected),
 }

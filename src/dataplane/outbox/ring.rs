@@ -39,6 +39,7 @@ pub(crate) enum RingEnd {
 }
 
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one; how large differs by platform")]
 enum Way {
     Memory(Memory),
     Broker(Line),

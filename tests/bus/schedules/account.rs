@@ -79,31 +79,40 @@ pub(super) fn judge(entries: &[Entry], spans: &BTreeMap<u64, Span>, whole: bool)
         let fault = format!("{told} told as lost, {missing} are");
         return if whole { Verdict::Early(fault) } else { Verdict::Wrong(fault) };
     }
-    place_doubtful(entries, gaps, told - missing)
+    let Err(fault) = place(entries, gaps.clone(), told - missing) else { return Verdict::Exact };
+    // What was told may all be of earlier than the end, of which nothing was told yet.
+    let (at_the_end, others): (Vec<Gap>, Vec<Gap>) = gaps.into_iter().partition(|gap| gap.to == NEVER);
+    let untold: u64 = at_the_end.iter().map(|gap| gap.missing).sum();
+    let at_the_end =
+        at_the_end.into_iter().map(|gap| Gap { missing: 0, doubtful: gap.doubtful + gap.missing, ..gap });
+    let gaps = others.into_iter().chain(at_the_end).collect();
+    match place(entries, gaps, told + untold - missing) {
+        Ok(()) if whole => Verdict::Early(fault),
+        _ => Verdict::Wrong(fault),
+    }
 }
 
-/// Where the stream of a subscription begins may be in doubt for one stream: each beginning is tried.
-fn place_doubtful(entries: &[Entry], mut gaps: Vec<Gap>, extra: u64) -> Verdict {
+/// Where the stream of a subscription begins may be in doubt for one stream: each beginning is tried. `extra` is told beyond what is
+/// missing for certain.
+fn place(entries: &[Entry], mut gaps: Vec<Gap>, extra: u64) -> Result<(), String> {
     let heads: Vec<usize> =
         (0..gaps.len()).filter(|&at| gaps[at].doubtful > 0 && gaps[at].to != NEVER).collect();
     let ([] | [_]) = heads[..] else {
         panic!("a schedule lets one stream at most run while a subscription is made: {gaps:?}");
     };
-    let Some(&head) = heads.first() else {
-        return assign(entries, gaps).map_or_else(Verdict::Wrong, |()| Verdict::Exact);
-    };
+    let Some(&head) = heads.first() else { return assign(entries, gaps) };
     let behind: u64 = gaps.iter().filter(|gap| gap.to == NEVER).map(|gap| gap.doubtful).sum();
     let (missing, doubtful) = (gaps[head].missing, gaps[head].doubtful);
     gaps[head].doubtful = 0;
-    let mut fault = String::new();
+    let mut fault = "more is told than can be missing".to_owned();
     for more in extra.saturating_sub(behind)..=extra.min(doubtful) {
         gaps[head].missing = missing + more;
         match assign(entries, gaps.clone()) {
-            Ok(()) => return Verdict::Exact,
+            Ok(()) => return Ok(()),
             Err(why) => fault = why,
         }
     }
-    Verdict::Wrong(fault)
+    Err(fault)
 }
 
 fn gaps(entries: &[Entry], spans: &BTreeMap<u64, Span>, whole: bool) -> Result<Vec<Gap>, String> {
@@ -241,5 +250,8 @@ mod tests {
             "a loss behind the last event"
         );
         assert!(matches!(verdict(&[], &[TEN]), Verdict::Early(_)));
+        // Of the beginning three may be missing, and of the end one is.
+        let untold = verdict(&[Lost(3), run(0, 7, 2)], &[span(4, 7, 10, 10)]);
+        assert!(matches!(untold, Verdict::Early(_)), "{untold:?}");
     }
 }

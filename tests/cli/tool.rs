@@ -65,7 +65,10 @@ impl Said {
 
 /// The binary with these words, and the folder's socket behind them.
 pub(crate) fn command(folder: &Folder, words: &[&str]) -> Command {
-    with_socket(Command::new(env!("CARGO_BIN_EXE_eventbus")), folder, words)
+    let mut command = Command::new("env");
+    // Whoever runs the tests may have some ignored, as `nohup` does.
+    command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_eventbus")]);
+    with_socket(command, folder, words)
 }
 
 /// The same, by a user that owns nothing here.

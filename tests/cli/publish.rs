@@ -275,12 +275,13 @@ fn what_it_has_read_and_can_not_publish_is_counted_when_it_is_told_to_end() {
     await_published(&folder, 1);
     broker.kill();
     publisher.warns("looking for the next one");
-    (2..=40).for_each(|pid| publisher.tell(&process(pid)));
+    // Fewer than it keeps: it would leave the rest in the pipe.
+    (2..=11).for_each(|pid| publisher.tell(&process(pid)));
     wait_until("it has read all", || publisher.has_read_all());
     let ended = publisher.interrupt();
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.out[0].starts_with("1 published on "), "{ended:?}");
-    assert!(ended.err.ends_with("not published: 39 lines that were read, from line 2 on"), "{ended:?}");
+    assert!(ended.err.ends_with("not published: 10 lines that were read, from line 2 on"), "{ended:?}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::access::{Component, Withheld};
 use crate::batch::{BatchEvent, EventTooLarge};
 use crate::correlation::CorrelationMetadata;
-use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, OutboxShared, Queue, WaitPolicy};
+use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, KeptShare, OutboxShared, Queue, WaitPolicy};
 use crate::event::CollectionEvent;
 use crate::routing::TopicId;
 use crate::topic::{Topic, TopicError, TopicPattern};
@@ -359,6 +359,7 @@ impl EventBusClient {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ClientSettings {
     pub(crate) queue_bytes: usize,
+    pub(crate) outbox_bytes: usize,
     pub(crate) wait_policy: WaitPolicy,
     pub(crate) deadline: Duration,
 }
@@ -390,7 +391,7 @@ pub(crate) struct Channels {
 impl Core {
     /// The handles' side of a session that has been welcomed, and what the session itself needs.
     pub(crate) fn new(welcome: &Welcome, settings: ClientSettings) -> (Arc<Self>, Arc<Ground>, Channels) {
-        let ClientSettings { queue_bytes, wait_policy, deadline } = settings;
+        let ClientSettings { queue_bytes, outbox_bytes, wait_policy, deadline } = settings;
         let (commands, commands_end) = mpsc::unbounded_channel();
         let (data_events, data_events_end) = mpsc::unbounded_channel();
         let ring_bytes = usize::try_from(welcome.ring_bytes).unwrap_or(usize::MAX);
@@ -409,6 +410,7 @@ impl Core {
             component,
             queue_bytes,
             record_bytes_max,
+            kept: Arc::new(KeptShare::new(outbox_bytes as u64)),
             last_subscription: AtomicU32::new(0),
             last_publisher: AtomicU32::new(0),
         });
@@ -488,7 +490,7 @@ impl Core {
 
     fn open_publisher(&self) -> Publisher {
         let publisher = self.ground.last_publisher.fetch_add(1, Ordering::Relaxed);
-        let outbox = Arc::new(OutboxShared::new());
+        let outbox = Arc::new(OutboxShared::new(Arc::clone(&self.ground.kept)));
         self.tell(Command::OpenPublisher { publisher, outbox: Arc::clone(&outbox) });
         Publisher::new(publisher, self.commands.clone(), outbox, &self.ground, self.ground.record_bytes_max)
     }

@@ -165,6 +165,22 @@ pub(crate) const RETURN_FIRST: Duration = Duration::from_millis(50);
 /// Up to this: no timer of an idle process is shorter than half a minute, but by the chance that keeps many from coming at once.
 pub(crate) const RETURN_LONGEST: Duration = Duration::from_secs(60);
 
+/// What a client keeps of what nobody hears while there is no broker, in bytes: some 15,000 process events.
+pub(crate) const OUTBOX_BYTES: usize = 4 << 20;
+
+/// For how long it is kept once there is a broker: an agent that has just started may subscribe a little later.
+pub(crate) const KEPT_LONGEST: Duration = Duration::from_secs(30);
+
+/// How long it then waits for word that a subscriber takes what comes, who has a ring for it: a client of an older version never says so. A
+/// broker does not wait for a route for longer than half of it.
+pub(crate) const SETTLED_LONGEST: Duration = Duration::from_secs(1);
+
+/// What of it is put into rings at a time, in bytes. Longer the publisher's thread need not wait, which may want to add to it.
+pub(crate) const KEPT_POUR_BYTES: u64 = 256 << 10;
+
+/// How long it waits for room in a ring whose subscriber reads nothing.
+pub(crate) const KEPT_STUCK_LONGEST: Duration = Duration::from_secs(1);
+
 /// For how long who is back goes on with rings to subscribers, and from publishers, that are not: they look for the broker as often as it
 /// did. Above it: such rings end, since no broker says any more that the other end may hear, or be heard.
 pub(crate) const ORPHANS_LONGEST: Duration = Duration::from_secs(120);

@@ -103,6 +103,11 @@ impl Topic {
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = &str> + Clone {
         self.0.split('.')
     }
+
+    /// Whether what is published on it are control messages.
+    pub(crate) fn is_control(&self) -> bool {
+        self.segments().next() == Some("control")
+    }
 }
 
 /// A set of topics: what a subscription asks for, and what the rows of the topic table are written in.

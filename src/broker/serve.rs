@@ -278,6 +278,10 @@ impl Server {
             let _ = events.send(Event::Ended { session }).await;
         });
         self.feed(Input::Connected { session, origin: Origin::Embedded });
+        let mut client = [0; 8];
+        // Without chance those who knew the agent of before can't tell it from this one.
+        let _ = sys::randomize(&mut client);
+        let life = Life { client: u64::from_le_bytes(client), before: 0 };
         // Within a process there is nothing to prove.
         let hello = Hello {
             versions: Versions::OURS,
@@ -285,14 +289,16 @@ impl Server {
             client_id: client_id.to_owned(),
             nonce: Nonce([0; 32]),
             credential: Credential::Nothing,
-            life: Life { client: 0, before: 0 },
+            life,
         };
         self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
         let Ok((Notice::Welcome(welcome), _)) = notices.try_recv() else {
             return;
         };
         let BrokerOptions { queue_bytes, wait_policy, .. } = self.options;
-        let settings = ClientSettings { queue_bytes, wait_policy, deadline: REQUEST_DEADLINE };
+        // Its broker is there for as long as it is.
+        let outbox_bytes = 0;
+        let settings = ClientSettings { queue_bytes, outbox_bytes, wait_policy, deadline: REQUEST_DEADLINE };
         let (core, ground, channels) = Core::new(&welcome, settings);
         if let Some(connection) = self.connections.get_mut(&session) {
             connection.peer = Peer::Embedded(Some(ground.connection.subscribe()));

@@ -37,6 +37,7 @@ pub struct ConnectOptions {
     /// In place of the path. Whoever connects first takes it.
     pub(super) inherited: Option<Arc<Mutex<Option<SocketEnd>>>>,
     pub(super) queue_bytes: usize,
+    pub(super) outbox_bytes: usize,
     pub(super) wait_policy: WaitPolicy,
     pub(super) deadline: Duration,
     pub(super) expected_broker_uid: Option<u32>,
@@ -56,6 +57,7 @@ impl ConnectOptions {
             path: PathBuf::from(config::SOCKET_PATH),
             inherited: None,
             queue_bytes: config::QUEUE_BYTES,
+            outbox_bytes: config::OUTBOX_BYTES,
             wait_policy: WaitPolicy::default(),
             deadline: config::REQUEST_DEADLINE,
             expected_broker_uid: None,
@@ -112,8 +114,8 @@ impl ConnectOptions {
     }
 
     const fn settings(&self) -> ClientSettings {
-        let Self { queue_bytes, wait_policy, deadline, .. } = *self;
-        ClientSettings { queue_bytes, wait_policy, deadline }
+        let Self { queue_bytes, outbox_bytes, wait_policy, deadline, .. } = *self;
+        ClientSettings { queue_bytes, outbox_bytes, wait_policy, deadline }
     }
 
     /// The launch token that proves who this is. Over a connection that was inherited nothing has to be proven.
@@ -128,6 +130,18 @@ impl ConnectOptions {
     #[must_use]
     pub fn key_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.key_file = Some(path.into());
+        self
+    }
+
+    /// What is kept of what this session's publishers publish while there is no broker, and nobody else to hear it: so many bytes in all, 64
+    /// being added for each record; 4 MiB at first, 0 for nothing. What does not fit is lost, and those who come are told how much.
+    ///
+    /// It is kept until the client has found a broker, and then for 30 seconds more, for those who subscribe with that one. The first who do so get
+    /// all that was kept of their topics, in order, before anything newer. Control messages are not kept: one that is hours old is worse than
+    /// none. Nothing is kept by a client that does not [come back](Self::comes_back), and it goes with its [`Publisher`](crate::Publisher).
+    #[must_use]
+    pub fn outbox_bytes(mut self, bytes: usize) -> Self {
+        self.outbox_bytes = bytes;
         self
     }
 

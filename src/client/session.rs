@@ -15,8 +15,8 @@ use super::{Channels, ConnectOptions, Connection, Disconnected, StatisticsError,
 use crate::access::Component;
 use crate::config::HANG_UP_LONGEST;
 use crate::dataplane::{
-    DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, LatencyHistogram, OutboxShared, RouteTarget,
-    WaitPolicy,
+    DataEvent, DataEvents, Desk, Hub, Inbox, InboxCounters, KeptShare, LatencyHistogram, OutboxShared,
+    RouteTarget, WaitPolicy,
 };
 use crate::link::{Link, LinkError};
 use crate::wire::{Notice, Refusal, Request, RingId, Welcome};
@@ -25,6 +25,7 @@ mod claims;
 mod command;
 mod home;
 mod inquiry;
+mod kept;
 mod making;
 mod publishers;
 mod relays;
@@ -54,6 +55,8 @@ pub(crate) struct Ground {
     /// What waits for a subscription at most, where nobody says otherwise.
     pub(crate) queue_bytes: usize,
     pub(crate) record_bytes_max: u32,
+    /// What all publishers may keep of what nobody hears while there is no broker.
+    pub(crate) kept: Arc<KeptShare>,
     pub(crate) last_subscription: AtomicU32,
     pub(crate) last_publisher: AtomicU32,
 }
@@ -89,6 +92,8 @@ pub(crate) struct Session {
     settled: HashSet<(String, u64)>,
     /// When rings to who has not come back end.
     orphans_until: Option<Instant>,
+    /// Subscriptions have begun, and the broker was not told.
+    begins: bool,
     /// Rings were left open when the broker was lost: it seemed to be gone.
     left_rings: bool,
     /// A ring has ended while there was no broker, and may have ended early.
@@ -103,6 +108,9 @@ pub(crate) struct Session {
     outgoing: VecDeque<(Request, Option<Descriptor>)>,
     /// Rings over the broker that have something to be sent.
     to_send: VecDeque<RingId>,
+    /// When to look at what publishers have kept while there was no broker; and until when more is kept.
+    pours_at: Option<Instant>,
+    keeps_until: Option<Instant>,
 }
 
 /// Runs a session that has been welcomed, until nobody holds a handle of its client any more. Without a way home it ends with its broker.
@@ -148,6 +156,7 @@ impl Session {
             rings: HashMap::new(),
             settled: HashSet::new(),
             orphans_until: None,
+            begins: false,
             left_rings: false,
             may_have_missed: false,
             released: Vec::new(),
@@ -157,6 +166,8 @@ impl Session {
             last_request: 0,
             outgoing: VecDeque::new(),
             to_send: VecDeque::new(),
+            pours_at: None,
+            keeps_until: None,
         }
     }
 
@@ -186,6 +197,7 @@ impl Session {
                 // The runtime looks at sockets when this task waits: without that what was read would not be heard of.
                 () = tokio::task::yield_now(), if !self.to_send.is_empty() => self.send_relayed(),
                 () = sleep_until(self.orphans_until) => self.end_orphans(),
+                () = sleep_until(self.pours_at) => self.pour(),
             }
         }
     }
@@ -251,6 +263,7 @@ impl Session {
     fn command(&mut self, command: Command) {
         match command {
             Command::OpenPublisher { publisher, outbox } => {
+                self.keep_for(&outbox);
                 self.publishers.insert(publisher, PublisherState::new(outbox));
             }
             Command::Declare { publisher, topic, reply } => self.declare(publisher, topic, reply),
@@ -354,6 +367,7 @@ impl Session {
                 self.change_routes(publisher, topic_number, |outbox, place| {
                     outbox.add_route(place, RouteTarget::of(target));
                 });
+                self.pour_soon();
                 self.ask(Request::Done { order });
             }
             Notice::Unroute { order, publisher, topic_number, ring } => {

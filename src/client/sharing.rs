@@ -42,6 +42,8 @@ pub enum SessionTerm {
     WaitPolicy,
     /// [`ConnectOptions::comes_back`].
     ComesBack,
+    /// [`ConnectOptions::outbox_bytes`].
+    OutboxBytes,
     /// [`ConnectOptions::expected_broker_uid`].
     ExpectedBrokerUid,
     /// [`ConnectOptions::token`].
@@ -55,6 +57,7 @@ impl fmt::Display for SessionTerm {
         f.write_str(match self {
             Self::Deadline => "deadline",
             Self::WaitPolicy => "wait policy",
+            Self::OutboxBytes => "size of its outbox",
             Self::ComesBack => "word on whether it comes back",
             Self::ExpectedBrokerUid => "user of the broker",
             Self::Token => "launch token",
@@ -107,6 +110,7 @@ struct Terms {
     deadline: Duration,
     wait_policy: WaitPolicy,
     comes_back: bool,
+    outbox_bytes: usize,
     expected_broker_uid: Option<u32>,
     token: Option<TokenId>,
     key_file: Option<PathBuf>,
@@ -118,6 +122,7 @@ impl Terms {
             deadline: options.deadline,
             wait_policy: options.wait_policy,
             comes_back: options.comes_back,
+            outbox_bytes: options.outbox_bytes,
             expected_broker_uid: options.expected_broker_uid,
             token: options.token.as_ref().map(|token| token.id),
             key_file: options.key_file.clone(),
@@ -130,6 +135,7 @@ impl Terms {
             (self.deadline != other.deadline, SessionTerm::Deadline),
             (self.wait_policy != other.wait_policy, SessionTerm::WaitPolicy),
             (self.comes_back != other.comes_back, SessionTerm::ComesBack),
+            (self.outbox_bytes != other.outbox_bytes, SessionTerm::OutboxBytes),
             (self.expected_broker_uid != other.expected_broker_uid, SessionTerm::ExpectedBrokerUid),
             (self.token != other.token, SessionTerm::Token),
             (self.key_file != other.key_file, SessionTerm::KeyFile),

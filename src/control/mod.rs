@@ -480,6 +480,7 @@ impl<F> Machine<F> {
             Request::NoRing { ring, cause } => self.no_ring(session, ring, &cause),
             Request::Poisoned { ring, violation } => self.poisoned(session, ring, violation),
             Request::Returned => self.returned(session),
+            Request::Begun => self.begun(session),
             Request::Relay { ring, records } => self.relay(session, ring, &records),
             Request::Took { ring, cost } => self.took(session, ring, cost),
             Request::Finished => self.finished(session),

@@ -200,7 +200,7 @@ fn record_bytes_max(window: u64) -> u64 {
 
 impl<F> Machine<F> {
     pub(super) fn lane(&self, publisher: SessionId, subscriber: SessionId, topic: &Topic) -> Lane {
-        let is_control = topic.segments().next() == Some("control");
+        let is_control = topic.is_control();
         if is_control && self.can_relay(publisher, subscriber) { Lane::Control } else { Lane::Events }
     }
 

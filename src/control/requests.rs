@@ -59,6 +59,7 @@ impl<F> Machine<F> {
                 self.charges.charge(account, Resource::PatternBytes, bytes_of_patterns(&subscribed.patterns));
                 let state = self.sessions.get_mut(&session).expect("the caller found the session");
                 state.subscriptions.insert(subscription, subscribed);
+                state.begins = state.says_that_it_begins();
                 self.wait_for(session, wishes, answer);
             }
             Err(refusal) => {

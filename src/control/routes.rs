@@ -178,6 +178,7 @@ impl<F> Machine<F> {
             (Phase::Routing, wanted) => {
                 route.phase = Phase::Active;
                 let waits = std::mem::take(&mut route.waits);
+                self.tell_of_settled(key);
                 self.settle(key, waits);
                 if !wanted {
                     self.start_unrouting(key);

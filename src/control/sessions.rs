@@ -1,17 +1,18 @@
 //! Sessions: hello, names, and what goes with a session when it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::pace::{Asked, Pace};
 use super::quota::Account;
+use super::routes::{Phase, RouteKey};
 use super::{Action, Machine, Origin, Payer, Report, Right, SessionId};
 use crate::access::Component;
 use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Credential, GoodbyeReason, Hello, Identity, Life, Needed, Nonce, Notice, Proof, PublisherId, RELAY_SINCE,
-    Refusal, Request, Resource, STATISTICS_SINCE, Sharer, TokenId, Versions, Welcome,
+    BEGUN_SINCE, Credential, GoodbyeReason, Hello, Identity, Life, Needed, Nonce, Notice, Proof, PublisherId,
+    RELAY_SINCE, Refusal, Request, Resource, STATISTICS_SINCE, Sharer, TokenId, Versions, Welcome,
 };
 
 /// The component that only the process with the broker in it can be.
@@ -30,6 +31,10 @@ pub(super) struct Session {
     pub(super) life: Life,
     /// What its client had subscribed to in its life before is there again, or it had none.
     pub(super) is_whole: bool,
+    /// It has subscribed to something, and has not said that it takes what comes.
+    pub(super) begins: bool,
+    /// Some who wait for that may have no ring to it but one from before.
+    owes_word: bool,
     /// Of the protocol; none until it is let in.
     version: u16,
     /// When it was let in.
@@ -164,6 +169,11 @@ impl Session {
         self.version >= RELAY_SINCE
     }
 
+    /// Whether it says so when its subscriptions have begun.
+    pub(super) fn says_that_it_begins(&self) -> bool {
+        self.version >= BEGUN_SINCE
+    }
+
     fn known_by(&self) -> Option<Known> {
         if let Entry::In { known_by } = self.entry { Some(known_by) } else { None }
     }
@@ -279,6 +289,8 @@ impl<F> Machine<F> {
             asked: Asked::new(self.now),
             life: Life { client: 0, before: 0 },
             is_whole: true,
+            begins: false,
+            owes_word: false,
             version: 0,
             since: self.now,
             is_to_tell: false,
@@ -467,18 +479,61 @@ impl<F> Machine<F> {
         if std::mem::replace(&mut state.is_whole, true) {
             return self.fault(session, "a return that was not, or is over");
         }
-        let others = self.returned_sessions().filter(|other| *other != session);
-        for other in others.collect::<Vec<_>>() {
+        state.owes_word = true;
+        self.say_to_whom_it_matters(session);
+    }
+
+    /// A client takes what its subscriptions bring: publishers that have come back may have something for it from before.
+    pub(super) fn begun(&mut self, session: SessionId) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        if !std::mem::replace(&mut state.begins, false) {
+            return self.fault(session, "a beginning of nothing");
+        }
+        self.say_to_whom_it_matters(session);
+    }
+
+    /// Says that a session is settled, if it is, to those who have come back. Not to all each time: a session may begin as often as it likes.
+    fn say_to_whom_it_matters(&mut self, session: SessionId) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        if !state.is_whole || state.begins {
+            return;
+        }
+        let others: BTreeSet<SessionId> = if std::mem::take(&mut state.owes_word) {
+            self.returned_sessions().filter(|other| *other != session).collect()
+        } else {
+            let producers = self.heard_by(session).map(|(publisher, _)| self.publishers[&publisher].session);
+            producers.filter(|producer| self.sessions[producer].life.before > 0).collect()
+        };
+        for other in others {
             self.say_settled(other, session);
+        }
+    }
+
+    /// The first route of a publisher that has come back leads to a client that takes what comes.
+    pub(super) fn tell_of_settled(&mut self, key: RouteKey) {
+        let producer = self.publishers[&key.publisher].session;
+        let subscriber = &self.sessions[&key.subscriber];
+        let is_settled = subscriber.is_whole && !subscriber.begins;
+        if self.sessions[&producer].life.before == 0 || !is_settled || producer == key.subscriber {
+            return;
+        }
+        let lane = self.routes[&key].lane;
+        let routes = self.routes_between(key.publisher, key.subscriber, lane);
+        if routes.iter().filter(|key| self.routes[key].phase == Phase::Active).count() == 1 {
+            self.say_settled(producer, key.subscriber);
         }
     }
 
     /// Tells one that has come back of those that have before it.
     fn say_who_is_settled(&mut self, session: SessionId) {
-        let whole =
-            self.returned_sessions().filter(|other| *other != session && self.sessions[other].is_whole);
-        for other in whole.collect::<Vec<_>>() {
-            self.say_settled(session, other);
+        let others = self.returned_sessions().filter(|other| *other != session);
+        for other in others.collect::<Vec<_>>() {
+            let state = self.sessions.get_mut(&other).expect("it has a name");
+            if state.is_whole && !state.begins {
+                self.say_settled(session, other);
+            } else {
+                state.owes_word = true;
+            }
         }
     }
 

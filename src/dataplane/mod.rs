@@ -22,7 +22,9 @@ pub(crate) use chunk::Chunk;
 pub(crate) use hub::Hub;
 pub(crate) use inbox::{Desk, InEnd, Inbox, InboxCounters, Lineage, Served};
 pub(crate) use latency::LatencyHistogram;
-pub(crate) use outbox::{Line, Outbox, OutboxShared, RecordLimits, Relayed, RingEnd, RouteTarget, Wait};
+pub(crate) use outbox::{
+    KeptShare, Line, Outbox, OutboxShared, Poured, RecordLimits, Relayed, RingEnd, RouteTarget, Wait,
+};
 pub(crate) use queue::{Item, Queue, Taken};
 pub(crate) use received::Origin;
 

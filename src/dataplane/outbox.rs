@@ -25,6 +25,7 @@ use crate::topic::Topic;
 use crate::wire::{PublisherId, RingId, SlotTarget};
 
 mod clock;
+mod kept;
 mod relay;
 mod ring;
 mod room;
@@ -32,14 +33,16 @@ mod staged;
 mod tally;
 mod wanted;
 use clock::WallClock;
+use kept::{Keeping, Keeps};
+pub(crate) use kept::{KeptShare, Poured};
 pub(crate) use relay::{Line, Relayed};
 pub(crate) use ring::RingEnd;
-use ring::{Address, OutRing, Over};
+use ring::{Address, OutRing, Over, Sealed};
 pub(crate) use room::Wait;
 use staged::Staged;
 use tally::Tallies;
 pub(crate) use wanted::OutboxShared;
-use wanted::Wanted;
+use wanted::{Fresh, Wanted};
 
 /// What became of events that were published together.
 ///
@@ -76,8 +79,12 @@ pub struct Delivery {
     /// queues. Not a receipt: a subscriber may yet be killed, or lag behind its queue.
     pub reached: u64,
     /// Events that were lost because a subscriber's ring was full, or too small for them, summed over subscribers. Each is told of
-    /// its own.
+    /// its own. And events that nobody was there for while there was no broker, and no room to keep them.
     pub dropped: u64,
+    /// Events that are kept for who comes when there is a broker again, nobody being there for them now:
+    /// see [`ConnectOptions::outbox_bytes`](crate::ConnectOptions::outbox_bytes). [`Publisher::consumed`](crate::Publisher::consumed) tells
+    /// when they were read.
+    pub kept: u64,
 }
 
 impl Delivery {
@@ -87,6 +94,7 @@ impl Delivery {
         self.subscribers = self.subscribers.max(other.subscribers);
         self.reached += other.reached;
         self.dropped += other.dropped;
+        self.kept += other.kept;
     }
 }
 
@@ -147,12 +155,22 @@ pub(crate) struct Outbox {
     pool: Pool,
     staged: Option<Staged>,
     tallies: Tallies,
+    keeps: Keeps,
 }
 
 #[derive(Debug, Clone)]
 enum Target {
-    Local { topic: Topic, queues: Queues, urgent: bool },
-    Ring { index: usize, address: Address },
+    Local {
+        topic: Topic,
+        queues: Queues,
+        urgent: bool,
+    },
+    Ring {
+        index: usize,
+        address: Address,
+        /// The most that the ring takes of one record.
+        record_bytes_max: u32,
+    },
 }
 
 impl Outbox {
@@ -179,18 +197,23 @@ impl Outbox {
             pool: Pool::default(),
             staged: None,
             tallies: Tallies::default(),
+            keeps: Keeps::default(),
         }
     }
 
-    /// Whether anybody is there for this topic now. If not, nothing needs to be encoded.
+    /// Whether anybody is there for this topic now, or may come for it. If not, nothing needs to be encoded.
     pub(crate) fn has_targets(&mut self, topic: TopicId) -> bool {
         self.follow();
-        !self.table.targets(topic).is_empty()
+        !self.table.targets(topic).is_empty() || self.keeps != Keeps::Nothing
     }
 
     /// Processes that what is published on this topic now is for.
     pub(crate) fn subscribers(&mut self, topic: TopicId) -> u64 {
         self.follow();
+        self.heard_by(topic)
+    }
+
+    fn heard_by(&self, topic: TopicId) -> u64 {
         let is_there = |target: &&Target| match target {
             Target::Local { queues, .. } => !queues.is_empty(),
             Target::Ring { index, .. } => self.rings[*index].is_some(),
@@ -201,7 +224,7 @@ impl Outbox {
     /// How large records of this topic may be now. One that is made by older limits is lost where it does not fit.
     pub(crate) fn limits(&self, topic: TopicId) -> RecordLimits {
         let rings = self.table.targets(topic).iter().filter_map(|target| match target {
-            Target::Ring { address, .. } => Some(address.record_bytes_max),
+            Target::Ring { record_bytes_max, .. } => Some(*record_bytes_max),
             Target::Local { .. } => None,
         });
         let default = self.record_bytes_max;
@@ -221,8 +244,36 @@ impl Outbox {
     pub(crate) fn publish(&mut self, topic: TopicId, record: &mut BatchWriter) -> Delivery {
         self.follow();
         self.seal(record);
-        let events = record.len() as u64;
-        let mut delivery = Delivery { events, ..Delivery::default() };
+        let mut delivery = Delivery { events: record.len() as u64, ..Delivery::default() };
+        if self.keeps == Keeps::All {
+            self.keep(topic, record, &mut delivery);
+        }
+        self.offer(topic, record, &mut delivery);
+        if self.keeps == Keeps::Unheard
+            && delivery.subscribers == 0
+            && !self.keep(topic, record, &mut delivery)
+        {
+            self.offer(topic, record, &mut delivery);
+        }
+        self.count(topic, delivery)
+    }
+
+    /// Keeps a record for who may come. `false`: who came is there.
+    fn keep(&mut self, topic: TopicId, record: &BatchWriter, delivery: &mut Delivery) -> bool {
+        match self.shared.keep(topic, record, self.sequence) {
+            Keeping::Kept => delivery.kept += delivery.events,
+            Keeping::Full => delivery.dropped += delivery.events,
+            Keeping::Off => {
+                self.follow();
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Gives a record to each subscriber that is there.
+    fn offer(&mut self, topic: TopicId, record: &BatchWriter, delivery: &mut Delivery) {
+        let sealed = Sealed::of(record);
         let orphaned = self.shared.orphaned.load(Ordering::Relaxed);
         for target in self.table.targets(topic) {
             let taken = match target {
@@ -236,14 +287,14 @@ impl Outbox {
                     self.pool.keep(&chunk);
                     true
                 }
-                Target::Ring { index, address } => {
+                Target::Ring { index, address, .. } => {
                     let place = &mut self.rings[*index];
                     let Some(ring) = place else { continue };
                     if !ring.dirty {
                         ring.dirty = true;
                         self.dirty.push(*index);
                     }
-                    match ring.push(*address, record, self.sequence) {
+                    match ring.push(*address, &sealed, self.sequence) {
                         Ok(taken) if taken || !(orphaned && ring.is_deserted()) => taken,
                         Ok(_) => {
                             retire(&self.events, place.take());
@@ -257,9 +308,8 @@ impl Outbox {
                 }
             };
             delivery.subscribers += 1;
-            *(if taken { &mut delivery.reached } else { &mut delivery.dropped }) += events;
+            *(if taken { &mut delivery.reached } else { &mut delivery.dropped }) += delivery.events;
         }
-        self.count(topic, delivery)
     }
 
     /// Gives a record its numbers and its time.
@@ -292,6 +342,7 @@ impl Outbox {
         add(&self.shared.counters.published, delivery.events);
         add(&self.shared.counters.reached, delivery.reached);
         add(&self.shared.counters.dropped, delivery.dropped);
+        add(&self.shared.counters.kept, delivery.kept);
         delivery
     }
 
@@ -329,11 +380,15 @@ impl Outbox {
                 dropped.push(ring);
             }
         }
-        let Wanted { rings, tallies, topics, .. } = &mut *wanted;
+        let Wanted { rings, tallies, topics, kept, .. } = &mut *wanted;
         self.tallies.follow(topics);
-        for (id, ring) in rings {
-            if let (Some(end), Some(tally)) = (ring.take(), tallies.get(id)) {
-                self.rings.push(Some(OutRing::new(*id, end, self.sequence, Arc::clone(tally))));
+        self.keeps = kept.keeps();
+        for (id, fresh) in rings.iter_mut().filter(|(id, _)| !kept.is_parked(**id)) {
+            if let (Some(fresh), Some(tally)) = (fresh.take(), tallies.get(id)) {
+                self.rings.push(Some(match fresh {
+                    Fresh::End(end) => OutRing::new(*id, end, self.sequence, Arc::clone(tally)),
+                    Fresh::Open(ring) => ring,
+                }));
             }
         }
         for ring in self.rings.iter_mut().flatten() {
@@ -372,8 +427,8 @@ impl Outbox {
                 let index = self.rings.iter().position(is_it)?;
                 let record_bytes_max = self.rings[index].as_ref().map_or(0, OutRing::record_bytes_max);
                 let urgent = hierarchy::is_urgent(topic);
-                let address = Address { slot, generation, urgent, record_bytes_max };
-                Some(Target::Ring { index, address })
+                let address = Address { slot, generation, urgent };
+                Some(Target::Ring { index, address, record_bytes_max })
             }
         }
     }

@@ -138,6 +138,8 @@ pub(crate) struct Life {
 
 /// The first version that has rings over the broker.
 pub(crate) const RELAY_SINCE: u16 = 2;
+/// The first version in which clients say that their subscriptions have begun.
+pub(crate) const BEGUN_SINCE: u16 = 2;
 
 /// Client to broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,6 +218,8 @@ pub(crate) enum Request {
     },
     /// The answer to [`Notice::Finish`]. Of version 2.
     Finished,
+    /// All subscriptions that were answered since the last such word take what comes for them. Of version 2.
+    Begun,
 }
 
 impl Request {
@@ -378,7 +382,8 @@ pub(crate) enum Notice {
         nonce: Nonce,
         proof: Proof,
     },
-    /// This client of that component has come back whole: all routes to it that it still may have are there again.
+    /// This client of that component has all routes to it that it still may have, and takes what comes over them: it has come back, or its
+    /// subscriptions have begun. Said to clients that have come back.
     Settled {
         component: String,
         client: u64,

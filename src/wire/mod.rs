@@ -15,8 +15,8 @@ pub(crate) mod statistics;
 mod tests;
 
 pub(crate) use message::{
-    Epoch, Handle, Hello, Life, Notice, OrderId, PublisherId, RELAY_SINCE, Request, RingId, SlotTarget,
-    Welcome,
+    BEGUN_SINCE, Epoch, Handle, Hello, Life, Notice, OrderId, PublisherId, RELAY_SINCE, Request, RingId,
+    SlotTarget, Welcome,
 };
 pub use message::{GoodbyeReason, Refusal, Versions};
 pub use proof::Needed;

@@ -28,7 +28,10 @@ fn batches_arrive_whole_and_in_order_in_each_subscribing_process() {
     for round in 0..20 {
         let batch = json!({"do": "batch", "from": round * 1000, "count": 1000});
         let delivery = procmond.must(&batch);
-        assert_eq!(delivery, json!({"events": 1000, "subscribers": 2, "reached": 2000, "dropped": 0}));
+        assert_eq!(
+            delivery,
+            json!({"events": 1000, "subscribers": 2, "reached": 2000, "dropped": 0, "kept": 0})
+        );
     }
     for subscriber in [&mut agent, &mut detector] {
         whole(20_000, &subscriber.must(&json!({"do": "await", "total": 20_000})));
@@ -143,7 +146,7 @@ fn a_publisher_without_subscribers_counts_and_goes_on() {
     let _agent = Role::agent(&folder, json!({})).up();
     let mut procmond = Role::client(&folder, "procmond").up();
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
-    let nobody = json!({"events": 10, "subscribers": 0, "reached": 0, "dropped": 0});
+    let nobody = json!({"events": 10, "subscribers": 0, "reached": 0, "dropped": 0, "kept": 0});
     assert_eq!(procmond.must(&json!({"do": "batch", "from": 0, "count": 10})), nobody);
     assert_eq!(procmond.must(&json!({"do": "singles", "from": 0, "count": 10}))["events"], 20);
 }

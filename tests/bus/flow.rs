@@ -38,7 +38,10 @@ fn who_waits_for_room_loses_nothing_however_large_the_batch() {
     let from = before + singles;
     let tell = json!({"do": "batch_within", "from": from, "count": batch, "within_ms": MINUTE_MS});
     let delivery = procmond.must(&tell);
-    assert_eq!(delivery, json!({"events": batch, "subscribers": 1, "reached": batch, "dropped": 0}));
+    assert_eq!(
+        delivery,
+        json!({"events": batch, "subscribers": 1, "reached": batch, "dropped": 0, "kept": 0})
+    );
     let report = detector.must(&json!({"do": "await", "total": from + batch}));
     assert_eq!((number(&report, "lost"), number(&report, "disorder")), (lost, 0), "{report}");
 }

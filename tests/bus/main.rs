@@ -15,6 +15,7 @@ mod hostile;
 mod identity;
 mod membership;
 mod memory;
+mod outbox;
 mod overload;
 mod policy;
 mod relay;

@@ -22,7 +22,10 @@ fn a_scan_of_ten_thousand_processes_waits_for_a_stopped_subscriber() {
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     detector.stop();
     let delivery = procmond.must(&json!({"do": "batch", "from": 0, "count": 10_000}));
-    assert_eq!(delivery, json!({"events": 10_000, "subscribers": 1, "reached": 10_000, "dropped": 0}));
+    assert_eq!(
+        delivery,
+        json!({"events": 10_000, "subscribers": 1, "reached": 10_000, "dropped": 0, "kept": 0})
+    );
     detector.go_on();
     let report = detector.must(&json!({"do": "await", "total": 10_000}));
     assert_eq!((&report["received"], &report["gaps"]), (&json!(10_000), &json!(0)), "{report}");

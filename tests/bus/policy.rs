@@ -79,7 +79,7 @@ fn a_publisher_that_may_no_longer_publish_reaches_nobody_and_reaches_all_when_it
     let (mut detector, mut procmond) = pair(&folder);
     assert_eq!(reload(&mut agent, &folder, BY_THE_AGENT), json!({"revoked": 1, "granted": 0}));
     let delivery = procmond.must(&json!({"do": "batch", "tag": "forged", "from": 0, "count": 1000}));
-    assert_eq!(delivery, json!({"events": 1000, "subscribers": 0, "reached": 0, "dropped": 0}));
+    assert_eq!(delivery, json!({"events": 1000, "subscribers": 0, "reached": 0, "dropped": 0, "kept": 0}));
     let refusal = procmond.call(&json!({"do": "declare", "name": "x", "topic": "events.process.start"}));
     assert!(refusal["kind"].as_str().is_some_and(|kind| kind.contains("NotAPublisher")), "{refusal}");
     let text = "`procmond` may not publish to `events.process.start` (restricted); published by: agent";

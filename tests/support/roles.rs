@@ -186,7 +186,7 @@ impl BusRole {
     /// Options: `role`, `path`, `instance` (in its place), `id`, `log` (a file), `audit` (another), `held` (begins at the first
     /// line of input), `within` (a command); agent:
     /// `backing`, `ring_bytes`, `ring_budget_bytes`, `ring_budget_per_uid`, `queue_bytes`, `socket_mode`, `socket_group`,
-    /// `route_deadline_ms`, `strict`; client: `queue_bytes`, `broker_uid`, `stdin` (is its connection), `token` and `key` (files); both: `sigpipe`.
+    /// `route_deadline_ms`, `strict`; client: `queue_bytes`, `outbox_bytes`, `broker_uid`, `stdin` (is its connection), `token` and `key` (files); both: `sigpipe`.
     async fn start(role: &Value) -> Result<Self, Value> {
         if role["sigpipe"] == true {
             signals::sigpipe_kills();
@@ -216,6 +216,9 @@ impl BusRole {
             }
             if let Some(bytes) = queue {
                 options = options.queue_bytes(bytes);
+            }
+            if let Some(bytes) = role["outbox_bytes"].as_u64() {
+                options = options.outbox_bytes(size(bytes));
             }
             if let Some(uid) = role["broker_uid"].as_u64() {
                 options = options.expected_broker_uid(u32::try_from(uid).expect("a uid"));
@@ -578,6 +581,7 @@ fn delivery(delivery: daemoneye_eventbus::Delivery) -> Value {
         "subscribers": delivery.subscribers,
         "reached": delivery.reached,
         "dropped": delivery.dropped,
+        "kept": delivery.kept,
     })
 }
 

@@ -111,7 +111,6 @@ impl Session {
     /// The broker is gone, and there may be another: rings that are complete go on, what was asked is asked again.
     pub(super) fn lose_broker(&mut self, why: &Disconnected) {
         tracing::warn!(name: "broker_lost", target: "daemoneye_eventbus::client", %why, "the session with the broker is over; coming back");
-        self.ground.connection.send_replace(Connection::Away(why.clone()));
         self.outgoing.clear();
         self.end_inquiries(why);
         self.asked.clear();
@@ -120,6 +119,9 @@ impl Session {
             state.lose_broker();
         }
         self.lose_subscriptions();
+        self.pours_at = None;
+        // Who hears it finds all of the above done.
+        self.ground.connection.send_replace(Connection::Away(why.clone()));
     }
 
     /// There is a broker again: it is asked for all that the one before had granted.
@@ -144,6 +146,7 @@ impl Session {
         for publisher in publishers {
             self.declare_next(publisher);
         }
+        self.begin_pouring();
         self.ask_for_subscriptions();
     }
 }

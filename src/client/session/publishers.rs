@@ -71,12 +71,12 @@ impl PublisherState {
         self.id = None;
         self.places.clear();
         self.again = (0..self.topics.len()).collect();
-        self.outbox.orphan();
+        self.outbox.orphan(true);
     }
 
     /// There will be no other broker.
     pub(super) fn end(&mut self, why: &Disconnected) {
-        self.outbox.orphan();
+        self.outbox.orphan(false);
         if let Some(Declaration::New { reply, .. }) = self.in_flight.take() {
             answer(reply, Err(why.clone().into()));
         }
@@ -172,6 +172,7 @@ impl Session {
         }
         self.declare_next(publisher);
         self.release_rings();
+        self.pour_soon();
     }
 
     /// Makes the name on what this process publishes to itself.

@@ -51,8 +51,13 @@ pub(super) struct Pair {
 impl RingState {
     /// The client's own number of whose ring it is, if it is one of its publishers'.
     fn publisher(&self) -> Option<u32> {
+        self.pair().map(|pair| pair.publisher)
+    }
+
+    /// Whose ring it is and who hears it, if it is one of our publishers'.
+    pub(super) fn pair(&self) -> Option<&Pair> {
         match self {
-            Self::Producer { pair, .. } | Self::RelayTo { pair, .. } => Some(pair.publisher),
+            Self::Producer { pair, .. } | Self::RelayTo { pair, .. } => Some(pair),
             Self::Making { .. } | Self::Consumer { .. } | Self::RelayFrom => None,
         }
     }
@@ -186,6 +191,7 @@ impl Session {
     /// A client has come back with all that it still may have. Who hears nothing from here over a ring from before is not kept in mind: a
     /// component may say as often as it likes that it is back, as another client each time.
     pub(super) fn settled(&mut self, component: String, client: u64) {
+        self.pour_to(&component, client);
         let is_before = |id: RingId, state: &RingState| {
             let RingState::Producer { pair, .. } = state else { return false };
             life_of(id) != self.life && pair.subscriber == component && pair.client == client

@@ -4,7 +4,7 @@ use super::super::{Disconnected, SubscribeError, Subscribed};
 use super::command::Reply;
 use super::{Asked, Session, answer};
 use crate::topic::TopicPattern;
-use crate::wire::{Refusal, Request};
+use crate::wire::{BEGUN_SINCE, Refusal, Request};
 
 /// One subscription, which is in the hub already.
 #[derive(Debug)]
@@ -78,6 +78,15 @@ impl Session {
     }
 
     pub(super) fn subscribed(&mut self, subscription: u32, result: Result<Subscribed, Refusal>) {
+        self.begins |= result.is_ok();
+        self.begin_answered(subscription, result);
+        let waits = self.asked.values().any(|asked| matches!(asked, Asked::Subscribe { .. }));
+        if !waits && self.welcome.version >= BEGUN_SINCE && std::mem::take(&mut self.begins) {
+            self.ask(Request::Begun);
+        }
+    }
+
+    fn begin_answered(&mut self, subscription: u32, result: Result<Subscribed, Refusal>) {
         let Some(state) = self.subscriptions.get_mut(&subscription) else {
             return;
         };
@@ -107,6 +116,7 @@ impl Session {
         for state in self.subscriptions.values_mut() {
             state.asked = false;
         }
+        self.begins = false;
         let missing = self.subscriptions.iter().filter(|(_, state)| state.is_missing());
         self.missing = missing.map(|(number, _)| *number).collect();
     }

@@ -22,7 +22,8 @@ fn session() -> (Arc<Core>, Session) {
     let (ring_bytes, backing) = (RING_BYTES as u64, shm::Backing::Memfd);
     let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes, backing };
     let (queue_bytes, deadline) = (1 << 20, Duration::from_secs(5));
-    let settings = ClientSettings { queue_bytes, wait_policy: WaitPolicy::default(), deadline };
+    let (outbox_bytes, wait_policy) = (1 << 20, WaitPolicy::default());
+    let settings = ClientSettings { queue_bytes, outbox_bytes, wait_policy, deadline };
     let (core, ground, _) = Core::new(&welcome, settings);
     (core, Session::new(ground, welcome))
 }
@@ -204,7 +205,7 @@ async fn who_comes_back_to_the_very_broker_it_has_lost_lets_go_of_its_rings_and_
 async fn of_rings_that_end_beside_a_broker_nothing_is_left() {
     let (core, mut session) = session();
     let outbox = core.open_publisher();
-    let shared = Arc::new(OutboxShared::new());
+    let shared = Arc::new(OutboxShared::new(Arc::clone(&core.ground.kept)));
     session.publishers.insert(outbox.number(), PublisherState::new(shared));
     let pair = Pair { publisher: outbox.number(), subscriber: "detector".into(), client: 1 };
     session.rings.insert(RingId(1), RingState::Producer { pair: pair.clone(), half: None });
@@ -236,7 +237,7 @@ async fn who_says_again_and_again_that_it_is_back_takes_no_memory_of_others() {
 /// A ring to the detector, complete.
 fn published(core: &Arc<Core>, session: &mut Session) -> (Outbox, Consumer, Doorbell) {
     let publisher = 0;
-    let shared = Arc::new(OutboxShared::new());
+    let shared = Arc::new(OutboxShared::new(Arc::clone(&core.ground.kept)));
     session.publishers.insert(publisher, PublisherState::new(Arc::clone(&shared)));
     let data = ProducerSegment::create(RING_BYTES, shm::Backing::Memfd).expect("memory");
     let marks = ConsumerSegment::create(shm::Backing::Memfd).expect("memory");

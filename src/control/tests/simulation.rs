@@ -23,7 +23,8 @@
 //! 11. Once a reload is answered no publisher uses a route that the policy does not allow, nor one of those after it. Each is answered once,
 //!     and law 5 asks those policies too.
 //!
-//! 12. Of whom it is said that it is settled has come back and has said that it is whole, and who hears it has come back, too.
+//! 12. Of whom it is said that it is settled has said that it is whole, if it has come back, and that all has begun which it was answered; and
+//!     who hears it has come back, too.
 //! 13. Who is asked what it has counted is not asked again before it has answered, and nobody waits for one that does not answer: who wants
 //!     to know is answered within one deadline, one pause, and one deadline.
 //!

@@ -74,8 +74,25 @@ pub(super) struct Address {
     pub(super) generation: u16,
     /// They may use the reserve.
     pub(super) urgent: bool,
-    /// The most that the ring takes of one record.
-    pub(super) record_bytes_max: u32,
+}
+
+/// A record as it goes into a ring, its number and time in it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sealed<'a> {
+    events: u32,
+    bytes: usize,
+    parts: [&'a [u8]; 5],
+}
+
+impl<'a> Sealed<'a> {
+    pub(super) fn of(record: &'a BatchWriter) -> Self {
+        let events = u32::try_from(record.len()).expect("a record has at most 512 events");
+        Self { events, bytes: record.bytes(), parts: record.parts() }
+    }
+
+    pub(super) fn of_bytes(record: &'a [u8], events: u32) -> Self {
+        Self { events, bytes: record.len(), parts: [&[], &[], &[], &[], record] }
+    }
 }
 
 /// Nothing more goes to a subscriber.
@@ -121,21 +138,21 @@ impl OutRing {
     pub(super) fn push(
         &mut self,
         address: Address,
-        record: &BatchWriter,
+        record: &Sealed<'_>,
         sequence: u64,
     ) -> Result<bool, Over> {
-        let Address { slot, generation, urgent, .. } = address;
-        let events = u32::try_from(record.len()).expect("a record has at most 512 events");
-        if record.bytes() > self.payload_bytes_max() {
+        let (Address { slot, generation, urgent }, Sealed { events, bytes, parts }) = (address, record);
+        let events = *events;
+        if *bytes > self.payload_bytes_max() {
             // Larger rings take it, and this subscriber is told of it as of any other loss.
             return self.lose(address, events, sequence).map(|()| false);
         }
         let taken = match &mut self.way {
             Way::Memory(Memory { producer, .. }) => {
                 let pushed = if urgent {
-                    producer.push_urgent(slot, generation, events, &record.parts())
+                    producer.push_urgent(slot, generation, events, parts)
                 } else {
-                    producer.push(slot, generation, events, &record.parts())
+                    producer.push(slot, generation, events, parts)
                 };
                 match pushed {
                     Ok(()) => true,
@@ -146,7 +163,7 @@ impl OutRing {
                 }
             }
             Way::Broker(_) if !relay::is_slot(slot) => return Err(Over::Gone),
-            Way::Broker(line) => line.push((slot, generation), urgent, events, &record.parts()).is_ok(),
+            Way::Broker(line) => line.push((slot, generation), urgent, events, parts).is_ok(),
         };
         self.marks.note(self.tail(), sequence);
         self.dropped += if taken { 0 } else { u64::from(events) };

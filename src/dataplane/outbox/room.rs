@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
+use super::kept::Keeps;
 use super::ring::{Room, RoomBell};
 use super::{DataEvent, OutRing, Outbox, Target, part};
 use crate::config::{DESERTED_CHECK, HOST_RETRY};
@@ -69,24 +70,33 @@ impl Drop for Asked<'_> {
 }
 
 impl Outbox {
-    /// Waits until each subscriber of `topic` has room for a record of so many bytes; at the deadline no longer.
+    /// Waits until each subscriber of `topic` has room for a record of so many bytes, and what keeps it for those who may come; at the deadline no longer.
     pub(crate) async fn await_room(&mut self, topic: TopicId, bytes: usize, deadline: Instant) {
         let targets = |outbox: &Self| {
             let rings = outbox.table.targets(topic).iter().filter_map(|target| match target {
-                Target::Ring { index, address } => {
+                Target::Ring { index, address, .. } => {
                     Some((*index, Room::For { bytes, urgent: address.urgent }))
                 }
                 Target::Local { .. } => None,
             });
             rings.collect()
         };
-        while self.await_once(deadline, targets).await {}
+        let lacks = |outbox: &Self| {
+            let is_kept = match outbox.keeps {
+                Keeps::Nothing => false,
+                Keeps::Unheard => outbox.heard_by(topic) == 0,
+                Keeps::All => true,
+            };
+            is_kept && outbox.shared.lacks_room(topic, bytes)
+        };
+        while self.await_once(deadline, targets, lacks).await {}
     }
 
-    /// Waits until each subscriber has read all that is in its ring; at the deadline no longer.
+    /// Waits until each subscriber has read all that is in its ring, and nothing is kept for others; at the deadline no longer.
     pub(crate) async fn await_readers(&mut self, deadline: Instant) {
         let all = |outbox: &Self| (0..outbox.rings.len()).map(|index| (index, Room::All)).collect();
-        while self.await_once(deadline, all).await {}
+        let keeps = |outbox: &Self| outbox.keeps != Keeps::Nothing && outbox.shared.first_kept().is_some();
+        while self.await_once(deadline, all, keeps).await {}
     }
 
     /// Waits for the first ring that may have the room that is wanted of it. `false`: all have it, or it is too late.
@@ -94,6 +104,7 @@ impl Outbox {
         &mut self,
         deadline: Instant,
         wanted: impl FnOnce(&Self) -> Vec<(usize, Room)>,
+        waits_for_others: impl FnOnce(&Self) -> bool,
     ) -> bool {
         self.follow();
         self.flush();
@@ -101,7 +112,7 @@ impl Outbox {
         let mut longest = deadline.saturating_duration_since(Instant::now());
         let late = longest.is_zero();
         longest = longest.min(DESERTED_CHECK);
-        let mut calm = true;
+        let mut calm = !waits_for_others(self);
         for (index, room) in wanted(self) {
             let place = &mut self.rings[index];
             let Some(ring) = place else { continue };
@@ -134,8 +145,10 @@ impl Outbox {
     /// Events of this publisher, counted from its first, that every subscriber that is there has read out of its ring, or was
     /// told of as lost.
     pub(crate) fn consumed(&mut self) -> u64 {
-        self.take_back_staged();
-        let mut consumed = self.sequence;
+        // Looked at first: what is poured into rings meanwhile is seen in them.
+        let kept = self.shared.first_kept();
+        self.follow();
+        let mut consumed = kept.unwrap_or(self.sequence).min(self.sequence);
         for place in &mut self.rings {
             let Some(ring) = place else { continue };
             match ring.read_up_to() {

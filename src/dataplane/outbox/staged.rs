@@ -6,7 +6,8 @@
 //!
 //! Who subscribes while a batch is built comes too late for what has gone ahead, and in time for the batch: it is told of that as lost.
 
-use super::ring::{Address, Savepoint};
+use super::kept::{Keeping, Keeps};
+use super::ring::{Address, Savepoint, Sealed};
 use super::{Delivery, OutRing, Outbox, Source, Target, part};
 use crate::batch::BatchWriter;
 use crate::config::SLOTS_MAX;
@@ -45,7 +46,7 @@ impl Outbox {
             return false;
         }
         for target in self.table.targets(topic) {
-            let Target::Ring { index, address } = target else { return false };
+            let Target::Ring { index, address, .. } = target else { return false };
             let Some(ring) = &mut self.rings[*index] else { continue };
             // One that is broken has no room; that it is shows at the end.
             if !ring.has_room(record.bytes(), address.urgent) {
@@ -53,11 +54,12 @@ impl Outbox {
             }
         }
         self.seal(record);
+        let sealed = Sealed::of(record);
         for target in self.table.targets(topic) {
-            let Target::Ring { index, address } = target else { unreachable!("there are rings alone") };
+            let Target::Ring { index, address, .. } = target else { unreachable!("there are rings alone") };
             let place = &mut self.rings[*index];
             let Some(ring) = place else { continue };
-            match ring.push(*address, record, self.sequence) {
+            match ring.push(*address, &sealed, self.sequence) {
                 Ok(taken) => assert!(taken, "it had room"),
                 Err(over) => part(&self.events, place, over),
             }
@@ -70,9 +72,12 @@ impl Outbox {
     /// Notes where the rings of a topic stand; `false` if there is none, or the topic is not for rings alone.
     fn begin_staging(&mut self, topic: TopicId) -> bool {
         self.follow();
+        if self.keeps == Keeps::All {
+            return false;
+        }
         let mut before = Vec::new();
         for target in self.table.targets(topic) {
-            let Target::Ring { index, address } = target else { return false };
+            let Target::Ring { index, address, .. } = target else { return false };
             if usize::from(address.slot) >= SLOTS_MAX {
                 // No correct broker names such a slot; it shows when the record is pushed.
                 return false;
@@ -101,6 +106,13 @@ impl Outbox {
         }
         self.follow();
         let mut delivery = Delivery { events, ..Delivery::default() };
+        let few = u32::try_from(events).expect("a ring holds fewer");
+        if self.keeps == Keeps::All {
+            match self.shared.keep_loss(topic, few, self.sequence) {
+                Keeping::Kept | Keeping::Full => delivery.dropped += events,
+                Keeping::Off => self.follow(),
+            }
+        }
         for target in self.table.targets(topic) {
             let reached = match target {
                 Target::Local { queues, .. } if queues.is_empty() => continue,
@@ -109,14 +121,12 @@ impl Outbox {
                     queues.iter().for_each(|queue| queue.lost(events, source));
                     false
                 }
-                Target::Ring { index, address } => {
+                Target::Ring { index, address, .. } => {
                     let place = &mut self.rings[*index];
                     let Some(ring) = place else { continue };
                     let reached = before.iter().any(|before| before.is_for(ring, address));
-                    let events = u32::try_from(events).expect("a ring holds fewer");
                     if !reached
-                        && let Err(over) =
-                            ring.lose(*address, events, self.sequence).and_then(|()| ring.flush())
+                        && let Err(over) = ring.lose(*address, few, self.sequence).and_then(|()| ring.flush())
                     {
                         part(&self.events, place, over);
                         continue;
@@ -148,7 +158,7 @@ mod tests {
 
     use shm::{Backing, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment};
 
-    use super::super::{OutboxShared, RingEnd, RouteTarget};
+    use super::super::{KeptShare, OutboxShared, RingEnd, RouteTarget};
     use super::*;
     use crate::access::Component;
     use crate::batch::Opaque;
@@ -160,7 +170,7 @@ mod tests {
     const RING_BYTES: usize = 1 << 16;
 
     fn outbox() -> (Arc<OutboxShared>, Outbox) {
-        let (shared, hub) = (Arc::new(OutboxShared::new()), Arc::new(Hub::new()));
+        let (shared, hub) = (Arc::new(OutboxShared::new(Arc::new(KeptShare::new(0)))), Arc::new(Hub::new()));
         let component = Component::from_client_id("procmond").expect("a legal id");
         shared.set_origin(Arc::new(Origin { component, publisher: PublisherId(1), epoch: Epoch(1) }));
         shared.add_topic(Topic::new("events.process.batch").expect("a legal topic"));

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::kept::{Kept, KeptShare};
 use super::tally::{RingTally, TopicTally};
-use super::{Delivery, Origin, RingEnd, RouteTarget};
+use super::{Delivery, Origin, OutRing, RingEnd, RouteTarget};
 use crate::topic::Topic;
 use crate::wire::RingId;
 
@@ -21,7 +22,7 @@ pub(crate) struct OutboxShared {
     pub(super) counters: Counters,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) rings: BTreeMap<RingId, WantedRing>,
     /// Rings that carry nothing yet which those before them, to the same subscriber, carry: all of it is to change over at once, so that order
@@ -35,10 +36,21 @@ pub(super) struct Wanted {
     pub(super) topics: Vec<Arc<TopicTally>>,
     pub(super) tallies: BTreeMap<RingId, Arc<RingTally>>,
     pub(super) origin: Option<Arc<Origin>>,
+    /// What nobody heard, and is to be heard yet.
+    pub(super) kept: Kept,
 }
 
 /// A ring that the control thread wants to be used: with its ends, until the outbox has taken them.
-type WantedRing = Option<RingEnd>;
+pub(super) type WantedRing = Option<Fresh>;
+
+/// A ring that the outbox has not taken over yet.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it is there for a moment")]
+pub(super) enum Fresh {
+    End(RingEnd),
+    /// What was kept was put into it.
+    Open(OutRing),
+}
 
 /// Running totals, in events.
 #[derive(Debug, Default)]
@@ -48,14 +60,26 @@ pub(super) struct Counters {
     pub(super) subscribers: AtomicU64,
     pub(super) reached: AtomicU64,
     pub(super) dropped: AtomicU64,
+    pub(super) kept: AtomicU64,
 }
 
 impl OutboxShared {
-    pub(crate) fn new() -> Self {
+    /// What nobody hears while there is no broker is kept on account of this share.
+    pub(crate) fn new(share: Arc<KeptShare>) -> Self {
+        let wanted = Wanted {
+            rings: BTreeMap::new(),
+            held: BTreeMap::new(),
+            released: Vec::new(),
+            routes: Vec::new(),
+            topics: Vec::new(),
+            tallies: BTreeMap::new(),
+            origin: None,
+            kept: Kept::new(share),
+        };
         Self {
             generation: AtomicU64::new(1),
             orphaned: AtomicBool::new(false),
-            wanted: Mutex::default(),
+            wanted: Mutex::new(wanted),
             counters: Counters::default(),
         }
     }
@@ -94,9 +118,11 @@ impl OutboxShared {
     pub(crate) fn add_ring(&self, id: RingId, end: RingEnd, before: Vec<RingId>) {
         let tally = Arc::new(RingTally::new(&end));
         self.change(|wanted| {
-            wanted.rings.insert(id, Some(end));
+            wanted.rings.insert(id, Some(Fresh::End(end)));
             wanted.tallies.insert(id, tally);
-            if !before.is_empty() {
+            if before.is_empty() {
+                wanted.kept.park(id);
+            } else {
                 wanted.held.insert(id, before);
             }
         });
@@ -126,6 +152,7 @@ impl OutboxShared {
     pub(crate) fn remove_ring(&self, id: RingId) {
         let unused = self.change(|wanted| {
             wanted.held.remove(&id);
+            wanted.kept.unpark(id);
             wanted.forget_ring(id)
         });
         // A ring that was never taken over is unmapped here, outside the lock.
@@ -134,9 +161,11 @@ impl OutboxShared {
 
     pub(crate) fn add_route(&self, topic_number: u32, target: RouteTarget) {
         self.change(|wanted| {
-            if let Some((_, targets)) = wanted.routes.get_mut(topic_number as usize) {
-                if target == RouteTarget::Local {
-                    targets.retain(|known| *known != RouteTarget::FormerLocal);
+            if let Some((topic, targets)) = wanted.routes.get_mut(topic_number as usize) {
+                match target {
+                    RouteTarget::Local => targets.retain(|known| *known != RouteTarget::FormerLocal),
+                    RouteTarget::Slot { ring, .. } => wanted.kept.routed(ring, topic.is_control()),
+                    RouteTarget::FormerLocal => {}
                 }
                 targets.push(target);
             }
@@ -155,9 +184,15 @@ impl OutboxShared {
         });
     }
 
-    /// Says that the session is over. Rings stay, and from now on their doorbells tell who is gone.
-    pub(crate) fn orphan(&self) {
+    /// Says that the session is over. Rings stay, and from now on their doorbells tell who is gone. If there may be another, what nobody
+    /// hears is kept for those who come with it.
+    pub(crate) fn orphan(&self, comes_back: bool) {
         self.change(|wanted| {
+            if comes_back {
+                wanted.keep_on();
+            } else {
+                wanted.keep_no_more();
+            }
             self.orphaned.store(true, Ordering::Relaxed);
             let targets = wanted.routes.iter_mut().flat_map(|(_, targets)| targets);
             for target in targets.filter(|target| **target == RouteTarget::Local) {
@@ -174,6 +209,7 @@ impl OutboxShared {
             subscribers: read(&self.counters.subscribers),
             reached: read(&self.counters.reached),
             dropped: read(&self.counters.dropped),
+            kept: read(&self.counters.kept),
         }
     }
 
@@ -187,7 +223,7 @@ impl OutboxShared {
 }
 
 impl Wanted {
-    fn forget_ring(&mut self, id: RingId) -> Option<WantedRing> {
+    pub(super) fn forget_ring(&mut self, id: RingId) -> Option<WantedRing> {
         for (_, targets) in &mut self.routes {
             targets.retain(|target| !matches!(target, RouteTarget::Slot { ring, .. } if *ring == id));
         }

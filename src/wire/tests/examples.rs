@@ -65,6 +65,7 @@ documented!(
         Relay,
         Took,
         Finished,
+        Begun,
     ],
     requests()
 );
@@ -224,6 +225,7 @@ fn requests() -> Vec<Request> {
         Request::Relay { ring, records: records() },
         Request::Took { ring, cost: 1000 },
         Request::Finished,
+        Request::Begun,
     ]
 }
 

@@ -69,7 +69,9 @@ async fn of_more_than_there_is_room_for_the_first_are_told_of() {
     let each = CLAIMS_MAX as u32 / 4 + 1;
     let publishers: Vec<_> = (0..6).map(|_| core.open_publisher()).collect();
     for (number, publisher) in (0..).zip(&publishers) {
-        session.publishers.insert(number, PublisherState::new(Arc::new(OutboxShared::new())));
+        session
+            .publishers
+            .insert(number, PublisherState::new(Arc::new(OutboxShared::new(Arc::clone(&core.ground.kept)))));
         assert_eq!(publisher.number(), number);
         for topic in 0..each {
             let topic = Topic::new(&format!("events.process.n{topic}")).expect("a topic");

@@ -64,6 +64,9 @@ pub(super) struct Client {
     heard_by: Instant,
     pub(super) said_by: Instant,
     subscriptions: BTreeSet<u32>,
+    /// What it has asked for, and how much of that was answered since it last said what has begun.
+    awaits: BTreeSet<u32>,
+    begins: bool,
     /// How many topics each publisher has asked for, and which are declared.
     publishers: BTreeMap<u32, Vec<&'static str>>,
     /// A declaration is asked for one after the other, as a publisher does.
@@ -108,6 +111,8 @@ impl Simulation {
             heard_by: self.now,
             said_by: self.now,
             subscriptions: BTreeSet::new(),
+            awaits: BTreeSet::new(),
+            begins: false,
             publishers: BTreeMap::new(),
             declares: None,
             rings: BTreeSet::new(),
@@ -188,14 +193,8 @@ impl Simulation {
                 self.say_after(session, Request::Proof { proof: PROOF }, after);
             }
             Notice::Goodbye { .. } | Notice::Refused { request: 0, .. } => client.stopped = true,
-            Notice::Refused { request, .. } => {
-                if let Some((_, publisher)) = client.declares.take_if(|(asked, _)| asked == request) {
-                    let topics = client.publishers.get_mut(&publisher);
-                    topics.map(Vec::pop);
-                }
-            }
-            Notice::Declared { request, .. } => {
-                client.declares.take_if(|(asked, _)| asked == request);
+            Notice::Refused { .. } | Notice::Declared { .. } | Notice::Subscribed { .. } => {
+                self.hear_answer(session, notice);
             }
             Notice::AttachProducer { ring, .. } | Notice::AttachConsumer { ring, .. } => {
                 client.rings.insert(*ring);
@@ -226,7 +225,6 @@ impl Simulation {
                 self.say_after(session, Request::Told { claims: Box::default() }, after);
             }
             Notice::Statistics { .. }
-            | Notice::Subscribed { .. }
             | Notice::Revoke { .. }
             | Notice::RelayTo { .. }
             | Notice::RelayFrom { .. }
@@ -289,8 +287,38 @@ impl Simulation {
         let client = self.clients.get_mut(&session).expect("it acts");
         let (request, subscription) = (client.fresh(), client.fresh());
         client.subscriptions.insert(subscription);
+        client.awaits.insert(request);
         let request = Request::Subscribe { request, subscription, patterns, ring_bytes };
         self.say_after(session, request, Duration::ZERO);
+    }
+
+    fn hear_answer(&mut self, session: SessionId, notice: &Notice) {
+        let client = self.clients.get_mut(&session).expect("it was spoken to");
+        match notice {
+            Notice::Refused { request, .. } if !client.awaits.contains(request) => {
+                if let Some((_, publisher)) = client.declares.take_if(|(asked, _)| asked == request) {
+                    let topics = client.publishers.get_mut(&publisher);
+                    topics.map(Vec::pop);
+                }
+            }
+            Notice::Declared { request, .. } => {
+                client.declares.take_if(|(asked, _)| asked == request);
+            }
+            Notice::Subscribed { request, .. } | Notice::Refused { request, .. } => {
+                client.awaits.remove(request);
+                client.begins |= matches!(notice, Notice::Subscribed { .. });
+                self.begin(session);
+            }
+            _ => unreachable!("the caller hands over no others"),
+        }
+    }
+
+    /// Says that all has begun that was answered, if nothing else is asked for.
+    fn begin(&mut self, session: SessionId) {
+        let client = self.clients.get_mut(&session).expect("it was answered");
+        if client.awaits.is_empty() && std::mem::take(&mut client.begins) {
+            self.say_after(session, Request::Begun, Duration::ZERO);
+        }
     }
 
     fn unsubscribe(&mut self, session: SessionId) {

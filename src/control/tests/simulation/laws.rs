@@ -42,6 +42,8 @@ struct Seen {
     /// It had a session before, and has asked for all again that it had then.
     came_back: bool,
     whole: bool,
+    /// Subscriptions were answered, and it has not said that they have begun.
+    begins: bool,
     /// It was asked what it has counted, and has not answered.
     is_to_tell: bool,
     requests: BTreeMap<u32, (Instant, Asked)>,
@@ -193,6 +195,7 @@ impl Outside {
             farewell: false,
             came_back: false,
             whole: false,
+            begins: false,
             is_to_tell: false,
             requests: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
@@ -250,6 +253,7 @@ impl Outside {
             Request::Poisoned { ring, .. } => self.accused(session, *ring),
             Request::Hello(hello) => seen.came_back = hello.life.before > 0,
             Request::Returned => seen.whole = true,
+            Request::Begun => seen.begins = false,
             Request::Statistics { request } => {
                 seen.requests.insert(*request, (now, Asked::Statistics));
             }
@@ -320,7 +324,7 @@ impl Outside {
             Notice::Settled { component, client } => {
                 assert!(self.sessions[&session].came_back, "12: {session:?}");
                 let whole = &self.sessions[&SessionId(*client)];
-                assert!(whole.came_back && whole.whole, "12: {whole:?}");
+                assert!(whole.came_back <= whole.whole && !whole.begins, "12: {whole:?}");
                 assert!(
                     whole.component.as_ref().is_some_and(|name| name.as_str() == component),
                     "12: {whole:?}"
@@ -384,6 +388,7 @@ impl Outside {
             (Asked::Subscribe(subscription), true) => {
                 let of_it = seen.subscriptions.get_mut(&subscription);
                 of_it.into_iter().for_each(|subscription| subscription.answered = true);
+                seen.begins = true;
             }
             (Asked::Subscribe(subscription), false) => drop(seen.subscriptions.remove(&subscription)),
             (Asked::Declare(publisher), true) => {

@@ -191,6 +191,8 @@ impl Outbox {
     /// Processes that what is published on this topic now is for.
     pub(crate) fn subscribers(&mut self, topic: TopicId) -> u64 {
         self.follow();
+        // Without a broker nobody says that one is gone.
+        self.drop_deserted(sys::monotonic_nanos());
         let is_there = |target: &&Target| match target {
             Target::Local { queues, .. } => !queues.is_empty(),
             Target::Ring { index, .. } => self.rings[*index].is_some(),

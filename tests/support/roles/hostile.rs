@@ -207,13 +207,7 @@ impl Intruder {
             }
             "subscribe" => {
                 self.begin(text("offer"));
-                let frame = Frame::new(request::SUBSCRIBE).number(1).number(1);
-                let frame = frame.number(1).text(text("pattern"));
-                self.send(match command["ring_bytes"].as_u64() {
-                    Some(bytes) => frame.number(1).number(bytes),
-                    None => frame.number(0),
-                });
-                self.await_ring()
+                self.subscribe(text("pattern"), command["ring_bytes"].as_u64())
             }
             "publish" => self.publish(number("count"), number("left")),
             "attack" => self.with_ring(|ring| {
@@ -254,11 +248,7 @@ impl Intruder {
             "flood" => self.flood(path, text("name")),
             "await_granted" => self.wait(|state| state.granted || state.over),
             "await_relayed" => self.wait(|state| state.relayed.is_some() || state.over),
-            "relay" => {
-                let ring = self.state().relayed.expect("the harness waits until there is one");
-                relay::attack(ring, text("name"), |frame| self.send(frame));
-                json!({})
-            }
+            "relay" => self.relay(text("name")),
             "await_over" => self.wait(|state| state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
             "leave_child" => self.leave_child(),
@@ -326,6 +316,22 @@ impl Intruder {
             "relayed": state.relayed.is_some(),
             "over": state.over,
         })
+    }
+
+    fn subscribe(&self, pattern: &str, ring_bytes: Option<u64>) -> Value {
+        let frame = Frame::new(request::SUBSCRIBE).number(1).number(1).number(1).text(pattern);
+        self.send(match ring_bytes {
+            Some(bytes) => frame.number(1).number(bytes),
+            None => frame.number(0),
+        });
+        self.await_ring()
+    }
+
+    /// Sends what has this name over its ring that leads over the broker.
+    fn relay(&self, name: &str) -> Value {
+        let ring = self.state().relayed.expect("the harness waits until there is one");
+        relay::attack(ring, name, |frame| self.send(frame));
+        json!({})
     }
 
     fn await_ring(&self) -> Value {

@@ -78,6 +78,11 @@ pub(crate) const RELAYED_BYTES_MAX: usize = FRAME_BYTES_MAX - 64;
 /// subscribers that stand still while a ring's worth is sent to each. Above it: the newest are lost, and counted.
 pub(crate) const RELAYED_BYTES_OF_ALL: u64 = 64 << 20;
 
+/// How long after a frame that ends within a record the next may take to come, of a publisher whose records go over the broker: who is to
+/// read the record is charged for all of it, and the frames of one that is begun are sent one behind the other. It is as long as a client
+/// waits for an answer, since the publisher's thread, or process, may be held up. Beyond it: the publisher's session ends.
+pub(crate) const RECORD_DEADLINE: Duration = REQUEST_DEADLINE;
+
 /// Memory of what one control frame decodes into: of each list with its items, and of all texts together. Above it: the session
 /// ends.
 pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;

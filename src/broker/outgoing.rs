@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use shm::Descriptor;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::config::{EMBEDDED_FRAMES_MAX, OUTGOING_BYTES_MAX, OUTGOING_FRAMES_MAX};
 use crate::control::SessionId;
@@ -127,7 +128,11 @@ impl Outgoing {
                 let _ = queue.send(Frame { bytes, descriptor, counted });
                 Ok(())
             }
-            Way::Embedded(queue) => queue.try_send((notice, descriptor)).map_err(|_| too_slow),
+            Way::Embedded(queue) => match queue.try_send((notice, descriptor)) {
+                // Whose handles have gone has left, and says so.
+                Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+                Err(TrySendError::Full(_)) => Err(too_slow),
+            },
         }
     }
 
@@ -185,6 +190,21 @@ mod tests {
             outgoing.push(notice(1), None).expect("there is room");
         }
         assert!(matches!(outgoing.push(notice(1), None), Err(GoodbyeReason::TooSlow { .. })));
+    }
+
+    #[test]
+    fn who_reads_no_more_since_it_is_gone_is_not_too_slow() {
+        let (remote, queued) = Outgoing::remote(SessionId(1), Written::default());
+        let (embedded, received) = Outgoing::embedded(SessionId(2), Written::default());
+        for _ in 0..OUTGOING_FRAMES_MAX {
+            remote.push(notice(1), None).expect("there is room");
+        }
+        drop((queued, received));
+        for outgoing in [remote, embedded] {
+            for _ in 0..=OUTGOING_FRAMES_MAX {
+                outgoing.push(notice(1), None).expect("its end is told by its own task");
+            }
+        }
     }
 
     #[test]

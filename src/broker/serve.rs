@@ -21,7 +21,7 @@ use super::pairs::Spoke;
 use super::poisonings::Ledger;
 use super::{BrokerOptions, Command, Invited, StartError, shares};
 use crate::client::{ClientSettings, Connection as Connected, Core, run_session};
-use crate::config::{HELLO_DEADLINE, REQUEST_DEADLINE};
+use crate::config::{HELLO_DEADLINE, RECORD_DEADLINE, REQUEST_DEADLINE};
 use crate::control::{Action, Awaited, Input, Machine, Origin, PolicyChange, Report, SessionId, Settings};
 use crate::link::Link;
 use crate::statistics::BrokerStatistics;
@@ -183,6 +183,7 @@ impl Server {
             relays_all: options.relays_all,
             route_deadline: options.route_deadline,
             hello_deadline: HELLO_DEADLINE,
+            record_deadline: RECORD_DEADLINE,
         };
         let machine = Machine::new(settings, Instant::now());
         Self {

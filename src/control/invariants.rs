@@ -201,6 +201,8 @@ fn indexes(machine: &Machine<u32>) {
         _ => None,
     });
     assert_eq!(machine.forming, due.collect(), "12");
+    let begun = machine.rings.values().filter_map(|ring| Some((ring.relay.as_ref()?.due()?, ring.id)));
+    assert_eq!(machine.begun, begun.collect(), "12");
     let half_open = machine.half_open.iter().map(|(_, session)| *session).collect::<BTreeSet<_>>();
     let mute = machine.sessions.iter().filter(|(_, session)| session.component.is_none());
     assert_eq!(half_open, mute.map(|(id, _)| *id).collect(), "12");

@@ -304,6 +304,7 @@ pub(crate) struct Settings {
     pub(crate) relays_all: bool,
     pub(crate) route_deadline: Duration,
     pub(crate) hello_deadline: Duration,
+    pub(crate) record_deadline: Duration,
 }
 
 /// The broker's whole state.
@@ -324,6 +325,8 @@ pub(crate) struct Machine<F> {
     /// Rings that lack segments, and sessions that have not said hello, by when they are due.
     forming: BTreeSet<(Instant, RingId)>,
     half_open: BTreeSet<(Instant, SessionId)>,
+    /// Rings over which a part of a record has come, by when the next part is due.
+    begun: BTreeSet<(Instant, RingId)>,
     routes: BTreeMap<RouteKey, Route>,
     orders: BTreeMap<OrderId, Order>,
     waits: BTreeMap<u64, Wait>,
@@ -357,6 +360,7 @@ impl<F> Machine<F> {
             inbound: BTreeSet::new(),
             forming: BTreeSet::new(),
             half_open: BTreeSet::new(),
+            begun: BTreeSet::new(),
             routes: BTreeMap::new(),
             orders: BTreeMap::new(),
             waits: BTreeMap::new(),
@@ -402,7 +406,9 @@ impl<F> Machine<F> {
     /// When [`Input::Tick`] is due at the latest.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let hello = self.half_open.first().map(|(due, _)| *due);
-        hello.into_iter().chain(self.first_due()).chain(self.inquiries.next_deadline()).min()
+        let record = self.begun.first().map(|(due, _)| *due);
+        let all = hello.into_iter().chain(record).chain(self.first_due());
+        all.chain(self.inquiries.next_deadline()).min()
     }
 
     /// The live session that a client id would have to share its name with.
@@ -513,6 +519,9 @@ impl<F> Machine<F> {
         let now = self.now;
         while let Some((_, session)) = self.half_open.first().copied().filter(|(due, _)| *due <= now) {
             self.dismiss(session, GoodbyeReason::HelloDeadline);
+        }
+        while let Some(session) = self.unended() {
+            self.fault(session, "a record that was begun and is not ended in time");
         }
         self.shrink_late_rings();
         while let Some(session) = self.late() {

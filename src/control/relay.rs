@@ -12,8 +12,12 @@
 //! What waits here to be written is charged to the user who is to read it. Above its share what is new is *withheld*: its place is
 //! taken by losses, which are sent ahead of what comes next, or when all else was read. A subscriber that says it has read what it has
 //! not gains nothing: a charge ends only when the bytes have left, and losses, too, wait for that above its share.
+//!
+//! A record is charged in full once its head is there, so a publisher that begins one has to go on with it: the next frame of it has a
+//! deadline, and who does not meet it is sent away.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use super::quota::{Account, Charges};
 use super::routes::{Ring, Slot, Stage};
@@ -49,6 +53,8 @@ pub(super) struct Relay {
     outgoing: Row,
     /// The record that is coming is not sent on.
     withholds: bool,
+    /// When the next part of it is due at the latest.
+    due: Option<Instant>,
     /// Events attempted on each slot, under its last grant, by the end of what was withheld and is not told as lost yet.
     withheld: BTreeMap<u16, (u16, u64)>,
 }
@@ -174,6 +180,13 @@ impl Relay {
         frames
     }
 
+    /// When the next part of the record that is coming is due; `None` where none is.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn due(&self) -> Option<Instant> {
+        assert_eq!(self.due.is_some(), !self.incoming.is_whole(), "what is begun is due");
+        self.due
+    }
+
     /// What it is charged with for the part of a record that has not come.
     fn awaited(&self) -> u64 {
         if self.withholds { 0 } else { self.incoming.left().into() }
@@ -256,7 +269,14 @@ impl<F> Machine<F> {
         let may = allowance(&self.charges, &self.sessions, ring.account);
         let taken = relay.take(&ring.slots, window, &records.0, may);
         match taken {
-            Ok(passed) => self.pass(id, &passed),
+            Ok(passed) => {
+                let is_whole = relay.incoming.is_whole();
+                let due = (!is_whole).then(|| self.now + self.settings.record_deadline);
+                let before = std::mem::replace(&mut relay.due, due);
+                self.forget_due(id, before);
+                self.begun.extend(due.map(|due| (due, id)));
+                self.pass(id, &passed);
+            }
             Err(what) => self.fault(session, what),
         }
     }
@@ -274,10 +294,13 @@ impl<F> Machine<F> {
         if matches!(ring.stage, Stage::Poisoned) {
             return;
         }
+        let before = relay.took;
         let released = relay.release(cost, allowance(&self.charges, &self.sessions, ring.account));
         match released {
             Ok(passed) => {
-                self.send(producer, Notice::Took { ring: id, cost });
+                if cost > before {
+                    self.send(producer, Notice::Took { ring: id, cost });
+                }
                 self.pass(id, &passed);
             }
             Err(what) => self.fault(session, what),
@@ -364,9 +387,22 @@ impl<F> Machine<F> {
         }
     }
 
+    /// A publisher that has begun a record and does not go on with it.
+    pub(super) fn unended(&self) -> Option<SessionId> {
+        let (_, ring) = self.begun.first().filter(|(due, _)| *due <= self.now)?;
+        Some(self.publishers[&self.rings[ring].publisher].session)
+    }
+
+    fn forget_due(&mut self, id: RingId, due: Option<Instant>) {
+        if let Some(due) = due {
+            self.begun.remove(&(due, id));
+        }
+    }
+
     /// A ring has ended, and what has not come of its last record will not.
     pub(super) fn end_relay(&mut self, ring: &Ring<F>) {
         let awaited = ring.relay.as_ref().map_or(0, Relay::awaited);
+        self.forget_due(ring.id, ring.relay.as_ref().and_then(|relay| relay.due));
         self.discharge(ring.account.session, awaited);
     }
 
@@ -374,8 +410,9 @@ impl<F> Machine<F> {
     pub(super) fn stop_relay(&mut self, id: RingId) {
         let ring = self.rings.get_mut(&id).expect("the caller found the ring");
         let session = ring.account.session;
-        let awaited = ring.relay.replace(Relay::default()).map_or(0, |relay| relay.awaited());
-        self.discharge(session, awaited);
+        let before = ring.relay.replace(Relay::default()).expect("the caller found it relayed");
+        self.forget_due(id, before.due);
+        self.discharge(session, before.awaited());
     }
 }
 

@@ -210,6 +210,8 @@ impl Outbox {
     /// Processes that what is published on this topic now is for.
     pub(crate) fn subscribers(&mut self, topic: TopicId) -> u64 {
         self.follow();
+        // Without a broker nobody says that one is gone.
+        self.drop_deserted(sys::monotonic_nanos());
         self.heard_by(topic)
     }
 

@@ -98,6 +98,7 @@ fn settings(limits: u8) -> Settings {
         relays_all: limits & (1 << 7) != 0,
         route_deadline: ROUTE_DEADLINE,
         hello_deadline: HELLO_DEADLINE,
+        record_deadline: HELLO_DEADLINE,
     }
 }
 

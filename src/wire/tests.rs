@@ -189,6 +189,7 @@ fn the_page_has_the_limits_of_the_sources() {
         FRAME_BYTES_MAX,
         RELAYED_BYTES_MAX,
         RELAYED_BYTES_OF_ALL,
+        RECORD_DEADLINE,
         FRAME_MEMORY_MAX,
         DESCRIPTORS_WAITING_MAX,
         OUTGOING_FRAMES_MAX,

@@ -238,6 +238,25 @@ fn a_publisher_that_lost_its_session_while_it_was_stopped_does_not_count_on_its_
 }
 
 #[test]
+fn a_subscriber_that_went_with_the_broker_is_counted_no_more_though_nothing_is_published() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({})).up();
+    let mut detector = Role::client(&folder, "detector").up();
+    for subscriber in [&mut agent, &mut detector] {
+        subscribe(subscriber);
+    }
+    let mut procmond = Role::client_with(&folder, "procmond", json!({"comes_back": true})).up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    let count = |procmond: &mut Role| procmond.must(&json!({"do": "subscribers"}))["count"].clone();
+    assert_eq!(count(&mut procmond), 2);
+    agent.kill();
+    procmond.must(&json!({"do": "disconnected"}));
+    wait_until("the one that lives is left", || count(&mut procmond) == 1);
+    detector.kill();
+    wait_until("nobody is left", || count(&mut procmond) == 0);
+}
+
+#[test]
 fn a_clean_shutdown_ends_streams_whose_publisher_is_idle() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();

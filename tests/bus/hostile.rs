@@ -11,6 +11,7 @@ mod document;
 mod floods;
 mod named;
 mod publisher;
+mod relay;
 mod sizes;
 mod subscriber;
 mod table;
@@ -40,9 +41,14 @@ impl Scene {
 
     /// With rings made of this, whatever those of other tests are made of.
     fn over(backing: &str) -> Self {
+        Self::with_rings(backing, RING_BYTES)
+    }
+
+    /// The same, of so many bytes.
+    fn with_rings(backing: &str, ring_bytes: usize) -> Self {
         let folder = Folder::new();
         let options = json!({
-            "ring_bytes": RING_BYTES,
+            "ring_bytes": ring_bytes,
             "ring_budget_per_uid": 1 << 29,
             "socket_mode": 0o666,
             "backing": backing,

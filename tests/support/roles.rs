@@ -278,6 +278,10 @@ impl BusRole {
             "storm" => Ok(self.storm(&text("topic"), number("threads"), number("count")).await),
             "issue" | "members" | "connect_again" => self.identity(command).await,
             "totals" => Ok(delivery(self.publishers[&text("name")].totals())),
+            "subscribers" => {
+                let publisher = self.publishers.get_mut(&text("name")).expect("it was declared");
+                Ok(json!({ "count": publisher.subscribers() }))
+            }
             "disconnected" => Ok(json!({ "why": self.client().disconnected().await.to_string() })),
             "request" => Ok(self.request(command).await),
             "respond" => self.respond(command).await,

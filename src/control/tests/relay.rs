@@ -1,6 +1,7 @@
 //! Rings that lead over the broker.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -8,7 +9,7 @@ use super::super::relay::Relay;
 use super::super::routes::Slot;
 use super::super::{Input, SessionId, Share};
 use super::world::{RING_BYTES, USER, World, fault, names};
-use crate::config::RELAYED_BYTES_MAX;
+use crate::config::{RECORD_DEADLINE, RELAYED_BYTES_MAX};
 use crate::wire::relayed::{HEAD_BYTES, Head, Piece, RECORD_COST, Row};
 use crate::wire::{Notice, RelayedRecords, Request, Resource, RingId};
 
@@ -265,6 +266,77 @@ fn who_sends_a_record_in_crumbs_is_sent_away() {
         assert_eq!(fault(&world.heard(tool)), "a frame that ends within a record, and is not full");
         assert!(relayed(&mut world, agent).is_empty());
     }
+}
+
+#[test]
+fn who_begins_a_record_and_does_not_go_on_with_it_is_sent_away_and_its_reader_charged_no_more() {
+    let mut world = World::with_settings(|settings| settings.ring_bytes = 2 * RING_BYTES);
+    let (agent, tool) = (world.join("agent"), world.join("procmond"));
+    world.declare(tool, 0, 0, "control.health.status");
+    world.subscribe(agent, 0, &["control.health.status"]);
+    world.settle();
+    let ring = world.only_ring();
+    let whole = record(0, 0, 1, 150_000);
+    let mut frames = whole.chunks(RELAYED_BYTES_MAX).map(|part| RelayedRecords(part.to_vec()));
+    let mut next = |world: &mut World| {
+        let records = frames.next().expect("three of them");
+        world.say(tool, Request::Relay { ring, records });
+    };
+    let moment = Duration::from_millis(1);
+    // Each frame has the whole time.
+    for _ in 0..2 {
+        next(&mut world);
+        assert_eq!(world.machine.next_deadline(), Some(world.now + RECORD_DEADLINE));
+        world.wait(RECORD_DEADLINE - moment);
+        assert!(world.is_connected(tool));
+    }
+    assert!(world.machine.charges.total(Resource::RelayedBytes) > 0);
+    world.wait(moment);
+    assert_eq!(fault(&world.heard(tool)), "a record that was begun and is not ended in time");
+    let unwritten = std::mem::take(&mut world.unwritten);
+    for (session, charge) in unwritten {
+        world.feed(Input::Written { session, charge });
+    }
+    assert_eq!(world.machine.charges.total(Resource::RelayedBytes), 0);
+    assert!(world.is_connected(agent) && world.machine.next_deadline().is_none());
+}
+
+#[test]
+fn a_record_that_is_ended_or_whose_ring_is_gone_has_no_deadline() {
+    for end in ["the record", "the ring", "an accusation", "its publisher"] {
+        let mut world = World::new();
+        let (agent, procmond, ring) = pair(&mut world);
+        let begun = begun(&mut world, agent, ring);
+        match end {
+            "the record" => {
+                let records = RelayedRecords(vec![7; 100_000 - usize::try_from(begun).expect("it is small")]);
+                world.say(agent, Request::Relay { ring, records });
+            }
+            "the ring" => world.end(procmond),
+            "an accusation" => {
+                world.say(procmond, Request::Poisoned { ring, violation: "so".into() });
+                world.settle();
+            }
+            _ => world.say(agent, Request::ClosePublisher { publisher: 0 }),
+        }
+        assert_eq!(world.machine.next_deadline(), None, "{end}");
+        world.wait(2 * RECORD_DEADLINE);
+        assert!(world.is_connected(agent), "{end}");
+    }
+}
+
+#[test]
+fn what_a_reader_says_again_is_not_passed_on() {
+    let mut world = World::new();
+    let (agent, procmond, ring) = pair(&mut world);
+    relay(&mut world, agent, ring, &record(0, 0, 1, 8));
+    let took = |cost| Request::Took { ring, cost };
+    for cost in [0, 0, RECORD_COST + 8, RECORD_COST + 8, RECORD_COST + 8] {
+        world.say(procmond, took(cost));
+    }
+    let heard = world.heard(agent);
+    let told = heard.iter().filter(|notice| matches!(notice, Notice::Took { .. })).count();
+    assert_eq!((told, world.is_connected(procmond)), (1, true), "{heard:?}");
 }
 
 /// The two together: it says that it has read what it has not, so that losses are told at once, which cost nothing else.

@@ -119,6 +119,7 @@ fn settings(dice: &mut Dice) -> Settings {
         relays_all: false,
         route_deadline: ROUTE_DEADLINE,
         hello_deadline: HELLO_DEADLINE,
+        record_deadline: crate::config::RECORD_DEADLINE,
     }
 }
 

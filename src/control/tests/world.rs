@@ -12,7 +12,7 @@ use super::super::{
     Report, SessionId, Settings, Share,
 };
 use crate::access::AccessPolicy;
-use crate::config::{FRAME_BYTES_MAX, SESSIONS_MAX};
+use crate::config::{FRAME_BYTES_MAX, RECORD_DEADLINE, SESSIONS_MAX};
 use crate::wire::codec::{decode, encode};
 use crate::wire::statistics::in_frames;
 use crate::wire::{
@@ -105,6 +105,7 @@ impl World {
             relays_all: false,
             route_deadline: ROUTE_DEADLINE,
             hello_deadline: HELLO_DEADLINE,
+            record_deadline: RECORD_DEADLINE,
         };
         change(&mut settings);
         let now = Instant::now();

@@ -19,7 +19,8 @@ fn attacks_on_sealed_memory() -> BTreeSet<&'static str> {
     let flips = [table::FLIPS_AS_PUBLISHER, table::FLIPS_AS_SUBSCRIBER].concat();
     let listed = listed.concat().into_iter().map(|attack| attack.name);
     let floods = floods::FLOODS.iter().map(|(name, _)| *name);
-    listed.chain(told).chain(flips).chain(sizes).chain(floods).chain([table::SPOILED]).collect()
+    let relays = table::RELAYS.iter().map(|(name, _)| *name);
+    listed.chain(told).chain(flips).chain(sizes).chain(floods).chain(relays).chain([table::SPOILED]).collect()
 }
 
 /// Those on memory with names.

@@ -280,3 +280,16 @@ pub(super) const THEIRS_AS_SUBSCRIBER: &[&str] = &[
     "their-records",
     "their-all",
 ];
+
+/// What a publisher sends over the broker, and what its goodbye says was against the protocol.
+pub(super) const RELAYS: &[(&str, &str)] = &[
+    ("relay-ungranted-slot", "a record of a slot that was never granted"),
+    ("relay-ungranted-again", "a record of a slot that was never granted"),
+    ("relay-too-large", "a record larger than its ring takes"),
+    ("relay-beyond-window", "more records than the window of their ring holds"),
+    ("relay-too-many-events", "more events than can be counted"),
+    ("relay-cut-head", "a record whose head is cut"),
+    ("relay-in-crumbs", "a frame that ends within a record, and is not full"),
+    ("relay-for-others", "records for a ring of others"),
+    ("relay-unended", "a record that was begun and is not ended in time"),
+];

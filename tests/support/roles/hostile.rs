@@ -29,6 +29,7 @@ mod descriptors;
 pub(crate) mod floods;
 mod names;
 mod record;
+mod relay;
 mod ring;
 mod segment;
 pub(crate) mod wire;
@@ -158,8 +159,8 @@ struct State {
     /// It was changed behind the broker's back.
     swapped: bool,
     rings: BTreeMap<u64, Ring>,
-    /// There is a ring that leads over the broker.
-    relayed: bool,
+    /// The ring that leads over the broker.
+    relayed: Option<u64>,
     accused: Vec<String>,
     goodbye: Option<String>,
     over: bool,
@@ -206,13 +207,7 @@ impl Intruder {
             }
             "subscribe" => {
                 self.begin(text("offer"));
-                let frame = Frame::new(request::SUBSCRIBE).number(1).number(1);
-                let frame = frame.number(1).text(text("pattern"));
-                self.send(match command["ring_bytes"].as_u64() {
-                    Some(bytes) => frame.number(1).number(bytes),
-                    None => frame.number(0),
-                });
-                self.await_ring()
+                self.subscribe(text("pattern"), command["ring_bytes"].as_u64())
             }
             "publish" => self.publish(number("count"), number("left")),
             "attack" => self.with_ring(|ring| {
@@ -252,7 +247,9 @@ impl Intruder {
             }
             "flood" => self.flood(path, text("name")),
             "await_granted" => self.wait(|state| state.granted || state.over),
-            "await_relayed" => self.wait(|state| state.relayed || state.over),
+            "await_relayed" => self.wait(|state| state.relayed.is_some() || state.over),
+            "relay" => self.relay(text("name")),
+            "await_over" => self.wait(|state| state.over),
             "await_accused" => self.wait(|state| !state.accused.is_empty() || state.over),
             "leave_child" => self.leave_child(),
             other => panic!("no command {other}"),
@@ -272,7 +269,7 @@ impl Intruder {
         state.granted = false;
         state.refused = None;
         state.swapped = false;
-        state.relayed = false;
+        state.relayed = None;
     }
 
     fn send(&self, frame: Frame) {
@@ -316,9 +313,25 @@ impl Intruder {
             "goodbye": state.goodbye,
             "accused": state.accused,
             "ready": state.rings.values().any(Ring::is_ready),
-            "relayed": state.relayed,
+            "relayed": state.relayed.is_some(),
             "over": state.over,
         })
+    }
+
+    fn subscribe(&self, pattern: &str, ring_bytes: Option<u64>) -> Value {
+        let frame = Frame::new(request::SUBSCRIBE).number(1).number(1).number(1).text(pattern);
+        self.send(match ring_bytes {
+            Some(bytes) => frame.number(1).number(bytes),
+            None => frame.number(0),
+        });
+        self.await_ring()
+    }
+
+    /// Sends what has this name over its ring that leads over the broker.
+    fn relay(&self, name: &str) -> Value {
+        let ring = self.state().relayed.expect("the harness waits until there is one");
+        relay::attack(ring, name, |frame| self.send(frame));
+        json!({})
     }
 
     fn await_ring(&self) -> Value {
@@ -327,6 +340,7 @@ impl Intruder {
             state.over
                 || swapped
                 || state.refused.is_some()
+                || (state.granted && state.relayed.is_some())
                 || state.rings.values().any(|ring| ring.closed || (state.granted && ring.is_ready()))
         })
     }
@@ -466,7 +480,7 @@ impl State {
                 }
                 done(order);
             }
-            Notice::Relay => self.relayed = true,
+            Notice::Relay { ring } => self.relayed = Some(ring),
             Notice::Unroute { order } => done(order),
             Notice::CloseRing { ring, accused } => {
                 if let Some(ring) = self.rings.get_mut(&ring) {

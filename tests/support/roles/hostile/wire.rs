@@ -25,6 +25,7 @@ pub(crate) mod request {
     pub(crate) const POISONED: u64 = 9;
     pub(crate) const PROOF: u64 = 10;
     pub(crate) const STATISTICS: u64 = 13;
+    pub(crate) const RELAY: u64 = 14;
 }
 
 /// Refusals by their places in the protocol's enum.
@@ -54,7 +55,9 @@ pub(crate) enum Notice {
     /// What was asked for is granted.
     Granted,
     /// A ring leads over the broker.
-    Relay,
+    Relay {
+        ring: u64,
+    },
     MakeSegment {
         ring: u64,
         /// Data bytes of a producer's segment; `None`: a consumer's.
@@ -273,7 +276,7 @@ impl Cursor<'_> {
             12 => Notice::CloseRing { ring: self.number(), accused: self.option(Self::text) },
             13 => Notice::Goodbye { reason: self.reason() },
             14 => Notice::Challenge { nonce: self.bytes() },
-            18 | 19 => Notice::Relay,
+            18 | 19 => Notice::Relay { ring: self.number() },
             _ => Notice::Other,
         }
     }

@@ -14,7 +14,7 @@ const LONG: Duration = Duration::from_secs(20);
 const BATCHES: &str = "events.process.batch";
 
 async fn broker(path: &Path) -> DaemoneyeBroker {
-    let broker = // Also where the machine is busy with other things.
+    // Also where the machine is busy with other things.
     let options = BrokerOptions::new(path).route_deadline(LONG);
     let broker = DaemoneyeBroker::with_options(options).expect("a thread");
     broker.start().await.expect("a free path");

@@ -17,6 +17,7 @@ mod membership;
 mod memory;
 mod overload;
 mod policy;
+mod raw;
 mod relay;
 mod requests;
 mod returns;

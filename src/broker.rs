@@ -6,6 +6,7 @@ mod membership;
 mod outgoing;
 mod pairs;
 mod poisonings;
+mod raw;
 mod serve;
 mod shares;
 mod statistics;
@@ -24,7 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::access::{AccessPolicy, Component};
 use crate::client::Core;
 use crate::config;
-use crate::control::{Member, PolicyChange, RingCharge};
+use crate::control::{AGENT, Member, PolicyChange, RingCharge};
 use crate::dataplane::WaitPolicy;
 use crate::identity::LaunchToken;
 use crate::instance::Instance;
@@ -40,6 +41,7 @@ pub use audit::RefusalCount;
 pub use doorkeeper::TokenTerms;
 pub use membership::{Departure, Membership, MembershipChange, Missed, Presence};
 pub use poisonings::Poisoning;
+pub use raw::{RawSubscribeError, UnsubscribeError};
 
 /// How a broker is run.
 ///
@@ -350,6 +352,9 @@ pub struct DaemoneyeBroker {
     thread: Mutex<Option<JoinHandle<()>>>,
     path: PathBuf,
     changes: WeakSender<Arc<MembershipChange>>,
+    /// The agent's own session, from the first use of it on.
+    agent: tokio::sync::OnceCell<Arc<Core>>,
+    raw: raw::Receivers,
 }
 
 impl DaemoneyeBroker {
@@ -388,7 +393,8 @@ impl DaemoneyeBroker {
         };
         let thread = std::thread::Builder::new().name("eventbus-broker".into()).spawn(control)?;
         runtime.recv().unwrap_or_else(|_| Err(io::Error::other("the broker's thread is gone")))?;
-        Ok(Self { commands, thread: Mutex::new(Some(thread)), path, changes })
+        let (thread, agent) = (Mutex::new(Some(thread)), tokio::sync::OnceCell::new());
+        Ok(Self { commands, thread, path, changes, agent, raw: raw::Receivers::default() })
     }
 
     /// Starts to listen. Done twice it does nothing the second time. Cancel-safe.
@@ -545,11 +551,14 @@ impl DaemoneyeBroker {
         answer.await.unwrap_or(Err(StartError::Shutdown))
     }
 
-    /// Makes a client in this process.
-    pub(crate) async fn embed(&self, client_id: &str) -> Result<Arc<Core>, StartError> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Command::Embed { client_id: client_id.to_owned(), reply });
-        answer.await.unwrap_or(Err(StartError::Shutdown))
+    /// The client in this process, which is the agent. It is made when it is first asked for, and lives as long as the broker.
+    pub(crate) async fn agent(&self) -> Result<&Arc<Core>, StartError> {
+        let embed = async || {
+            let (reply, answer) = oneshot::channel();
+            self.tell(Command::Embed { client_id: AGENT.to_owned(), reply });
+            answer.await.unwrap_or(Err(StartError::Shutdown))
+        };
+        self.agent.get_or_try_init(embed).await
     }
 
     fn tell(&self, command: Command) {

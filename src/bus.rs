@@ -8,7 +8,6 @@ use crate::client::{
     ClientStatistics, Core, DeclareError, PublishError, Publisher, RequestError, Responder, Response,
     SubscribeError, SubscribeOptions, Subscription,
 };
-use crate::control::AGENT;
 use crate::correlation::CorrelationMetadata;
 use crate::event::CollectionEvent;
 use crate::wire::Latencies;
@@ -102,7 +101,7 @@ impl DaemoneyeEventBus {
     /// [`StartError`] if the broker can't listen.
     pub async fn from_broker(broker: DaemoneyeBroker) -> Result<Self, StartError> {
         broker.start().await?;
-        let core = broker.embed(AGENT).await?;
+        let core = Arc::clone(broker.agent().await?);
         Ok(Self { core, broker: Arc::new(broker) })
     }
 

@@ -3,6 +3,7 @@
 mod connect;
 mod connection;
 mod publisher;
+mod raw;
 mod request;
 mod session;
 mod sharing;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::access::{Component, Withheld};
 use crate::batch::{BatchEvent, EventTooLarge};
+use crate::config::TOPICS_MAX;
 use crate::correlation::CorrelationMetadata;
 use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, KeptShare, OutboxShared, Queue, WaitPolicy};
 use crate::event::CollectionEvent;
@@ -29,6 +31,8 @@ use crate::wire::{Latencies, Refusal, Welcome};
 pub use connect::{ConnectError, ConnectOptions};
 pub use connection::{Connection, Disconnected};
 pub use publisher::{BatchBuilder, Publisher, Unread};
+pub(crate) use raw::Ending;
+pub use raw::{ControlError, MessageReceiver};
 pub use request::{Call, ReplyError, RequestError, Responder, Response};
 pub use sharing::SessionTerm;
 pub use statistics::StatisticsError;
@@ -375,10 +379,14 @@ pub(crate) struct Core {
     answers: tokio::sync::OnceCell<request::Answers>,
 }
 
+/// One publisher with many topics. When it has as many as it may, another takes its place, and topics are declared anew: some names, those
+/// that answers go to for instance, are used for a while and never again.
 #[derive(Debug, Default)]
 struct SharedPublisher {
     publisher: Option<Publisher>,
     topics: HashMap<String, TopicId>,
+    /// Topics that it has, or may have: those of which the broker was asked.
+    asked: usize,
 }
 
 /// The channels between handles and a session that is about to run.
@@ -475,17 +483,27 @@ impl Core {
 
     async fn declare_shared(&self, topic: &str) -> Result<(), DeclareError> {
         let parsed = Topic::new(topic)?;
-        let number = {
+        let (number, full) = {
             let mut shared = self.shared.lock();
-            shared.publisher.get_or_insert_with(|| self.open_publisher()).number()
+            let full = (shared.asked >= TOPICS_MAX).then(|| std::mem::take(&mut *shared));
+            shared.asked += 1;
+            (shared.publisher.get_or_insert_with(|| self.open_publisher()).number(), full)
         };
-        let id = self.declare(number, parsed).await?;
-        self.shared.lock().topics.insert(topic.to_owned(), id);
-        Ok(())
+        // Outside the lock: its rings are closed.
+        drop(full);
+        let declared = self.declare(number, parsed).await;
+        self.shared.lock().declared(number, topic, declared)
     }
 
-    fn subscribers(&self, topic: &str) -> u64 {
-        self.shared.lock().subscribers(topic).unwrap_or(0)
+    /// Processes that what is published on a topic now is for.
+    async fn subscribers(&self, topic: &str) -> Result<u64, DeclareError> {
+        loop {
+            let subscribers = self.shared.lock().subscribers(topic);
+            match subscribers {
+                Some(subscribers) => return Ok(subscribers),
+                None => self.declare_shared(topic).await?,
+            }
+        }
     }
 
     fn open_publisher(&self) -> Publisher {
@@ -545,6 +563,26 @@ impl SharedPublisher {
     ) -> Option<Result<Delivery, EventTooLarge>> {
         let id = *self.topics.get(topic)?;
         Some(self.publisher.as_mut()?.publish_on(id, event, correlation))
+    }
+
+    /// What the broker says of a topic. Meanwhile another publisher may have taken the place of the one that was asked for.
+    fn declared(
+        &mut self,
+        publisher: u32,
+        topic: &str,
+        declared: Result<TopicId, DeclareError>,
+    ) -> Result<(), DeclareError> {
+        if self.publisher.as_ref().is_none_or(|now| now.number() != publisher) {
+            return declared.map(drop);
+        }
+        match declared {
+            Ok(id) => drop(self.topics.insert(topic.to_owned(), id)),
+            Err(error) => {
+                self.asked -= 1;
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Processes that what is published on a topic now is for.

@@ -83,6 +83,12 @@ pub(crate) const RELAYED_BYTES_OF_ALL: u64 = 64 << 20;
 /// waits for an answer, since the publisher's thread, or process, may be held up. Beyond it: the publisher's session ends.
 pub(crate) const RECORD_DEADLINE: Duration = REQUEST_DEADLINE;
 
+/// Bytes of a message that somebody keeps: an event as large as a ring of the default size takes, and its correlation. Above it: refused.
+pub(crate) const MESSAGE_BYTES_MAX: usize = RING_BYTES / 4;
+
+/// What each tag of its correlation counts as beside its text: its place in a map.
+pub(crate) const MESSAGE_TAG_BYTES: usize = 64;
+
 /// Memory of what one control frame decodes into: of each list with its items, and of all texts together. Above it: the session
 /// ends.
 pub(crate) const FRAME_MEMORY_MAX: usize = 256 << 10;

@@ -73,6 +73,7 @@ mod hierarchy;
 mod identity;
 mod instance;
 mod link;
+mod message;
 mod routing;
 mod statistics;
 mod sys;
@@ -84,18 +85,18 @@ pub use access::{
 };
 pub use batch::{
     Batch, BatchEvent, BatchView, CorrelationRef, EventRef, EventTooLarge, Events, FilesystemEventRef,
-    NetworkEventRef, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
+    NetworkEventRef, NotAnEvent, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
 };
 pub use broker::{
     BrokerOptions, DaemoneyeBroker, Departure, Membership, MembershipChange, Missed, Poisoning, Presence,
-    RefusalCount, ReloadError, StartError, TokenTerms,
+    RawSubscribeError, RefusalCount, ReloadError, StartError, TokenTerms, UnsubscribeError,
 };
 pub use bus::{DaemoneyeEventBus, EventBus};
 pub use client::{
-    BatchBuilder, Call, ClientStatistics, ConnectError, ConnectOptions, Connection, DeclareError,
-    Disconnected, EventBusClient, EventReceiver, Nothing, PublishError, Publisher, ReplyError, RequestError,
-    Responder, Response, SessionTerm, StatisticsError, SubscribeError, SubscribeOptions, Subscription,
-    Unread,
+    BatchBuilder, Call, ClientStatistics, ConnectError, ConnectOptions, Connection, ControlError,
+    DeclareError, Disconnected, EventBusClient, EventReceiver, MessageReceiver, Nothing, PublishError,
+    Publisher, ReplyError, RequestError, Responder, Response, SessionTerm, StatisticsError, SubscribeError,
+    SubscribeOptions, Subscription, Unread,
 };
 pub use control::{Member, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;
@@ -106,6 +107,7 @@ pub use event::{
 pub use hierarchy::TopicAccessLevel;
 pub use identity::LaunchToken;
 pub use instance::{Instance, InstanceError};
+pub use message::{Message, MessageError, MessageType};
 pub use shm::Backing;
 pub use statistics::{
     BrokerStatistics, PoisoningStatistics, PublisherStatistics, RefusalStatistics, RingStatistics,

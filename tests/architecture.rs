@@ -17,11 +17,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("batch", &["correlation", "event"]),
     ("routing", &["topic"]),
     ("wire", &["access", "config", "topic"]),
+    ("message", &["batch", "config", "correlation", "topic", "wire"]),
     ("link", &["config", "sys", "wire"]),
     ("identity", &["sys", "wire"]),
     ("statistics", &["access", "topic", "wire"]),
     ("control", &["access", "config", "routing", "topic", "wire"]),
-    ("dataplane", &["access", "batch", "config", "event", "hierarchy", "routing", "sys", "topic", "wire"]),
+    (
+        "dataplane",
+        &["access", "batch", "config", "event", "hierarchy", "message", "routing", "sys", "topic", "wire"],
+    ),
     (
         "client",
         &[
@@ -34,6 +38,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "identity",
             "instance",
             "link",
+            "message",
             "routing",
             "statistics",
             "sys",
@@ -45,9 +50,11 @@ const ROOMS: &[(&str, &[&str])] = &[
         "broker",
         &[
             "access",
+            "batch",
             "client",
             "config",
             "control",
+            "correlation",
             "dataplane",
             "identity",
             "instance",
@@ -57,7 +64,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wire",
         ],
     ),
-    ("bus", &["broker", "client", "control", "correlation", "event", "wire"]),
+    ("bus", &["broker", "client", "correlation", "event", "wire"]),
     ("fuzzing", &["access", "batch", "control", "wire"]),
 ];
 

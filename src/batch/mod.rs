@@ -55,6 +55,7 @@ mod layout;
 mod read;
 mod records;
 mod refs;
+mod single;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -69,6 +70,8 @@ pub use refs::{
     CorrelationRef, EventRef, FilesystemEventRef, NetworkEventRef, PerformanceEventRef, ProcessEventRef,
     TriggerRequestRef,
 };
+pub use single::NotAnEvent;
+pub(crate) use time::{from_epoch, to_epoch};
 pub(crate) use write::{BatchWriter, PushError};
 
 /// The most events that one record holds: 512. It bounds how long a reader is busy with one record.

@@ -168,6 +168,12 @@ impl<'a> BatchView<'a> {
         Events { view: *self, next: 0 }
     }
 
+    /// The event at `position`, counted from 0. There has to be one.
+    #[inline]
+    pub(crate) fn event(&self, position: usize) -> EventRef<'a> {
+        EventRef::new(self.fields(1 + position), self.head.blobs)
+    }
+
     /// The correlation of the batch, to which every event belongs that has none of its own.
     #[must_use]
     pub fn correlation(&self) -> CorrelationRef<'a> {
@@ -267,7 +273,7 @@ impl<'a> Iterator for Events<'a> {
             return None;
         }
         self.next += 1;
-        Some(EventRef::new(self.view.fields(self.next), self.view.head.blobs))
+        Some(self.view.event(self.next - 1))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -10,7 +10,7 @@ const EVERY_CLOCK: Range<i64> = 0..1 << 33;
 
 /// Seconds since the epoch, rounded down, and the nanoseconds above them.
 #[inline]
-pub(super) fn to_epoch(time: SystemTime) -> (i64, u32) {
+pub(crate) fn to_epoch(time: SystemTime) -> (i64, u32) {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => (seconds(after.as_secs()), after.subsec_nanos()),
         Err(error) => {
@@ -35,7 +35,7 @@ pub(super) fn is_time(seconds: i64, nanos: u32) -> bool {
 
 /// The inverse of [`to_epoch`]. `None` for a full second or more of nanoseconds, and for a time that this platform's
 /// clock cannot hold.
-pub(super) fn from_epoch(seconds: i64, nanos: u32) -> Option<SystemTime> {
+pub(crate) fn from_epoch(seconds: i64, nanos: u32) -> Option<SystemTime> {
     if nanos >= NANOS_PER_SECOND {
         return None;
     }

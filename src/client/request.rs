@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::raw::is_control;
 use super::session::Command;
 use super::{
     Core, Disconnected, EventBusClient, PublishError, SubscribeError, SubscribeOptions, Subscription,
@@ -159,7 +160,7 @@ impl Core {
     ) -> Result<Response, RequestError> {
         let deadline = Instant::now() + patience;
         let named = || topic.to_owned();
-        if topic.split('.').next() != Some("control") {
+        if !is_control(topic) {
             return Err(RequestError::NotControl { topic: named() });
         }
         let answers = self.answers().await?;
@@ -184,7 +185,7 @@ impl Core {
                 () = answers.read() => return Err(self.disconnected().await.into()),
                 slept = self.sleep(left.min(RESPONDER_CHECK)) => slept?,
             }
-            if self.subscribers(topic) == 0 {
+            if self.subscribers(topic).await.map_err(PublishError::from)? == 0 {
                 return Err(RequestError::ResponderGone { topic: named() });
             }
         }

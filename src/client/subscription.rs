@@ -1,7 +1,7 @@
 //! Subscribing.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use futures_core::Stream;
 
 use super::publisher::deadline_of;
 use super::session::{Command, Commands, Ground};
-use super::{SubscribeError, Subscribed};
+use super::{MessageReceiver, SubscribeError, Subscribed};
 use crate::access::Withheld;
 use crate::config::is_ring_size;
 use crate::dataplane::{Desk, Hub, Item, Losses, Queue, ReceivedBatch, RecvError, Served, Taken};
@@ -142,24 +142,36 @@ pub struct Subscription {
     pub(super) subscribed: Subscribed,
     queue: Arc<Queue>,
     desk: Arc<Desk>,
-    lease: Lease,
+    lease: Arc<Lease>,
 }
 
 /// The subscription's place in the hub and at the broker, for as long as it lives.
 #[derive(Debug)]
-struct Lease {
+pub(super) struct Lease {
     commands: Commands,
     hub: Arc<Hub>,
     queue: Arc<Queue>,
     number: u32,
 }
 
+impl Lease {
+    /// Ends the subscription while somebody has it yet, and may read what waits.
+    pub(super) fn end(&self) {
+        self.hub.end_one(self.number);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        // Without a session there is nobody to tell.
+        let _ = self.commands.send(Command::Unsubscribe { subscription: self.number });
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.queue.abandon();
         self.hub.remove(self.number);
-        // Without a session there is nobody to tell.
-        let _ = self.commands.send(Command::Unsubscribe { subscription: self.number });
+        self.tell();
     }
 }
 
@@ -170,7 +182,7 @@ impl Subscription {
             subscribed: Subscribed::default(),
             queue: Arc::clone(&queue),
             desk: Arc::clone(&ground.desk),
-            lease: Lease { commands, hub: Arc::clone(&ground.hub), queue, number },
+            lease: Arc::new(Lease { commands, hub: Arc::clone(&ground.hub), queue, number }),
         }
     }
 
@@ -281,10 +293,25 @@ impl Subscription {
     /// The same subscription, event by event.
     #[must_use]
     pub fn into_events(self) -> EventReceiver {
-        EventReceiver { subscription: self, batch: None, lagged: 0, left_out: 0, poisoned: None, away: 0 }
+        EventReceiver {
+            subscription: self,
+            batch: None,
+            left_out: 0,
+            interruptions: Interruptions::default(),
+        }
     }
 
-    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
+    /// The same subscription, message by message: opaque payloads, too, and all as bytes.
+    #[must_use]
+    pub fn into_messages(self) -> MessageReceiver {
+        MessageReceiver::new(self)
+    }
+
+    pub(super) fn lease(&self) -> Weak<Lease> {
+        Arc::downgrade(&self.lease)
+    }
+
+    pub(super) fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Item>> {
         self.queue.poll_next(&mut self.taken, context)
     }
 }
@@ -349,10 +376,26 @@ pub struct EventReceiver {
     subscription: Subscription,
     /// A batch, and how many of its events were taken.
     batch: Option<(ReceivedBatch, usize)>,
-    lagged: u64,
     left_out: u64,
-    poisoned: Option<RecvError>,
-    away: u64,
+    interruptions: Interruptions,
+}
+
+/// What has come between the events of a subscription so far.
+#[derive(Debug, Default)]
+pub(super) struct Interruptions {
+    pub(super) lagged: u64,
+    pub(super) poisoned: Option<RecvError>,
+    pub(super) away: u64,
+}
+
+impl Interruptions {
+    pub(super) fn note(&mut self, interruption: &RecvError) {
+        match interruption {
+            RecvError::Lagged(events) => self.lagged = self.lagged.saturating_add(*events),
+            RecvError::Poisoned { .. } => self.poisoned = Some(interruption.clone()),
+            RecvError::Away { .. } | RecvError::CutOff { .. } => self.away += 1,
+        }
+    }
 }
 
 impl EventReceiver {
@@ -384,7 +427,7 @@ impl EventReceiver {
     /// Events that matched and were lost on their way here, so far.
     #[must_use]
     pub fn lagged(&self) -> u64 {
-        self.lagged
+        self.interruptions.lagged
     }
 
     /// Opaque events that were left out, so far: they are read from the batches of a [`Subscription`].
@@ -396,14 +439,14 @@ impl EventReceiver {
     /// The last publisher that broke its ring, if any has: nothing more comes from it.
     #[must_use]
     pub fn poisoned(&self) -> Option<&RecvError> {
-        self.poisoned.as_ref()
+        self.interruptions.poisoned.as_ref()
     }
 
     /// How often this process, or a publisher, was away from the bus for a while in which events did not come here: see [`RecvError::Away`]
     /// and [`RecvError::CutOff`].
     #[must_use]
     pub fn away(&self) -> u64 {
-        self.away
+        self.interruptions.away
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Arc<BusEvent>, RecvError>>> {
@@ -443,11 +486,7 @@ impl EventReceiver {
         match item {
             Ok(batch) => self.batch = Some((batch, 0)),
             Err(error) => {
-                match &error {
-                    RecvError::Lagged(events) => self.lagged = self.lagged.saturating_add(*events),
-                    RecvError::Poisoned { .. } => self.poisoned = Some(error.clone()),
-                    RecvError::Away { .. } | RecvError::CutOff { .. } => self.away += 1,
-                }
+                self.interruptions.note(&error);
                 return Err(error);
             }
         }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::Chunk;
 use crate::access::Component;
 use crate::batch::{BatchView, EventRef};
 use crate::event::BusEvent;
+use crate::message::{Message, MessageType};
 use crate::sys;
 use crate::topic::Topic;
 use crate::wire::{Epoch, PublisherId};
@@ -127,14 +130,56 @@ impl ReceivedBatch {
         });
         match shared {
             Some(events) => events[position].clone(),
-            None => self.make(position, view.iter().nth(position)?),
+            None => self.make(position, view.event(position)),
         }
+    }
+
+    /// One event as a message, whatever it is; `None` beyond the last. Made anew at each call.
+    pub(crate) fn message(&self, position: usize) -> Option<Message> {
+        let view = self.view();
+        if position >= view.len() {
+            return None;
+        }
+        let event = view.event(position);
+        let payload = match (event, event.to_owned()) {
+            (EventRef::Opaque(payload), _) => payload.to_vec(),
+            (_, owned) => {
+                let owned = owned.expect("only opaque events have no kind");
+                owned.to_bytes().expect("an event of a record fits into one")
+            }
+        };
+        Some(Message {
+            id: self.id(position),
+            topic: self.topic().to_string(),
+            correlation_metadata: view.correlation_of(position).to_owned(),
+            payload,
+            sequence: self.sequence(position),
+            timestamp: view.published_at(),
+            message_type: MessageType::of(self.topic()),
+        })
+    }
+
+    /// The publisher's own number of an event.
+    fn sequence(&self, position: usize) -> u64 {
+        self.view().first_sequence().wrapping_add(position as u64)
+    }
+
+    /// The same for all who receive the event, and no other event's: what names it, made as short as an id is.
+    fn id(&self, position: usize) -> Uuid {
+        let Origin { publisher, epoch, .. } = *self.chunk.origin;
+        let mut hasher = blake3::Hasher::new();
+        for part in [epoch.0, publisher.0, self.sequence(position)] {
+            hasher.update(&part.to_le_bytes());
+        }
+        let mut id = [0; 16];
+        hasher.finalize_xof().fill(&mut id);
+        uuid::Builder::from_custom_bytes(id).into_uuid()
     }
 
     fn make(&self, position: usize, event: EventRef<'_>) -> Option<Arc<BusEvent>> {
         let view = self.view();
         let Origin { publisher, epoch, .. } = *self.chunk.origin;
-        let sequence = view.first_sequence().wrapping_add(position as u64);
+        let sequence = self.sequence(position);
         Some(Arc::new(BusEvent {
             event_id: format!("{:016x}-{}-{sequence}", epoch.0, publisher.0),
             event: event.to_owned()?,

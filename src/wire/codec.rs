@@ -4,10 +4,16 @@ use bincode::config::{Configuration, Limit, standard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::config::FRAME_MEMORY_MAX;
+use crate::config::{FRAME_MEMORY_MAX, MESSAGE_BYTES_MAX};
 
-const CONFIG: Configuration<bincode::config::LittleEndian, bincode::config::Varint, Limit<FRAME_MEMORY_MAX>> =
-    standard().with_limit::<FRAME_MEMORY_MAX>();
+/// What decodes into so many bytes of memory at most.
+type Within<const BYTES: usize> =
+    Configuration<bincode::config::LittleEndian, bincode::config::Varint, Limit<BYTES>>;
+
+const FRAME: Within<FRAME_MEMORY_MAX> = standard().with_limit();
+
+/// Numbers count as what they take in memory, which may be more than their bytes.
+const KEPT: Within<{ 2 * MESSAGE_BYTES_MAX }> = standard().with_limit();
 
 /// A frame that is no message of this version. The peer's fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,14 +26,27 @@ pub(crate) enum Undecodable {
     Trailing { surplus: usize },
 }
 
-/// The bytes of a message of ours.
+/// The bytes of a message of ours. The limits are for those who decode it.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    bincode::serde::encode_to_vec(message, CONFIG).expect("our own messages are within the frame limits")
+    bincode::serde::encode_to_vec(message, FRAME)
+        .expect("our own messages have nothing that can't be written")
 }
 
 /// The message in a peer's bytes: exactly one, and nothing behind it.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Undecodable> {
-    let (message, used) = bincode::serde::decode_from_slice(bytes, CONFIG)
+    decode_within(bytes, FRAME)
+}
+
+/// The same for a message that somebody has kept, which may be larger than a frame.
+pub(crate) fn decode_kept<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Undecodable> {
+    decode_within(bytes, KEPT)
+}
+
+fn decode_within<T: DeserializeOwned, const BYTES: usize>(
+    bytes: &[u8],
+    limit: Within<BYTES>,
+) -> Result<T, Undecodable> {
+    let (message, used) = bincode::serde::decode_from_slice(bytes, limit)
         .map_err(|_| Undecodable::Malformed { bytes: bytes.len() })?;
     match bytes.len() - used {
         0 => Ok(message),

@@ -18,6 +18,7 @@ mod memory;
 mod outbox;
 mod overload;
 mod policy;
+mod raw;
 mod relay;
 mod requests;
 mod returns;

@@ -24,6 +24,7 @@ mod launch;
 mod log;
 mod other_broker;
 mod policy;
+mod raw;
 mod reader;
 mod requests;
 mod signals;
@@ -174,6 +175,7 @@ pub(crate) struct BusRole {
     subscriptions: HashMap<String, Reader>,
     /// Subscriptions that nobody reads so far.
     unread: HashMap<String, Subscription>,
+    raw: raw::Receivers,
     witnesses: HashMap<String, witness::Witness>,
     membership: Option<Membership>,
     /// Clients beside the first.
@@ -236,6 +238,7 @@ impl BusRole {
             publishers,
             subscriptions,
             unread,
+            raw: HashMap::new(),
             witnesses: HashMap::new(),
             membership: None,
             together: Vec::new(),
@@ -284,6 +287,7 @@ impl BusRole {
             }
             "disconnected" => Ok(json!({ "why": self.client().disconnected().await.to_string() })),
             "request" => Ok(self.request(command).await),
+            "request_beside_topics" => Ok(self.request_beside_topics(command).await),
             "respond" => self.respond(command).await,
             "give_up_request" => Ok(self.give_up(command).await),
             "over" => {
@@ -325,6 +329,8 @@ impl BusRole {
                 setrlimit(Resource::Nproc, none).expect("who has more may have less");
                 Ok(json!({}))
             }
+            "raw_publish" | "publish_control" | "subscribe_raw" | "unsubscribe_raw" | "drop_raw"
+            | "read_raw" | "account_raw" | "read_opaque" => self.raw(command).await,
             "launch" => self.launch(command).await,
             "join" => self.join(command).await,
             "publish_from_each" => self.publish_from_each(command).await,

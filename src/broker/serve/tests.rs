@@ -22,7 +22,7 @@ async fn a_shutdown_ends_the_subscriptions_in_the_brokers_own_process() {
     let path = folder.path().join("bus.sock");
     let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
     broker.start().await.expect("a free path");
-    let core = broker.embed("agent").await.expect("a free name");
+    let core = broker.agent().await.expect("a free name");
     let mut events = core.subscription(&["events.#"], SubscribeOptions::new()).await.expect("the agent may");
     broker.shutdown().await;
     let end = tokio::time::timeout(LONG, events.recv()).await.expect("it does not wait for ever");

@@ -19,6 +19,18 @@ impl BusRole {
         json!({ "answers": futures_util::future::join_all(asked).await })
     }
 
+    /// Asks, and publishes on so many topics meanwhile.
+    pub(super) async fn request_beside_topics(&mut self, command: &Value) -> Value {
+        let Bus::Embedded(bus) = &self.bus else { panic!("only the agent does that") };
+        let beside = async {
+            for number in 0..command["topics"].as_u64().expect("a number") {
+                let topic = format!("control.rpc.response.client-{number}");
+                bus.broker().publish(&topic, "beside", Vec::new()).await.expect("the agent may");
+            }
+        };
+        tokio::join!(self.request(command), beside).0
+    }
+
     /// Begins a request and gives it up before it can be answered, so many times.
     pub(super) async fn give_up(&self, command: &Value) -> Value {
         let topic = command["topic"].as_str().expect("a topic");

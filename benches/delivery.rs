@@ -317,13 +317,13 @@ impl Bus {
     /// One burst while everybody here sleeps, and how often who reads the rings was woken.
     fn burst(&mut self, how: u64, reader: Reader) -> (Run, u64) {
         std::thread::sleep(CALM);
-        let woken = self.bus.statistics().wakeups;
+        let woken = self.bus.client_statistics().wakeups;
         let run = Run::of(BURST, || {
             self.order(how, BURST);
             self.receive(BURST, BURST_BYTES, reader);
             self.procmond.hear()
         });
-        (run, self.bus.statistics().wakeups - woken)
+        (run, self.bus.client_statistics().wakeups - woken)
     }
 
     /// So many events, each some time after the one before; how old each is when it is received, in nanoseconds.

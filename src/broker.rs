@@ -29,7 +29,7 @@ use crate::control::{AGENT, Member, PolicyChange, RingCharge};
 use crate::dataplane::WaitPolicy;
 use crate::identity::LaunchToken;
 use crate::instance::Instance;
-use crate::statistics::BrokerStatistics;
+use crate::statistics::{BrokerStatistics, EventBusStatistics};
 use crate::sys::{Access, ListenError, SocketEnd, SocketGroup};
 use crate::wire::Resource;
 use shares::Shares;
@@ -517,10 +517,15 @@ impl DaemoneyeBroker {
     /// What there is on the bus, and what clients say that came of their events: see [`BrokerStatistics`]. Clients are asked, and have
     /// 400 ms to answer; who asks again within 100 ms of the last answer waits for so long. `None` once the broker was shut down. Cancel-safe:
     /// it only asks.
-    pub async fn statistics(&self) -> Option<BrokerStatistics> {
+    pub async fn broker_statistics(&self) -> Option<BrokerStatistics> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Statistics { reply });
         answer.await.ok()
+    }
+
+    /// The same in five figures; all are 0 once the broker was shut down. Cancel-safe: it only asks.
+    pub async fn statistics(&self) -> EventBusStatistics {
+        self.broker_statistics().await.as_ref().map(EventBusStatistics::from).unwrap_or_default()
     }
 
     /// Where it listens.

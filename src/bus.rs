@@ -10,6 +10,7 @@ use crate::client::{
 };
 use crate::correlation::CorrelationMetadata;
 use crate::event::CollectionEvent;
+use crate::statistics::EventBusStatistics;
 use crate::wire::Latencies;
 
 /// Publishing on the bus, wherever it is. The trait has to be imported where `bus.publish` is called.
@@ -161,9 +162,14 @@ impl DaemoneyeEventBus {
         self.core.responder(patterns).await
     }
 
+    /// The bus in five figures. Cancel-safe.
+    pub async fn statistics(&self) -> EventBusStatistics {
+        self.broker.statistics().await
+    }
+
     /// Running totals of this process.
     #[must_use]
-    pub fn statistics(&self) -> ClientStatistics {
+    pub fn client_statistics(&self) -> ClientStatistics {
         self.core.statistics()
     }
 

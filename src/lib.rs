@@ -110,8 +110,8 @@ pub use instance::{Instance, InstanceError};
 pub use message::{Message, MessageError, MessageType};
 pub use shm::Backing;
 pub use statistics::{
-    BrokerStatistics, PoisoningStatistics, PublisherStatistics, RefusalStatistics, RingStatistics,
-    SessionStatistics, ShareStatistics, SubscriptionStatistics, TopicStatistics,
+    BrokerStatistics, EventBusStatistics, PoisoningStatistics, PublisherStatistics, RefusalStatistics,
+    RingStatistics, SessionStatistics, ShareStatistics, SubscriptionStatistics, TopicStatistics,
 };
 pub use sys::{FileError, ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};

@@ -3,8 +3,10 @@
 //! Events do not pass the broker, so it counts none: it asks its clients, and shows what they say as their *claim*, which it can't
 //! check. Who does not answer in time is shown without. The whole is bounded: what there is no room for is left out, and how much that is is said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::access::Component;
 use crate::topic::{Topic, TopicPattern};
@@ -13,7 +15,60 @@ use crate::wire::{
     TopicClaim,
 };
 
-/// What there is on a bus, from [`DaemoneyeBroker::statistics`](crate::DaemoneyeBroker::statistics) or
+/// A bus in five figures, from [`DaemoneyeBroker::statistics`](crate::DaemoneyeBroker::statistics): sums of what clients that are there now
+/// say of themselves. What those have published and received who have left is in none of them, so they can fall.
+///
+/// ```
+/// use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, Opaque};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("bus.sock");
+/// let bus = DaemoneyeEventBus::from_broker(DaemoneyeBroker::with_options(BrokerOptions::new(&path))?).await?;
+/// let _batches = bus.subscription(&["events.process.#"]).await?;
+/// let mut publisher = bus.publisher("events.process.batch").await?;
+/// publisher.publish(&Opaque(b"heard"))?;
+///
+/// let statistics = bus.statistics().await;
+/// assert_eq!((statistics.messages_published, statistics.messages_delivered), (1, 1));
+/// assert_eq!((statistics.active_subscribers, statistics.active_topics), (1, 1));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventBusStatistics {
+    /// Events that publishers have published, whether anybody was there for them or not.
+    pub messages_published: u64,
+    /// Events that came to subscriptions: one for two of them counts twice.
+    pub messages_delivered: u64,
+    /// Subscriptions.
+    pub active_subscribers: usize,
+    /// Topics that somebody publishes on, or may.
+    pub active_topics: usize,
+    /// Since the broker was made, in whole seconds.
+    pub uptime_seconds: u64,
+}
+
+impl From<&BrokerStatistics> for EventBusStatistics {
+    fn from(whole: &BrokerStatistics) -> Self {
+        let subscriptions = || whole.sessions.iter().flat_map(|session| &session.subscriptions);
+        let publishers = whole.sessions.iter().flat_map(|session| &session.publishers);
+        let topics: Vec<&TopicStatistics> = publishers.flat_map(|publisher| &publisher.topics).collect();
+        let names: BTreeSet<&str> = topics.iter().map(|topic| topic.topic.as_str()).collect();
+        let received = subscriptions().filter_map(|subscription| subscription.claim);
+        let published = topics.iter().filter_map(|topic| topic.claim);
+        Self {
+            messages_published: published.fold(0, |sum, claim| sum.saturating_add(claim.events)),
+            messages_delivered: received.fold(0, |sum, claim| sum.saturating_add(claim.received)),
+            active_subscribers: subscriptions().count(),
+            active_topics: names.len(),
+            uptime_seconds: whole.uptime.as_secs(),
+        }
+    }
+}
+
+/// What there is on a bus, from [`DaemoneyeBroker::broker_statistics`](crate::DaemoneyeBroker::broker_statistics) or
 /// [`EventBusClient::broker_statistics`](crate::EventBusClient::broker_statistics). Clients were asked up to 400 ms before.
 ///
 /// ```
@@ -29,7 +84,7 @@ use crate::wire::{
 /// let mut publisher = procmond.publisher("events.process.batch").await?;
 /// publisher.publish(&Opaque(b"unheard"))?;
 ///
-/// let statistics = broker.statistics().await.expect("it was not shut down");
+/// let statistics = broker.broker_statistics().await.expect("it was not shut down");
 /// let [session] = &statistics.sessions[..] else { panic!("it is alone") };
 /// assert_eq!((session.component.as_str(), session.answer), ("procmond", Answer::Told));
 /// let topic = &session.publishers[0].topics[0];

@@ -43,6 +43,17 @@ fn the_figures_are_true_in_the_process_and_over_the_socket() {
     detector.go_on();
     detector.must(&json!({"do": "await", "total": published}));
 
+    let mut five = agent.must(&json!({"do": "bus_statistics"}));
+    assert!(five["uptime_seconds"].take().as_u64() <= Some(600));
+    let delivered = 2 * published - lost;
+    let expected = json!({
+        "messages_published": published,
+        "messages_delivered": delivered,
+        "active_subscribers": 2,
+        "active_topics": 1,
+        "uptime_seconds": null,
+    });
+    assert_eq!(five, expected);
     let seen = ask(&mut agent);
     let ring = |to: &str, dropped: u64| json!(["procmond", to, 1 << 16, "Ready", 1, [published, dropped]]);
     assert_eq!(seen["rings"], json!([ring("agent", 0), ring("detector", lost)]), "{seen:#}");

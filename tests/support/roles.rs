@@ -335,7 +335,9 @@ impl BusRole {
             "join" => self.join(command).await,
             "publish_from_each" => self.publish_from_each(command).await,
             "part" => Ok(self.part()),
-            "watch_members" | "next_change" | "broker_statistics" | "ask_twice" => self.watch(command).await,
+            "watch_members" | "next_change" | "broker_statistics" | "bus_statistics" | "ask_twice" => {
+                self.watch(command).await
+            }
             "forge" => Ok(hostile::forge(command)),
             "forge_head" => Ok(hostile::forge_head()),
             "components" => {
@@ -551,7 +553,7 @@ impl BusRole {
 
     fn statistics(&self) -> Value {
         let (statistics, latencies) = match &self.bus {
-            Bus::Embedded(bus) => (bus.statistics(), bus.latencies()),
+            Bus::Embedded(bus) => (bus.client_statistics(), bus.latencies()),
             Bus::Client(client) => (client.statistics(), client.latencies()),
         };
         json!({

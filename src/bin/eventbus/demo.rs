@@ -229,7 +229,7 @@ impl Demo {
         let subscription = bus.subscription(&[subscriber::PATTERN]).await?;
         let statistics = Arc::clone(&bus);
         let agent = Peer::within(Role::Agent, voice.clone(), move |mut conductor| {
-            let subscriber = subscriber::run(subscription, || statistics.statistics(), &mut conductor);
+            let subscriber = subscriber::run(subscription, || statistics.client_statistics(), &mut conductor);
             if let Err(failure) = runtime().and_then(|runtime| runtime.block_on(subscriber)) {
                 conductor.tell(Message::Failed { reason: failure.to_string() });
             }

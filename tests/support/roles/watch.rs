@@ -18,10 +18,14 @@ impl BusRole {
         if command["do"] == "broker_statistics" {
             return match &self.bus {
                 Bus::Embedded(bus) => {
-                    Ok(shown(&bus.broker().statistics().await.expect("it was not shut down")))
+                    Ok(shown(&bus.broker().broker_statistics().await.expect("it was not shut down")))
                 }
                 Bus::Client(client) => ask(client).await,
             };
+        }
+        if command["do"] == "bus_statistics" {
+            let statistics = self.agent().broker().statistics().await;
+            return Ok(serde_json::to_value(statistics).expect("plain figures"));
         }
         if command["do"] == "ask_twice" {
             let (one, other) = tokio::join!(ask(self.client()), ask(self.client()));

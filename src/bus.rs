@@ -1,15 +1,17 @@
 //! The bus as the agent sees it: the broker's own process publishes and subscribes without a socket in between.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::{DaemoneyeBroker, StartError};
 use crate::client::{
-    ClientStatistics, Core, DeclareError, PublishError, Publisher, RequestError, Responder, Response,
-    SubscribeError, SubscribeOptions, Subscription,
+    ClientStatistics, Core, DeclareError, Ending, EventReceiver, PublishError, Publisher, RequestError,
+    Responder, Response, SubscribeError, SubscribeOptions, Subscription,
 };
 use crate::correlation::CorrelationMetadata;
 use crate::event::CollectionEvent;
+use crate::filter::EventSubscription;
 use crate::statistics::EventBusStatistics;
 use crate::wire::Latencies;
 
@@ -58,6 +60,71 @@ pub trait EventBus: Send + Sync {
         event: CollectionEvent,
         correlation_id: String,
     ) -> impl Future<Output = Result<(), PublishError>> + Send;
+
+    /// Subscribes, with filters. Once this returns, whatever is published on its topics is delivered, filtered or counted as lost. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`SubscribeError::Filter`] if the filters make no sense, [`SubscribeError::IdTaken`] while another subscription of this bus has the
+    /// same `subscriber_id`; else as [`DaemoneyeEventBus::subscription`].
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{CorrelationFilter, EventBus, EventSubscription, SubscribeError};
+    ///
+    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, ProcessEvent};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # let mut bus = DaemoneyeEventBus::from_broker(DaemoneyeBroker::with_options(BrokerOptions::new(&path))?).await?;
+    /// # let process = |pid| ProcessEvent {
+    /// #     pid,
+    /// #     name: "sh".to_string(),
+    /// #     command_line: None,
+    /// #     executable_path: None,
+    /// #     ppid: Some(1),
+    /// #     start_time: None,
+    /// #     metadata: std::collections::HashMap::new(),
+    /// # };
+    /// let subscription = EventSubscription {
+    ///     subscriber_id: "forensic-analyzer".to_string(),
+    ///     correlation_filter: Some(CorrelationFilter::new().with_root_id("scan-2".to_string())),
+    ///     ..EventSubscription::default()
+    /// };
+    /// let mut events = bus.subscribe(subscription.clone()).await?;
+    /// assert!(matches!(bus.subscribe(subscription).await, Err(SubscribeError::IdTaken { .. })));
+    ///
+    /// bus.publish(process(1).into(), "scan-1".to_string()).await?;
+    /// bus.publish(process(2).into(), "scan-2".to_string()).await?;
+    /// let received = events.recv().await.expect("the bus is there");
+    /// assert_eq!((received.correlation_id(), events.filtered()), ("scan-2", 1));
+    ///
+    /// bus.unsubscribe("forensic-analyzer").await?;
+    /// assert!(events.recv().await.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    fn subscribe(
+        &mut self,
+        subscription: EventSubscription,
+    ) -> impl Future<Output = Result<EventReceiver, SubscribeError>> + Send;
+
+    /// Ends a subscription that was made with this `subscriber_id`. Its receiver may read what waits, and then comes to its end. Cancel-safe: it
+    /// waits for nothing.
+    ///
+    /// # Errors
+    /// [`NotSubscribed`] if there is none; not any more, if its receiver was dropped.
+    fn unsubscribe(&mut self, subscriber_id: &str) -> impl Future<Output = Result<(), NotSubscribed>> + Send;
+
+    /// The bus in five figures. Cancel-safe.
+    fn statistics(&self) -> impl Future<Output = EventBusStatistics> + Send;
+}
+
+/// No subscription has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{subscriber_id}` does not subscribe")]
+pub struct NotSubscribed {
+    /// The name.
+    pub subscriber_id: String,
 }
 
 /// A broker, and the agent's own client of it, in one process.
@@ -92,6 +159,8 @@ pub struct DaemoneyeEventBus {
     // whose shutdown then ends the session.
     core: Arc<Core>,
     broker: Arc<DaemoneyeBroker>,
+    /// By the names that they were given. Those whose receivers are gone are forgotten when the next comes.
+    subscribers: HashMap<String, Ending>,
 }
 
 impl DaemoneyeEventBus {
@@ -103,7 +172,7 @@ impl DaemoneyeEventBus {
     pub async fn from_broker(broker: DaemoneyeBroker) -> Result<Self, StartError> {
         broker.start().await?;
         let core = Arc::clone(broker.agent().await?);
-        Ok(Self { core, broker: Arc::new(broker) })
+        Ok(Self { core, broker: Arc::new(broker), subscribers: HashMap::new() })
     }
 
     /// The broker.
@@ -162,11 +231,6 @@ impl DaemoneyeEventBus {
         self.core.responder(patterns).await
     }
 
-    /// The bus in five figures. Cancel-safe.
-    pub async fn statistics(&self) -> EventBusStatistics {
-        self.broker.statistics().await
-    }
-
     /// Running totals of this process.
     #[must_use]
     pub fn client_statistics(&self) -> ClientStatistics {
@@ -190,5 +254,26 @@ impl EventBus for DaemoneyeEventBus {
         let correlation = CorrelationMetadata::new(correlation_id);
         self.core.publish(event.default_topic(), &event, &correlation).await?;
         Ok(())
+    }
+
+    async fn subscribe(&mut self, subscription: EventSubscription) -> Result<EventReceiver, SubscribeError> {
+        self.subscribers.retain(|_, ending| !ending.is_over());
+        let subscriber_id = subscription.subscriber_id.clone();
+        if self.subscribers.contains_key(&subscriber_id) {
+            return Err(SubscribeError::IdTaken { subscriber_id });
+        }
+        let events = self.core.subscribe(&subscription).await?;
+        self.subscribers.insert(subscriber_id, events.ending());
+        Ok(events)
+    }
+
+    async fn unsubscribe(&mut self, subscriber_id: &str) -> Result<(), NotSubscribed> {
+        let ending = self.subscribers.remove(subscriber_id).filter(|ending| !ending.is_over());
+        ending.ok_or_else(|| NotSubscribed { subscriber_id: subscriber_id.to_owned() })?.end();
+        Ok(())
+    }
+
+    async fn statistics(&self) -> EventBusStatistics {
+        self.broker.statistics().await
     }
 }

@@ -2,6 +2,7 @@
 
 mod connect;
 mod connection;
+mod errors;
 mod publisher;
 mod raw;
 mod request;
@@ -24,12 +25,14 @@ use crate::config::TOPICS_MAX;
 use crate::correlation::CorrelationMetadata;
 use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, KeptShare, OutboxShared, Queue, WaitPolicy};
 use crate::event::CollectionEvent;
+use crate::filter::{EventSubscription, Filter};
 use crate::routing::TopicId;
-use crate::topic::{Topic, TopicError, TopicPattern};
-use crate::wire::{Latencies, Refusal, Welcome};
+use crate::topic::{Topic, TopicPattern};
+use crate::wire::{Latencies, Welcome};
 
 pub use connect::{ConnectError, ConnectOptions};
 pub use connection::{Connection, Disconnected};
+pub use errors::{DeclareError, PublishError, SubscribeError};
 pub use publisher::{BatchBuilder, Publisher, Unread};
 pub(crate) use raw::Ending;
 pub use raw::{ControlError, MessageReceiver};
@@ -40,57 +43,6 @@ pub use subscription::{EventReceiver, Nothing, SubscribeOptions, Subscription};
 
 pub(crate) use session::run as run_session;
 use session::{Command, Commands, Ground};
-
-/// Why a topic can't be published on. There is an example at [`EventBusClient::publisher`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DeclareError {
-    /// The caller's: no such topic can be.
-    #[error(transparent)]
-    Topic(#[from] TopicError),
-    /// The broker does not grant it.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The broker did not answer in time.
-    #[error("the broker did not answer in time")]
-    Timeout,
-    /// The session is over.
-    #[error(transparent)]
-    Disconnected(#[from] Disconnected),
-}
-
-/// Why an event was not published. There is an example at [`EventBusClient::publish`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// Its topic can't be published on.
-    #[error(transparent)]
-    Declare(#[from] DeclareError),
-    /// The caller's: the event is above the limit.
-    #[error(transparent)]
-    TooLarge(#[from] EventTooLarge),
-}
-
-/// Why a subscription was not made. Nothing has changed. There is an example at [`EventBusClient::subscription`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SubscribeError {
-    /// The caller's: no such pattern can be.
-    #[error(transparent)]
-    Pattern(#[from] TopicError),
-    /// The caller's: no ring can have this size.
-    #[error("a ring holds a power of two of bytes from 64 KiB to 1 GiB, not {0}")]
-    RingBytes(usize),
-    /// The broker does not grant it.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// The broker did not answer in time.
-    #[error("the broker did not answer in time")]
-    Timeout,
-    /// The session is over.
-    #[error(transparent)]
-    Disconnected(#[from] Disconnected),
-}
 
 /// What a subscribe came to, beyond the subscription itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -462,6 +414,17 @@ impl Core {
         self.tell(Command::Subscribe { subscription: number, patterns, ring_bytes, reply });
         subscription.subscribed = answer.await.unwrap_or(Err(Disconnected::BrokerGone.into()))?;
         Ok(subscription)
+    }
+
+    /// A subscription with filters.
+    pub(crate) async fn subscribe(
+        &self,
+        wanted: &EventSubscription,
+    ) -> Result<EventReceiver, SubscribeError> {
+        let (patterns, filter) = (wanted.patterns()?, Filter::of(wanted)?);
+        let patterns: Vec<&str> = patterns.iter().map(TopicPattern::as_str).collect();
+        let subscription = self.subscription(&patterns, SubscribeOptions::new()).await?;
+        Ok(subscription.into_events().filtered_by(filter))
     }
 
     /// Publishes one event through the publisher that all threads of its clients share. Cancel-safe: given up midway, it is

@@ -183,6 +183,20 @@ impl CorrelationMetadata {
         self.correlation_tags.get(name).is_some_and(|found| found == value)
     }
 
+    /// Whether its id matches a pattern, in which `*` is any text, also none, and `?` is any one character.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::CorrelationMetadata;
+    ///
+    /// let scan = CorrelationMetadata::new("scan-42".to_string());
+    /// assert!(scan.matches_pattern("scan-*") && scan.matches_pattern("*-4?"));
+    /// assert!(!scan.matches_pattern("scan"), "the pattern is for the whole id");
+    /// ```
+    #[must_use]
+    pub fn matches_pattern(&self, pattern: &str) -> bool {
+        matches_glob(pattern, &self.correlation_id)
+    }
+
     /// Whether it is in exactly this stage.
     ///
     /// ```
@@ -193,6 +207,37 @@ impl CorrelationMetadata {
     #[must_use]
     pub fn in_stage(&self, stage: &str) -> bool {
         self.workflow_stage.as_deref() == Some(stage)
+    }
+}
+
+/// Whether the whole text matches. Of a pattern that a peer wrote it takes its length times the text's at most: only the last `*` is ever
+/// tried again, since what is before it matched with as little as it could.
+pub(crate) fn matches_glob(pattern: &str, text: &str) -> bool {
+    let (mut pattern, mut text) = (pattern.chars(), text.chars());
+    // Behind the last `*`, and where in the text it is tried next.
+    let mut again: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
+    loop {
+        let (mut next_pattern, mut next_text) = (pattern.clone(), text.clone());
+        let matched = match (next_pattern.next(), next_text.next()) {
+            (Some('*'), _) => {
+                again = Some((next_pattern.clone(), text.clone()));
+                next_text = text.clone();
+                true
+            }
+            (None, None) => return true,
+            (Some('?'), Some(_)) => true,
+            (Some(wanted), Some(found)) => wanted == found,
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        if matched {
+            (pattern, text) = (next_pattern, next_text);
+            continue;
+        }
+        let Some((behind, from)) = &mut again else { return false };
+        if from.next().is_none() {
+            return false;
+        }
+        (pattern, text) = (behind.clone(), from.clone());
     }
 }
 

@@ -67,6 +67,7 @@ mod control;
 mod correlation;
 mod dataplane;
 mod event;
+mod filter;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod hierarchy;
@@ -91,7 +92,7 @@ pub use broker::{
     BrokerOptions, DaemoneyeBroker, Departure, Membership, MembershipChange, Missed, Poisoning, Presence,
     RawSubscribeError, RefusalCount, ReloadError, StartError, TokenTerms, UnsubscribeError,
 };
-pub use bus::{DaemoneyeEventBus, EventBus};
+pub use bus::{DaemoneyeEventBus, EventBus, NotSubscribed};
 pub use client::{
     BatchBuilder, Call, ClientStatistics, ConnectError, ConnectOptions, Connection, ControlError,
     DeclareError, Disconnected, EventBusClient, EventReceiver, MessageReceiver, Nothing, PublishError,
@@ -104,6 +105,7 @@ pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
 pub use event::{
     BusEvent, CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };
+pub use filter::{CorrelationFilter, EventFilter, EventSubscription, FilterError, SourceCaps};
 pub use hierarchy::TopicAccessLevel;
 pub use identity::LaunchToken;
 pub use instance::{Instance, InstanceError};

@@ -19,7 +19,7 @@ use crate::wire::{
 /// say of themselves. What those have published and received who have left is in none of them, so they can fall.
 ///
 /// ```
-/// use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, Opaque};
+/// use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, Opaque};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -217,7 +217,7 @@ impl MessageReceiver {
 
     /// What ends it from elsewhere.
     pub(crate) fn ending(&self) -> Ending {
-        Ending { lease: self.subscription.lease() }
+        Ending::of(&self.subscription)
     }
 
     fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Message, RecvError>>> {
@@ -256,6 +256,10 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
+    pub(super) fn of(subscription: &Subscription) -> Self {
+        Self { lease: subscription.lease() }
+    }
+
     /// Whether nobody has the subscription any more.
     pub(crate) fn is_over(&self) -> bool {
         self.lease.strong_count() == 0

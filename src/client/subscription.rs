@@ -10,11 +10,12 @@ use futures_core::Stream;
 
 use super::publisher::deadline_of;
 use super::session::{Command, Commands, Ground};
-use super::{MessageReceiver, SubscribeError, Subscribed};
+use super::{Ending, MessageReceiver, SubscribeError, Subscribed};
 use crate::access::Withheld;
 use crate::config::is_ring_size;
 use crate::dataplane::{Desk, Hub, Item, Losses, Queue, ReceivedBatch, RecvError, Served, Taken};
 use crate::event::BusEvent;
+use crate::filter::Filter;
 use crate::topic::TopicPattern;
 
 /// What a subscription asks for beyond its patterns.
@@ -297,6 +298,8 @@ impl Subscription {
             subscription: self,
             batch: None,
             left_out: 0,
+            filter: None,
+            filtered: 0,
             interruptions: Interruptions::default(),
         }
     }
@@ -377,6 +380,8 @@ pub struct EventReceiver {
     /// A batch, and how many of its events were taken.
     batch: Option<(ReceivedBatch, usize)>,
     left_out: u64,
+    filter: Option<Box<Filter>>,
+    filtered: u64,
     interruptions: Interruptions,
 }
 
@@ -436,6 +441,22 @@ impl EventReceiver {
         self.left_out
     }
 
+    /// Events that came here and that the filters of an [`EventSubscription`](crate::EventSubscription) have rejected, so far.
+    #[must_use]
+    pub fn filtered(&self) -> u64 {
+        self.filtered
+    }
+
+    /// What ends it from elsewhere.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending::of(&self.subscription)
+    }
+
+    pub(super) fn filtered_by(mut self, filter: Filter) -> Self {
+        self.filter = Some(Box::new(filter));
+        self
+    }
+
     /// The last publisher that broke its ring, if any has: nothing more comes from it.
     #[must_use]
     pub fn poisoned(&self) -> Option<&RecvError> {
@@ -472,8 +493,16 @@ impl EventReceiver {
                 self.batch = None;
                 break;
             }
+            let position = *taken;
             *taken += 1;
-            match batch.event(*taken - 1) {
+            if let Some(filter) = &self.filter {
+                let view = batch.view();
+                if !filter.admits(&view.event(position), &view.correlation_of(position)) {
+                    self.filtered += 1;
+                    continue;
+                }
+            }
+            match batch.event(position) {
                 Some(event) => return Some(event),
                 None => self.left_out += 1,
             }
@@ -484,7 +513,14 @@ impl EventReceiver {
     /// Takes what has come: a batch, or an interruption, which it notes.
     fn take_in(&mut self, item: Item) -> Result<(), RecvError> {
         match item {
-            Ok(batch) => self.batch = Some((batch, 0)),
+            Ok(batch) => {
+                let admits = |filter: &Filter| filter.admits_batch(batch.topic(), batch.publisher());
+                if self.filter.as_deref().is_none_or(admits) {
+                    self.batch = Some((batch, 0));
+                } else {
+                    self.filtered += batch.len() as u64;
+                }
+            }
             Err(error) => {
                 self.interruptions.note(&error);
                 return Err(error);

@@ -10,6 +10,7 @@ mod blocking;
 mod crash;
 mod death;
 mod delivery;
+mod filters;
 mod flow;
 mod hostile;
 mod identity;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{ANSWER, DEADLINE, ROLE};
 
+mod filters;
 mod flow;
 mod frugal;
 pub(crate) mod hostile;
@@ -130,6 +131,8 @@ pub(crate) struct BusRole {
     /// Subscriptions that nobody reads so far.
     unread: HashMap<String, Subscription>,
     raw: raw::Receivers,
+    /// By the names that they have for the bus.
+    filtered: HashMap<String, daemoneye_eventbus::EventReceiver>,
     witnesses: HashMap<String, witness::Witness>,
     membership: Option<Membership>,
     /// Clients beside the first.
@@ -170,6 +173,7 @@ impl BusRole {
             subscriptions,
             unread,
             raw: HashMap::new(),
+            filtered: HashMap::new(),
             witnesses: HashMap::new(),
             membership: None,
             together: Vec::new(),
@@ -260,6 +264,7 @@ impl BusRole {
                 setrlimit(Resource::Nproc, none).expect("who has more may have less");
                 Ok(json!({}))
             }
+            "bus_subscribe" | "bus_unsubscribe" | "bus_read" | "publish_event" => self.filters(command).await,
             "raw_publish" | "publish_control" | "subscribe_raw" | "unsubscribe_raw" | "drop_raw"
             | "read_raw" | "account_raw" | "read_opaque" => self.raw(command).await,
             "launch" => self.launch(command).await,

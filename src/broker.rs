@@ -31,7 +31,7 @@ use crate::identity::LaunchToken;
 use crate::instance::Instance;
 use crate::statistics::{BrokerStatistics, EventBusStatistics};
 use crate::sys::{Access, ListenError, SocketEnd, SocketGroup};
-use crate::wire::Resource;
+use crate::wire::{Refusal, Resource};
 use shares::Shares;
 
 use doorkeeper::Doorkeeper;
@@ -253,6 +253,9 @@ pub enum StartError {
         /// The limit.
         limit: usize,
     },
+    /// This process is not the agent: another has the name, by a token that was issued for it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// It was shut down.
     #[error("the broker was shut down")]
     Shutdown,

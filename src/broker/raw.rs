@@ -9,6 +9,7 @@ use super::{DaemoneyeBroker, StartError};
 use crate::batch::Opaque;
 use crate::client::{DeclareError, Disconnected, Ending, MessageReceiver, PublishError, SubscribeError};
 use crate::correlation::CorrelationMetadata;
+use crate::wire::Refusal;
 
 /// Why a subscription by an id was not made. Nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,9 +101,12 @@ impl Reservation<'_> {
     }
 }
 
-/// What is over for a broker that was shut down. Nothing else keeps the agent from its own broker.
-fn is_over(_: StartError) -> Disconnected {
-    Disconnected::BrokerGone
+/// Why there is no agent in this process.
+fn no_agent<E: From<Refusal> + From<Disconnected>>(error: StartError) -> E {
+    match error {
+        StartError::Refused(refusal) => refusal.into(),
+        _ => Disconnected::BrokerGone.into(),
+    }
 }
 
 impl DaemoneyeBroker {
@@ -157,7 +161,7 @@ impl DaemoneyeBroker {
         correlation: &CorrelationMetadata,
         payload: Vec<u8>,
     ) -> Result<(), PublishError> {
-        let agent = self.agent().await.map_err(|error| DeclareError::from(is_over(error)))?;
+        let agent = self.agent().await.map_err(no_agent::<DeclareError>)?;
         agent.publish(topic, &Opaque(&payload), correlation).await?;
         Ok(())
     }
@@ -171,7 +175,7 @@ impl DaemoneyeBroker {
     /// [`EventBusClient::subscription`](crate::EventBusClient::subscription).
     pub async fn subscribe_raw(&self, pattern: &str, id: Uuid) -> Result<MessageReceiver, RawSubscribeError> {
         let reservation = self.raw.reserve(id)?;
-        let agent = self.agent().await.map_err(|error| SubscribeError::from(is_over(error)))?;
+        let agent = self.agent().await.map_err(no_agent::<SubscribeError>)?;
         let receiver = agent.subscribe_raw(&[pattern], agent.queue_bytes()).await?;
         reservation.take(receiver.ending());
         Ok(receiver)
@@ -186,5 +190,114 @@ impl DaemoneyeBroker {
     pub async fn unsubscribe(&self, id: Uuid) -> Result<(), UnsubscribeError> {
         self.raw.remove(id)?.end();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::access::Component;
+    use crate::broker::{BrokerOptions, TokenTerms};
+    use crate::client::{ConnectOptions, ControlError, EventBusClient};
+
+    /// Long enough for a slow machine; what is waited for takes milliseconds.
+    const LONG: Duration = Duration::from_secs(20);
+    const TASK: &str = "control.collector.task.procmond";
+
+    fn broker() -> DaemoneyeBroker {
+        // It is not started: no path is needed.
+        DaemoneyeBroker::with_options(BrokerOptions::new("/nowhere/bus.sock")).expect("a thread")
+    }
+
+    async fn next(receiver: &mut MessageReceiver) -> Option<Vec<u8>> {
+        let message = tokio::time::timeout(LONG, receiver.recv()).await.expect("it does not wait for ever");
+        message.map(|message| message.payload)
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_was_never_started_publishes_and_hears() {
+        let broker = broker();
+        broker.publish(TASK, "scan-1", b"to nobody".to_vec()).await.expect("it is no error");
+        let procmond = Component::from_client_id("procmond").expect("a legal name");
+        let end = broker.socket_pair(&procmond, None).await.expect("descriptors");
+        let procmond = EventBusClient::connect(ConnectOptions::from_descriptor("procmond", end)).await;
+        let procmond = procmond.expect("the broker is this process");
+        let mut tasks = procmond.subscribe_raw(&[TASK]).await.expect("its own");
+        let mut status = broker.subscribe_raw("control.health.#", Uuid::nil()).await.expect("the agent may");
+        broker.publish(TASK, "scan-1", b"look".to_vec()).await.expect("the agent may");
+        assert_eq!(next(&mut tasks).await.as_deref(), Some(&b"look"[..]));
+        procmond.publish_control("control.health.status", b"well".to_vec()).await.expect("it is heard");
+        assert_eq!(next(&mut status).await.as_deref(), Some(&b"well"[..]));
+        broker.unsubscribe(Uuid::nil()).await.expect("it is there");
+        let nobody = procmond.publish_control("control.health.status", Vec::new()).await;
+        assert!(matches!(nobody, Err(ControlError::NoSubscriber { .. })), "{nobody:?}");
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_was_shut_down_says_so() {
+        let (never, used) = (broker(), broker());
+        let mut alerts = used.subscribe_raw("alerts.#", Uuid::nil()).await.expect("the agent may");
+        for broker in [&never, &used] {
+            broker.shutdown().await;
+            let published = broker.publish(TASK, "late", Vec::new()).await;
+            assert!(
+                matches!(published, Err(PublishError::Declare(DeclareError::Disconnected(_)))),
+                "{published:?}"
+            );
+            let subscribed = broker.subscribe_raw("alerts.#", Uuid::max()).await;
+            let Err(RawSubscribeError::Subscribe(SubscribeError::Disconnected(_))) = subscribed else {
+                panic!("{subscribed:?}");
+            };
+        }
+        assert_eq!(next(&mut alerts).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_broker_whose_agent_is_another_process_publishes_nothing_in_its_name() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("bus.sock");
+        let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path)).expect("a thread");
+        broker.start().await.expect("a free path");
+        let terms = TokenTerms::new(Component::from_client_id("agent").expect("a legal name"));
+        let token = broker.issue_token(terms).await.expect("descriptors");
+        let options = ConnectOptions::new("agent").path(&path).token(token);
+        let agent = EventBusClient::connect(options).await.expect("it has a token");
+        let published = broker.publish("alerts.high", "forged", Vec::new()).await;
+        let Err(PublishError::Declare(DeclareError::Refused(Refusal::NameTaken { component }))) = published
+        else {
+            panic!("{published:?}");
+        };
+        assert_eq!(component, "agent");
+        drop(agent);
+        // The name is free once the broker has noticed.
+        let free = async { while broker.publish("alerts.high", "own", Vec::new()).await.is_err() {} };
+        tokio::time::timeout(LONG, free).await.expect("the broker's own process may be the agent then");
+    }
+
+    #[tokio::test]
+    async fn an_id_is_kept_while_the_broker_is_asked_and_free_again_if_that_is_given_up() {
+        let broker = broker();
+        let id = Uuid::nil();
+        let first = broker.raw.reserve(id).expect("it is free");
+        let taken = broker.subscribe_raw("alerts.#", id).await;
+        assert!(matches!(taken, Err(RawSubscribeError::IdTaken { .. })), "{taken:?}");
+        assert_eq!(broker.unsubscribe(id).await, Err(UnsubscribeError::Unknown { id }));
+        let taken = broker.subscribe_raw("alerts.#", id).await;
+        assert!(matches!(taken, Err(RawSubscribeError::IdTaken { .. })), "it is its asker's yet: {taken:?}");
+        drop(first);
+        let refused = broker.subscribe_raw("no.rule", id).await;
+        assert!(matches!(refused, Err(RawSubscribeError::Subscribe(_))), "{refused:?}");
+        let _alerts = broker.subscribe_raw("alerts.#", id).await.expect("it is free");
+    }
+
+    #[tokio::test]
+    async fn ids_whose_receivers_are_gone_take_no_memory_for_long() {
+        let broker = broker();
+        for number in 0..100 {
+            drop(broker.subscribe_raw("alerts.#", Uuid::from_u128(number)).await.expect("the agent may"));
+        }
+        assert_eq!(broker.raw.0.lock().len(), 1);
     }
 }

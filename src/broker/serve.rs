@@ -293,8 +293,10 @@ impl Server {
             life,
         };
         self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
-        let Ok((Notice::Welcome(welcome), _)) = notices.try_recv() else {
-            return;
+        let welcome = match notices.try_recv() {
+            Ok((Notice::Welcome(welcome), _)) => welcome,
+            Ok((Notice::Refused { refusal, .. }, _)) => return drop(reply.send(Err(refusal.into()))),
+            _ => return,
         };
         let BrokerOptions { queue_bytes, wait_policy, .. } = self.options;
         // Its broker is there for as long as it is.

@@ -182,7 +182,7 @@ impl DaemoneyeBroker {
     }
 
     /// Ends a subscription that was made with this id. Its receiver may read what waits, and then comes to its end; what is published from now
-    /// on does not come. The id is free again. Cancel-safe: it waits for nothing.
+    /// on does not come. The id is free again. Publishers hear of it a moment later. Cancel-safe: it waits for nothing.
     ///
     /// # Errors
     /// [`UnsubscribeError::Unknown`] if there is none.
@@ -231,6 +231,9 @@ mod tests {
         procmond.publish_control("control.health.status", b"well".to_vec()).await.expect("it is heard");
         assert_eq!(next(&mut status).await.as_deref(), Some(&b"well"[..]));
         broker.unsubscribe(Uuid::nil()).await.expect("it is there");
+        let heard =
+            async { while procmond.publish_control("control.health.status", Vec::new()).await.is_ok() {} };
+        tokio::time::timeout(LONG, heard).await.expect("it hears that nobody is there any more");
         let nobody = procmond.publish_control("control.health.status", Vec::new()).await;
         assert!(matches!(nobody, Err(ControlError::NoSubscriber { .. })), "{nobody:?}");
     }

@@ -353,6 +353,20 @@ impl AccessPolicy {
         narrowed
     }
 
+    /// How closely `topic` is guarded: by the first row that matches it. `None` if no row does, so that it is nobody's.
+    ///
+    /// ```
+    /// # use daemoneye_eventbus::{AccessPolicy, Topic, TopicAccessLevel};
+    /// let policy = AccessPolicy::default();
+    /// assert_eq!(policy.level(&Topic::new("control.agent.policy")?), Some(TopicAccessLevel::Privileged));
+    /// assert_eq!(policy.level(&Topic::new("weather.today")?), None);
+    /// # Ok::<(), daemoneye_eventbus::TopicError>(())
+    /// ```
+    #[must_use]
+    pub fn level(&self, topic: &Topic) -> Option<TopicAccessLevel> {
+        self.rule(topic).map(|rule| rule.row.level)
+    }
+
     /// Rows of the table.
     #[cfg(fuzzing)]
     pub(crate) fn row_count(&self) -> usize {
@@ -361,9 +375,13 @@ impl AccessPolicy {
 
     /// The row that decides about `topic`.
     fn row(&self, component: &Component, topic: &Topic) -> Result<&Row, Denial> {
-        let rule = self.rules.iter().find(|rule| rule.pattern.matches(topic));
-        rule.map(|rule| &rule.row)
+        self.rule(topic)
+            .map(|rule| &rule.row)
             .ok_or_else(|| Denial::NoRule { topic: topic.to_string(), component: component.to_string() })
+    }
+
+    fn rule(&self, topic: &Topic) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.pattern.matches(topic))
     }
 }
 

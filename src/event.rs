@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::correlation::CorrelationMetadata;
+use crate::hierarchy::names::{filesystem, network, performance, process, trigger};
 
 /// An observation of any kind.
 ///
@@ -236,11 +237,11 @@ impl CollectionEvent {
     #[must_use]
     pub const fn default_topic(&self) -> &'static str {
         match self {
-            Self::Process(_) => "events.process.lifecycle",
-            Self::Network(_) => "events.network.event",
-            Self::Filesystem(_) => "events.filesystem.event",
-            Self::Performance(_) => "events.performance.event",
-            Self::TriggerRequest(_) => "control.trigger.request",
+            Self::Process(_) => process::LIFECYCLE,
+            Self::Network(_) => network::EVENT,
+            Self::Filesystem(_) => filesystem::EVENT,
+            Self::Performance(_) => performance::EVENT,
+            Self::TriggerRequest(_) => trigger::REQUEST,
         }
     }
 }

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::topic::{Topic, TopicError, TopicPattern};
 
+pub(crate) mod names;
+
 /// How closely a topic is guarded.
 ///
 /// The level governs subscribing. Publishing needs a component whose row covers the topic at every level,
@@ -178,6 +180,7 @@ pub(crate) static ROWS: &[Row] = {
         row("alerts.#", Restricted, &[Agent], &[Agent, Observers]),
         // Control of collectors. The topics of one collector come after those that have a name.
         row("control.collector.lifecycle", Privileged, &[Agent], &[Agent, Collectors]),
+        row("control.collector.lifecycle.{self}", Privileged, &[Agent], &[Agent, Owner]),
         row("control.collector.config", Privileged, &[Agent], &[Agent, Collectors]),
         row("control.collector.config.{self}", Privileged, &[Agent], &[Agent, Owner]),
         row("control.collector.task", Restricted, &[Agent], &[Agent, Collectors]),

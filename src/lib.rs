@@ -79,6 +79,7 @@ mod routing;
 mod statistics;
 mod sys;
 mod topic;
+pub mod topics;
 mod wire;
 
 pub use access::{
@@ -126,3 +127,8 @@ pub use wire::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So do those of these pages.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/topic-hierarchy.md")]
+struct TopicsPage;

@@ -33,31 +33,4 @@ pub(crate) use table::{RoutingTable, TopicId};
 pub(crate) use trie::Trie;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::topic::{Topic, TopicPattern};
-
-    #[test]
-    fn a_table_routes_each_topic_to_the_patterns_that_match_it() {
-        let patterns =
-            ["events.#", "events.process.+", "events.+.anomaly", "control.#", "events.process.batch", "#"];
-        let patterns = patterns.map(|text| TopicPattern::new(text).expect("a legal pattern"));
-        let mut trie = Trie::default();
-        for (key, pattern) in patterns.iter().enumerate() {
-            trie.insert(pattern, key);
-        }
-        let topics =
-            ["events.process.batch", "events.network.anomaly", "events", "control.shutdown", "alerts"];
-        let topics = topics.map(|text| Topic::new(text).expect("a legal topic"));
-        let routes = topics.iter().enumerate().map(|(nth, topic)| (TopicId::nth(nth), trie.matching(topic)));
-
-        let table = RoutingTable::build(1, routes);
-
-        for (nth, topic) in topics.iter().enumerate() {
-            let id = TopicId::nth(nth);
-            let expected: Vec<usize> =
-                (0..patterns.len()).filter(|&key| patterns[key].matches(topic)).collect();
-            assert_eq!(table.targets(id), expected, "{topic}");
-        }
-    }
-}
+mod tests;

@@ -224,7 +224,7 @@ impl EventBusClient {
     ///
     /// # Errors
     /// As [`subscription`](Self::subscription); [`SubscribeError::RingBytes`] if no ring can be of the size asked for, and
-    /// [`Refusal::RingBudget`] if there is no memory left for the rings that it needs. Nothing has changed then. There is an example at
+    /// [`Refusal::RingBudget`](crate::Refusal::RingBudget) if there is no memory left for the rings that it needs. Nothing has changed then. There is an example at
     /// [`SubscribeOptions`].
     pub async fn subscription_with(
         &self,

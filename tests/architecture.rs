@@ -18,7 +18,6 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("filter", &["access", "batch", "correlation", "topic"]),
     ("routing", &["topic"]),
     ("topics", &["access", "hierarchy", "routing", "topic"]),
-    ("filter", &["access", "batch", "correlation", "event", "hierarchy", "topic"]),
     ("wire", &["access", "config", "topic"]),
     ("message", &["batch", "config", "correlation", "topic", "wire"]),
     ("link", &["config", "sys", "wire"]),

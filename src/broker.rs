@@ -23,15 +23,17 @@ use tokio::sync::broadcast::WeakSender;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::access::{AccessPolicy, Component};
-use crate::client::Core;
+use crate::client::{Core, Named};
 use crate::config;
 use crate::control::{AGENT, Member, PolicyChange, RingCharge};
 use crate::dataplane::WaitPolicy;
+use crate::error;
+pub(crate) use crate::error::StartError;
 use crate::identity::LaunchToken;
 use crate::instance::Instance;
 use crate::statistics::{BrokerStatistics, EventBusStatistics};
-use crate::sys::{Access, ListenError, SocketEnd, SocketGroup};
-use crate::wire::{Refusal, Resource};
+use crate::sys::{Access, SocketEnd, SocketGroup};
+use crate::wire::Resource;
 use shares::Shares;
 
 use doorkeeper::Doorkeeper;
@@ -41,7 +43,6 @@ pub use audit::RefusalCount;
 pub use doorkeeper::TokenTerms;
 pub use membership::{Departure, Membership, MembershipChange, Missed, Presence};
 pub use poisonings::Poisoning;
-pub use raw::{RawSubscribeError, UnsubscribeError};
 
 /// How a broker is run.
 ///
@@ -164,6 +165,13 @@ impl BrokerOptions {
         self
     }
 
+    /// Connections that are taken in all, 1024 at first; a quarter of them are kept for [components](Self::component_uids).
+    #[must_use]
+    pub fn connection_limit(mut self, connections: usize) -> Self {
+        self.shares.total(Resource::Connections, connections as u64);
+        self
+    }
+
     /// Users whose processes are the bus's own components, beside the broker's own user: a quarter of everything that is shared out is
     /// kept for them and the agent. Of the rest a user that is not named here has at most as much as it leaves to others, so that
     /// strangers, however many users they have, keep no component out.
@@ -232,33 +240,6 @@ impl Default for BrokerOptions {
     fn default() -> Self {
         Self::new(config::SOCKET_PATH)
     }
-}
-
-/// Why a broker does not run.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// It can't listen.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// The caller's: no ring can have this size.
-    #[error("a ring holds a power of two of bytes from 64 KiB to 1 GiB, not {0}")]
-    RingBytes(usize),
-    /// This process can't have what a broker needs.
-    #[error("no thread or runtime for the broker: {0}")]
-    Host(#[from] io::Error),
-    /// So many processes were given an end of a connection, and have not said a word over it.
-    #[error("{limit} connections wait already for the processes that they were made for")]
-    PairsWaiting {
-        /// The limit.
-        limit: usize,
-    },
-    /// This process is not the agent: another has the name, by a token that was issued for it.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    /// It was shut down.
-    #[error("the broker was shut down")]
-    Shutdown,
 }
 
 /// Why another policy is not in force.
@@ -343,7 +324,7 @@ pub(crate) enum Command {
 /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(broker.path())).await?;
 /// assert_eq!(broker.components().await, [Component::from_client_id("procmond")?]);
 ///
-/// broker.shutdown().await;
+/// broker.shutdown().await?;
 /// procmond.disconnected().await;
 /// assert!(!path.exists(), "the socket is removed");
 /// # Ok(())
@@ -357,7 +338,8 @@ pub struct DaemoneyeBroker {
     changes: WeakSender<Arc<MembershipChange>>,
     /// The agent's own session, from the first use of it on.
     agent: tokio::sync::OnceCell<Arc<Core>>,
-    raw: raw::Receivers,
+    /// Its subscriptions by an id.
+    raw: Named,
 }
 
 impl DaemoneyeBroker {
@@ -366,8 +348,8 @@ impl DaemoneyeBroker {
     /// # Errors
     /// [`StartError`] if this process can't have the thread.
     #[expect(clippy::unused_async, reason = "the founding README awaits it")]
-    pub async fn new(path: &str) -> Result<Self, StartError> {
-        Self::with_options(BrokerOptions::new(path))
+    pub async fn new(path: &str) -> error::Result<Self> {
+        Ok(Self::with_options(BrokerOptions::new(path))?)
     }
 
     /// Makes a broker. It listens once it is [started](Self::start).
@@ -397,14 +379,18 @@ impl DaemoneyeBroker {
         let thread = std::thread::Builder::new().name("eventbus-broker".into()).spawn(control)?;
         runtime.recv().unwrap_or_else(|_| Err(io::Error::other("the broker's thread is gone")))?;
         let (thread, agent) = (Mutex::new(Some(thread)), tokio::sync::OnceCell::new());
-        Ok(Self { commands, thread, path, changes, agent, raw: raw::Receivers::default() })
+        Ok(Self { commands, thread, path, changes, agent, raw: Named::default() })
     }
 
     /// Starts to listen. Done twice it does nothing the second time. Cancel-safe.
     ///
     /// # Errors
     /// [`StartError::Listen`] if the socket can't be had: another broker is live there, say.
-    pub async fn start(&self) -> Result<(), StartError> {
+    pub async fn start(&self) -> error::Result<()> {
+        Ok(self.listen().await?)
+    }
+
+    async fn listen(&self) -> Result<(), StartError> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Start { reply });
         answer.await.unwrap_or(Err(StartError::Shutdown))
@@ -412,11 +398,15 @@ impl DaemoneyeBroker {
 
     /// Ends all sessions, tells clients so, and removes the socket. Done twice it does nothing the second time. Cancel-safe: given
     /// up midway, it goes on.
-    pub async fn shutdown(&self) {
+    ///
+    /// # Errors
+    /// None. DaemonEye expects a `Result`.
+    pub async fn shutdown(&self) -> error::Result<()> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Shutdown { reply: Some(reply) });
         // Nobody answers if it is down already.
         let _ = answer.await;
+        Ok(())
     }
 
     /// Puts another policy in force, for all that is asked from now on, and for what was granted before: what no longer holds is

@@ -1,26 +1,31 @@
 //! The bus as the agent sees it: the broker's own process publishes and subscribes without a socket in between.
 
-use std::collections::HashMap;
+mod client;
+mod config;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{DaemoneyeBroker, StartError};
+use crate::broker::DaemoneyeBroker;
 use crate::client::{
-    ClientStatistics, Core, DeclareError, Ending, EventReceiver, PublishError, Publisher, RequestError,
-    Responder, Response, SubscribeError, SubscribeOptions, Subscription,
+    ClientStatistics, Core, DeclareError, EventReceiver, Named, Part, Publisher, RequestError, Responder,
+    Response, SubscribeError, SubscribeOptions, Subscription,
 };
 use crate::correlation::CorrelationMetadata;
+use crate::error::{NotSubscribed, Result as BusResult};
 use crate::event::CollectionEvent;
 use crate::filter::EventSubscription;
 use crate::statistics::EventBusStatistics;
 use crate::wire::Latencies;
 
+pub use config::{ClientConfig, CorrelationTrackerConfig, RateLimitConfig, SocketConfig};
+
 /// Publishing on the bus, wherever it is. The trait has to be imported where `bus.publish` is called.
 ///
 /// ```
-/// use daemoneye_eventbus::{CollectionEvent, EventBus, PublishError};
+/// use daemoneye_eventbus::{CollectionEvent, EventBus};
 ///
-/// async fn report(bus: &mut impl EventBus, event: CollectionEvent) -> Result<(), PublishError> {
+/// async fn report(bus: &mut impl EventBus, event: CollectionEvent) -> daemoneye_eventbus::Result<()> {
 ///     bus.publish(event, "scan-1".to_string()).await
 /// }
 ///
@@ -54,12 +59,12 @@ pub trait EventBus: Send + Sync {
     /// Publishes an event on the default topic of its kind. Cancel-safe: given up midway, the event is not published.
     ///
     /// # Errors
-    /// [`PublishError`]: the topic can't be published on, or the event is too large.
+    /// [`EventBusError::Publish`](crate::EventBusError::Publish): the topic can't be published on, or the event is too large.
     fn publish(
         &mut self,
         event: CollectionEvent,
         correlation_id: String,
-    ) -> impl Future<Output = Result<(), PublishError>> + Send;
+    ) -> impl Future<Output = BusResult<()>> + Send;
 
     /// Subscribes, with filters. Once this returns, whatever is published on its topics is delivered, filtered or counted as lost. Cancel-safe.
     ///
@@ -68,7 +73,7 @@ pub trait EventBus: Send + Sync {
     /// same `subscriber_id`; else as [`DaemoneyeEventBus::subscription`].
     ///
     /// ```
-    /// use daemoneye_eventbus::{CorrelationFilter, EventBus, EventSubscription, SubscribeError};
+    /// use daemoneye_eventbus::{CorrelationFilter, EventBus, EventBusError, EventSubscription, SubscribeError};
     ///
     /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, ProcessEvent};
     /// # #[tokio::main(flavor = "current_thread")]
@@ -91,7 +96,8 @@ pub trait EventBus: Send + Sync {
     ///     ..EventSubscription::default()
     /// };
     /// let mut events = bus.subscribe(subscription.clone()).await?;
-    /// assert!(matches!(bus.subscribe(subscription).await, Err(SubscribeError::IdTaken { .. })));
+    /// let taken = bus.subscribe(subscription).await;
+    /// assert!(matches!(taken, Err(EventBusError::Subscribe(SubscribeError::IdTaken { .. }))));
     ///
     /// bus.publish(process(1).into(), "scan-1".to_string()).await?;
     /// bus.publish(process(2).into(), "scan-2".to_string()).await?;
@@ -106,25 +112,23 @@ pub trait EventBus: Send + Sync {
     fn subscribe(
         &mut self,
         subscription: EventSubscription,
-    ) -> impl Future<Output = Result<EventReceiver, SubscribeError>> + Send;
+    ) -> impl Future<Output = BusResult<EventReceiver>> + Send;
 
     /// Ends a subscription that was made with this `subscriber_id`. Its receiver may read what waits, and then comes to its end. Cancel-safe: it
     /// waits for nothing.
     ///
     /// # Errors
-    /// [`NotSubscribed`] if there is none; not any more, if its receiver was dropped.
-    fn unsubscribe(&mut self, subscriber_id: &str) -> impl Future<Output = Result<(), NotSubscribed>> + Send;
+    /// [`EventBusError::NotSubscribed`](crate::EventBusError::NotSubscribed) if there is none; not any more, if its receiver was dropped.
+    fn unsubscribe(&mut self, subscriber_id: &str) -> impl Future<Output = BusResult<()>> + Send;
 
     /// The bus in five figures. Cancel-safe.
     fn statistics(&self) -> impl Future<Output = EventBusStatistics> + Send;
-}
 
-/// No subscription has this name.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{subscriber_id}` does not subscribe")]
-pub struct NotSubscribed {
-    /// The name.
-    pub subscriber_id: String,
+    /// Shuts the bus down. Done twice it does nothing the second time. Cancel-safe: given up midway, it goes on.
+    ///
+    /// # Errors
+    /// Those of the bus; [`DaemoneyeEventBus`] has none.
+    fn shutdown(&mut self) -> impl Future<Output = BusResult<()>> + Send;
 }
 
 /// A broker, and the agent's own client of it, in one process.
@@ -159,8 +163,8 @@ pub struct DaemoneyeEventBus {
     // whose shutdown then ends the session.
     core: Arc<Core>,
     broker: Arc<DaemoneyeBroker>,
-    /// By the names that they were given. Those whose receivers are gone are forgotten when the next comes.
-    subscribers: HashMap<String, Ending>,
+    /// Its subscriptions that have a name.
+    named: Named,
 }
 
 impl DaemoneyeEventBus {
@@ -168,11 +172,11 @@ impl DaemoneyeEventBus {
     /// and so shuts down.
     ///
     /// # Errors
-    /// [`StartError`] if the broker can't listen.
-    pub async fn from_broker(broker: DaemoneyeBroker) -> Result<Self, StartError> {
+    /// [`EventBusError::Start`](crate::EventBusError::Start) if the broker can't listen.
+    pub async fn from_broker(broker: DaemoneyeBroker) -> BusResult<Self> {
         broker.start().await?;
         let core = Arc::clone(broker.agent().await?);
-        Ok(Self { core, broker: Arc::new(broker), subscribers: HashMap::new() })
+        Ok(Self { core, broker: Arc::new(broker), named: Named::default() })
     }
 
     /// The broker.
@@ -231,6 +235,58 @@ impl DaemoneyeEventBus {
         self.core.responder(patterns).await
     }
 
+    /// Publishes an event on the default topic of its kind, with a whole correlation. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`EventBus::publish`].
+    pub async fn publish_with_metadata(
+        &mut self,
+        event: CollectionEvent,
+        correlation: CorrelationMetadata,
+    ) -> BusResult<()> {
+        let topic = event.default_topic();
+        self.publish_to_topic(event, topic, correlation).await
+    }
+
+    /// Publishes an event on a topic of the caller's choice, with a whole correlation. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`EventBus::publish`].
+    ///
+    /// ```
+    /// use daemoneye_eventbus::{CorrelationMetadata, TriggerRequest};
+    ///
+    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("bus.sock");
+    /// # let mut bus = DaemoneyeEventBus::from_broker(DaemoneyeBroker::with_options(BrokerOptions::new(&path))?).await?;
+    /// let mut triggers = bus.subscription(&["control.trigger.+"]).await?.into_events();
+    /// let scan = CorrelationMetadata::new("scan-1".to_string()).with_stage("detection".to_string());
+    /// let look = TriggerRequest {
+    ///     request_id: "look-1".to_string(),
+    ///     collector_type: "binary-hasher".to_string(),
+    ///     priority: 3,
+    ///     payload: Vec::new(),
+    ///     metadata: std::collections::HashMap::new(),
+    /// };
+    /// bus.publish_to_topic(look.clone().into(), "control.trigger.hash", scan.clone()).await?;
+    /// let received = triggers.recv().await.expect("the bus is there");
+    /// assert_eq!((&received.event, &received.correlation_metadata), (&look.into(), &scan));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn publish_to_topic(
+        &mut self,
+        event: CollectionEvent,
+        topic: &str,
+        correlation: CorrelationMetadata,
+    ) -> BusResult<()> {
+        self.core.publish(topic, &event, &correlation).await?;
+        Ok(())
+    }
+
     /// Running totals of this process.
     #[must_use]
     pub fn client_statistics(&self) -> ClientStatistics {
@@ -242,38 +298,32 @@ impl DaemoneyeEventBus {
     pub fn latencies(&self) -> Latencies {
         self.core.latencies()
     }
-
-    /// Shuts the broker down. Done twice it does nothing the second time. Cancel-safe: given up midway, it goes on.
-    pub async fn shutdown(&mut self) {
-        self.broker.shutdown().await;
-    }
 }
 
 impl EventBus for DaemoneyeEventBus {
-    async fn publish(&mut self, event: CollectionEvent, correlation_id: String) -> Result<(), PublishError> {
-        let correlation = CorrelationMetadata::new(correlation_id);
-        self.core.publish(event.default_topic(), &event, &correlation).await?;
-        Ok(())
+    async fn publish(&mut self, event: CollectionEvent, correlation_id: String) -> BusResult<()> {
+        self.publish_with_metadata(event, CorrelationMetadata::new(correlation_id)).await
     }
 
-    async fn subscribe(&mut self, subscription: EventSubscription) -> Result<EventReceiver, SubscribeError> {
-        self.subscribers.retain(|_, ending| !ending.is_over());
-        let subscriber_id = subscription.subscriber_id.clone();
-        if self.subscribers.contains_key(&subscriber_id) {
-            return Err(SubscribeError::IdTaken { subscriber_id });
-        }
-        let events = self.core.subscribe(&subscription).await?;
-        self.subscribers.insert(subscriber_id, events.ending());
+    async fn subscribe(&mut self, subscription: EventSubscription) -> BusResult<EventReceiver> {
+        let place = self.named.reserve(&subscription.subscriber_id)?;
+        let events = self.core.subscribe(&subscription, self.core.queue_bytes()).await?;
+        place.take(vec![Part::of(events.ending())]);
         Ok(events)
     }
 
-    async fn unsubscribe(&mut self, subscriber_id: &str) -> Result<(), NotSubscribed> {
-        let ending = self.subscribers.remove(subscriber_id).filter(|ending| !ending.is_over());
-        ending.ok_or_else(|| NotSubscribed { subscriber_id: subscriber_id.to_owned() })?.end();
+    async fn unsubscribe(&mut self, subscriber_id: &str) -> BusResult<()> {
+        if !self.named.end(subscriber_id) {
+            return Err(NotSubscribed { subscriber_id: subscriber_id.to_owned() }.into());
+        }
         Ok(())
     }
 
     async fn statistics(&self) -> EventBusStatistics {
         self.broker.statistics().await
+    }
+
+    async fn shutdown(&mut self) -> BusResult<()> {
+        self.broker.shutdown().await
     }
 }

@@ -3,6 +3,8 @@
 mod connect;
 mod connection;
 mod errors;
+mod feeds;
+mod pace;
 mod publisher;
 mod raw;
 mod request;
@@ -24,7 +26,6 @@ use crate::batch::{BatchEvent, EventTooLarge};
 use crate::config::TOPICS_MAX;
 use crate::correlation::CorrelationMetadata;
 use crate::dataplane::{DataEvent, Delivery, Hub, InboxCounters, KeptShare, OutboxShared, Queue, WaitPolicy};
-use crate::event::CollectionEvent;
 use crate::filter::{EventSubscription, Filter};
 use crate::routing::TopicId;
 use crate::topic::{Topic, TopicPattern};
@@ -33,6 +34,8 @@ use crate::wire::{Latencies, Welcome};
 pub use connect::{ConnectError, ConnectOptions};
 pub use connection::{Connection, Disconnected};
 pub use errors::{DeclareError, PublishError, SubscribeError};
+pub(crate) use feeds::{Named, Part, events as event_channel, messages as message_channel, weighed_messages};
+pub use pace::{ReturnPace, ReturnPaceError};
 pub use publisher::{BatchBuilder, Publisher, Unread};
 pub(crate) use raw::Ending;
 pub use raw::{ControlError, MessageReceiver};
@@ -139,7 +142,10 @@ pub struct ClientStatistics {
 pub struct EventBusClient {
     core: Arc<Core>,
     /// What is this client's own, and not the session's.
+    id: String,
     queue_bytes: usize,
+    /// Its subscriptions that have a name.
+    named: Named,
 }
 
 impl EventBusClient {
@@ -150,8 +156,29 @@ impl EventBusClient {
     /// # Errors
     /// [`ConnectError`] says which step failed, and whose doing it was. Who waits for the same session has the same error.
     pub async fn connect(options: ConnectOptions) -> Result<Self, ConnectError> {
-        let queue_bytes = options.queue_bytes;
-        Ok(Self { core: connect::connect(options).await?, queue_bytes })
+        let (id, queue_bytes) = (options.client_id.clone(), options.queue_bytes);
+        Ok(Self { core: connect::connect(options).await?, id, queue_bytes, named: Named::default() })
+    }
+
+    /// What this client shares with others.
+    pub(crate) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// What may wait for a subscription of it that does not say so itself.
+    pub(crate) fn queue_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
+    /// Its subscriptions that have a name.
+    pub(crate) fn named(&self) -> &Named {
+        &self.named
+    }
+
+    /// The id that it was given.
+    #[must_use]
+    pub fn client_id(&self) -> &str {
+        &self.id
     }
 
     /// The component that the broker knows this client as.
@@ -232,53 +259,6 @@ impl EventBusClient {
         options: SubscribeOptions,
     ) -> Result<Subscription, SubscribeError> {
         self.core.subscription(patterns, options.of_client(self.queue_bytes)).await
-    }
-
-    /// Publishes one event through a publisher that all threads of this session's clients share. It waits for the broker the first time
-    /// that a topic is used, and never for a subscriber. Without a correlation id the event gets a new one. Cancel-safe: given
-    /// up midway, the event is not published.
-    ///
-    /// # Errors
-    /// [`PublishError`]: the topic can't be published on, or the event is too large.
-    ///
-    /// ```
-    /// use daemoneye_eventbus::{ConnectOptions, DeclareError, Denial, EventBusClient, PublishError, Refusal};
-    ///
-    /// # use daemoneye_eventbus::ProcessEvent;
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("bus.sock");
-    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
-    /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
-    /// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
-    /// # let process = |pid| ProcessEvent {
-    /// #     pid,
-    /// #     name: "sh".to_string(),
-    /// #     command_line: None,
-    /// #     executable_path: None,
-    /// #     ppid: Some(1),
-    /// #     start_time: None,
-    /// #     metadata: std::collections::HashMap::new(),
-    /// # };
-    /// let detector = EventBusClient::connect(ConnectOptions::new("detector").path(&path)).await?;
-    /// let forged = detector.publish("alerts.high", process(1234).into(), None).await;
-    /// let Err(PublishError::Declare(DeclareError::Refused(Refusal::Access(denial)))) = forged else {
-    ///     panic!("only the agent publishes alerts");
-    /// };
-    /// assert!(matches!(denial, Denial::NotAPublisher { .. }));
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn publish(
-        &self,
-        topic: &str,
-        event: CollectionEvent,
-        correlation_id: Option<String>,
-    ) -> Result<(), PublishError> {
-        let correlation = correlation_id.map_or_else(CorrelationMetadata::default, CorrelationMetadata::new);
-        self.core.publish(topic, &event, &correlation).await?;
-        Ok(())
     }
 
     /// Whether there is a broker for the session, as far as this process knows, to be watched. There is an example at [`Connection`].
@@ -420,10 +400,12 @@ impl Core {
     pub(crate) async fn subscribe(
         &self,
         wanted: &EventSubscription,
+        queue_bytes: usize,
     ) -> Result<EventReceiver, SubscribeError> {
         let (patterns, filter) = (wanted.patterns()?, Filter::of(wanted)?);
         let patterns: Vec<&str> = patterns.iter().map(TopicPattern::as_str).collect();
-        let subscription = self.subscription(&patterns, SubscribeOptions::new()).await?;
+        let options = SubscribeOptions::new().of_client(queue_bytes);
+        let subscription = self.subscription(&patterns, options).await?;
         Ok(subscription.into_events().filtered_by(filter))
     }
 

@@ -176,6 +176,10 @@ pub(crate) const RETURN_FIRST: Duration = Duration::from_millis(50);
 /// Up to this: no timer of an idle process is shorter than half a minute, but by the chance that keeps many from coming at once.
 pub(crate) const RETURN_LONGEST: Duration = Duration::from_secs(60);
 
+/// Events, or messages, that a channel of tokio holds beyond its subscription's queue: enough to wake its reader for many at once, and a bound in
+/// bytes with it, since each is smaller than a frame.
+pub(crate) const FEED_LENGTH: usize = 32;
+
 /// What a client keeps of what nobody hears while there is no broker, in bytes: some 15,000 process events.
 pub(crate) const OUTBOX_BYTES: usize = 4 << 20;
 

@@ -291,6 +291,29 @@ impl EventSubscription {
         let domains = EVENTS.into_iter().chain(self.include_control.then_some(CONTROL));
         let domains = domains.map(TopicPattern::new).collect::<Result<Vec<_>, _>>()?;
         let Some(patterns) = &self.topic_patterns else { return Ok(domains) };
+        let wanted = self.within(patterns, &domains)?;
+        if wanted.is_empty() {
+            return Err(FilterError::NoTopic);
+        }
+        Ok(wanted)
+    }
+
+    /// The patterns of control to ask the broker for, for who takes control apart: those that match any, or else all.
+    ///
+    /// # Errors
+    /// [`FilterError`] says which pattern can't be.
+    pub(crate) fn control_patterns(&self) -> Result<Vec<TopicPattern>, FilterError> {
+        let control = [TopicPattern::new(CONTROL)?];
+        let wanted = self.within(self.topic_patterns.as_deref().unwrap_or_default(), &control)?;
+        Ok(if wanted.is_empty() { control.into() } else { wanted })
+    }
+
+    /// What the patterns match of these domains.
+    fn within(
+        &self,
+        patterns: &[String],
+        domains: &[TopicPattern],
+    ) -> Result<Vec<TopicPattern>, FilterError> {
         let mut wanted = Vec::new();
         for text in patterns {
             let pattern = TopicPattern::new(text)?;
@@ -298,9 +321,6 @@ impl EventSubscription {
                 return Err(FilterError::Wildcard { pattern: text.clone() });
             }
             wanted.extend(domains.iter().filter_map(|domain| pattern.intersect(domain)));
-        }
-        if wanted.is_empty() {
-            return Err(FilterError::NoTopic);
         }
         Ok(wanted)
     }

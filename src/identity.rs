@@ -22,7 +22,7 @@
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::sys::{self, SECRET_BYTES, Secret};
 use crate::wire::codec::encode;
@@ -114,6 +114,47 @@ impl LaunchToken {
         })
     }
 
+    /// The token as 96 digits, for a configuration that is kept as text. It is a secret: whoever reads the text has the token, so it is for files
+    /// that nobody else can read, and not for arguments, the environment or logs. It is wiped when it is dropped.
+    ///
+    /// # Errors
+    /// What the system says when descriptors are short.
+    ///
+    /// ```
+    /// use daemoneye_eventbus::LaunchToken;
+    ///
+    /// assert!(LaunchToken::from_text("not a token").is_err());
+    /// ```
+    pub fn to_text(&self) -> io::Result<Zeroizing<String>> {
+        self.with(|bytes| {
+            let mut text = Zeroizing::new(String::with_capacity(2 * TOKEN_BYTES));
+            let digit = |half: u8| char::from_digit(half.into(), 16).expect("it is below 16");
+            for byte in bytes {
+                text.push(digit(byte >> 4));
+                text.push(digit(byte & 15));
+            }
+            Ok(text)
+        })
+    }
+
+    /// Reads a token from such a text.
+    ///
+    /// # Errors
+    /// As [`take_stdin`](Self::take_stdin).
+    pub fn from_text(text: &str) -> io::Result<Self> {
+        let no_token = || io::Error::new(io::ErrorKind::InvalidData, "it is no launch token");
+        let digits = text.as_bytes();
+        if digits.len() != 2 * TOKEN_BYTES {
+            return Err(no_token());
+        }
+        let mut bytes = Zeroizing::new([0; TOKEN_BYTES]);
+        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+            let half = |digit: u8| char::from(digit).to_digit(16).ok_or_else(no_token);
+            *byte = u8::try_from(half(pair[0])? << 4 | half(pair[1])?).expect("two digits");
+        }
+        Self::read_from(&bytes[..])
+    }
+
     /// A pipe from which the token can be read once, to be inherited by the process that it is for, as one of its standard streams say.
     ///
     /// # Errors
@@ -185,6 +226,23 @@ mod tests {
         let Proofs { of_broker, of_client } =
             Proofs::new(&secret, hello, &Nonce([nonce; 32])).expect("it can be read");
         [of_broker, of_client]
+    }
+
+    #[test]
+    fn a_token_as_text_is_the_same_token_and_what_is_none_is_told() {
+        let token = LaunchToken::new().expect("randomness");
+        let text = token.to_text().expect("it can be read");
+        let again = LaunchToken::from_text(&text).expect("it was written by us");
+        assert_eq!(again.id, token.id);
+        let secret = |token: &LaunchToken| token.secret.with(|secret| *secret).expect("it can be read");
+        assert_eq!(secret(&again), secret(&token));
+        for bad in
+            ["", &text[1..], &format!("{}0", &*text), &text.replacen(|_| true, "g", 1), &"é".repeat(48)]
+        {
+            let error = LaunchToken::from_text(bad).expect_err("it is none");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bad}");
+            assert!(!error.to_string().contains(&text[8..16]), "it is a secret");
+        }
     }
 
     #[test]

@@ -66,6 +66,7 @@ mod config;
 mod control;
 mod correlation;
 mod dataplane;
+mod error;
 mod event;
 mod filter;
 #[cfg(fuzzing)]
@@ -91,18 +92,21 @@ pub use batch::{
 };
 pub use broker::{
     BrokerOptions, DaemoneyeBroker, Departure, Membership, MembershipChange, Missed, Poisoning, Presence,
-    RawSubscribeError, RefusalCount, ReloadError, StartError, TokenTerms, UnsubscribeError,
+    RefusalCount, ReloadError, TokenTerms,
 };
-pub use bus::{DaemoneyeEventBus, EventBus, NotSubscribed};
+pub use bus::{
+    ClientConfig, CorrelationTrackerConfig, DaemoneyeEventBus, EventBus, RateLimitConfig, SocketConfig,
+};
 pub use client::{
     BatchBuilder, Call, ClientStatistics, ConnectError, ConnectOptions, Connection, ControlError,
     DeclareError, Disconnected, EventBusClient, EventReceiver, MessageReceiver, Nothing, PublishError,
-    Publisher, ReplyError, RequestError, Responder, Response, SessionTerm, StatisticsError, SubscribeError,
-    SubscribeOptions, Subscription, Unread,
+    Publisher, ReplyError, RequestError, Responder, Response, ReturnPace, ReturnPaceError, SessionTerm,
+    StatisticsError, SubscribeError, SubscribeOptions, Subscription, Unread,
 };
 pub use control::{Member, PolicyChange, RingCharge};
 pub use correlation::CorrelationMetadata;
 pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
+pub use error::{EventBusError, NotSubscribed, Result, StartError};
 pub use event::{
     BusEvent, CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };

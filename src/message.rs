@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use crate::batch::{from_epoch, to_epoch};
@@ -139,7 +140,29 @@ pub struct Message {
     pub timestamp: SystemTime,
     /// What it is for.
     pub message_type: MessageType,
+    /// Its part of what a channel may hold.
+    pub(crate) held: Held,
 }
+
+/// A part of a budget, which goes back to it when the message is dropped. It says nothing of the message, and a clone has none.
+#[derive(Debug, Default)]
+pub(crate) struct Held(
+    #[expect(dead_code, reason = "it is there to be dropped")] Option<OwnedSemaphorePermit>,
+);
+
+impl Clone for Held {
+    fn clone(&self) -> Self {
+        Self(None)
+    }
+}
+
+impl PartialEq for Held {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Held {}
 
 impl Message {
     /// A message with a new id (UUID version 4), made now. Nobody looks at the topic before it is published.
@@ -152,7 +175,27 @@ impl Message {
         message_type: MessageType,
     ) -> Self {
         let (id, timestamp) = (Uuid::new_v4(), SystemTime::now());
-        Self { id, topic, correlation_metadata, payload, sequence, timestamp, message_type }
+        let held = Held::default();
+        Self { id, topic, correlation_metadata, payload, sequence, timestamp, message_type, held }
+    }
+
+    /// The memory that it takes, or a little more.
+    pub(crate) fn weight(&self) -> usize {
+        let correlation = &self.correlation_metadata;
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let tags = correlation.correlation_tags.iter();
+        let tags = tags.map(|(tag, value)| MESSAGE_TAG_BYTES + tag.len() + value.len()).sum::<usize>();
+        let correlation = correlation.correlation_id.len()
+            + correlation.root_correlation_id.len()
+            + optional(&correlation.parent_correlation_id)
+            + optional(&correlation.workflow_stage);
+        size_of::<Self>() + self.topic.len() + self.payload.len() + correlation + tags
+    }
+
+    /// The same, with its part of what a channel may hold.
+    pub(crate) fn weighing(mut self, part: OwnedSemaphorePermit) -> Self {
+        self.held = Held(Some(part));
+        self
     }
 
     /// The same, in a workflow of which only the id is known.
@@ -320,6 +363,7 @@ impl<'a> Form<'a> {
             sequence: self.sequence,
             timestamp: time(self.timestamp)?,
             message_type,
+            held: Held::default(),
         })
     }
 }

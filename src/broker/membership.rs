@@ -73,7 +73,7 @@ pub struct Missed(pub u64);
 /// assert_eq!((joined.member.component.as_str(), joined.presence), ("procmond", Presence::Joined));
 /// let left = membership.recv().await.expect("the broker is there")?;
 /// assert_eq!((left.member.pid, left.presence), (Some(std::process::id()), Presence::Left(Departure::Ended)));
-/// broker.shutdown().await;
+/// broker.shutdown().await?;
 /// assert!(membership.recv().await.is_none());
 /// # Ok(())
 /// # }

@@ -105,7 +105,7 @@ mod tests {
         let client = EventBusClient::connect(options.clone()).await.expect("the broker is this process");
         let again = EventBusClient::connect(options).await;
         assert!(matches!(again, Err(ConnectError::DescriptorUsed)), "{again:?}");
-        broker.shutdown().await;
+        broker.shutdown().await.expect("it has no errors");
         tokio::time::timeout(LONG, client.disconnected()).await.expect("it hears of the end");
     }
 

@@ -1,105 +1,16 @@
 //! Bytes from and to the agent, without a handle but the broker: payloads published as the agent, and subscriptions by an id.
 
-use std::collections::HashMap;
-
-use parking_lot::Mutex;
+use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
 use super::{DaemoneyeBroker, StartError};
 use crate::batch::Opaque;
-use crate::client::{DeclareError, Disconnected, Ending, MessageReceiver, PublishError, SubscribeError};
+use crate::client::{DeclareError, Disconnected, SubscribeError, weighed_messages};
 use crate::correlation::CorrelationMetadata;
+use crate::dataplane::Losses;
+use crate::error::{NotSubscribed, Result};
+use crate::message::Message;
 use crate::wire::Refusal;
-
-/// Why a subscription by an id was not made. Nothing has changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RawSubscribeError {
-    /// The caller's: a subscription has this id already.
-    #[error("{id} subscribes already")]
-    IdTaken {
-        /// The id.
-        id: Uuid,
-    },
-    /// It can't be subscribed to.
-    #[error(transparent)]
-    Subscribe(#[from] SubscribeError),
-}
-
-/// Why a subscription was not ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum UnsubscribeError {
-    /// No subscription has this id; not any more, if its receiver was dropped.
-    #[error("{id} does not subscribe")]
-    Unknown {
-        /// The id.
-        id: Uuid,
-    },
-}
-
-/// The subscriptions that were made by an id. Those whose receivers are gone are forgotten when the next comes.
-#[derive(Debug, Default)]
-pub(super) struct Receivers(Mutex<HashMap<Uuid, Place>>);
-
-#[derive(Debug)]
-enum Place {
-    /// The broker is being asked.
-    Reserved,
-    Taken(Ending),
-}
-
-impl Place {
-    fn is_free(&self) -> bool {
-        matches!(self, Self::Taken(ending) if ending.is_over())
-    }
-}
-
-/// An id that is somebody's until this is dropped, or the subscription is there.
-struct Reservation<'a> {
-    receivers: &'a Receivers,
-    id: Uuid,
-}
-
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        let mut places = self.receivers.0.lock();
-        if let Some(Place::Reserved) = places.get(&self.id) {
-            places.remove(&self.id);
-        }
-    }
-}
-
-impl Receivers {
-    fn reserve(&self, id: Uuid) -> Result<Reservation<'_>, RawSubscribeError> {
-        let mut places = self.0.lock();
-        places.retain(|_, place| !place.is_free());
-        if places.contains_key(&id) {
-            return Err(RawSubscribeError::IdTaken { id });
-        }
-        places.insert(id, Place::Reserved);
-        Ok(Reservation { receivers: self, id })
-    }
-
-    /// The subscription of this id, to be ended.
-    fn remove(&self, id: Uuid) -> Result<Ending, UnsubscribeError> {
-        let mut places = self.0.lock();
-        match places.remove(&id) {
-            Some(Place::Taken(ending)) if !ending.is_over() => Ok(ending),
-            Some(Place::Reserved) => {
-                places.insert(id, Place::Reserved);
-                Err(UnsubscribeError::Unknown { id })
-            }
-            Some(Place::Taken(_)) | None => Err(UnsubscribeError::Unknown { id }),
-        }
-    }
-}
-
-impl Reservation<'_> {
-    fn take(&self, ending: Ending) {
-        self.receivers.0.lock().insert(self.id, Place::Taken(ending));
-    }
-}
 
 /// Why there is no agent in this process.
 fn no_agent<E: From<Refusal> + From<Disconnected>>(error: StartError) -> E {
@@ -141,12 +52,7 @@ impl DaemoneyeBroker {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn publish(
-        &self,
-        topic: &str,
-        correlation_id: &str,
-        payload: Vec<u8>,
-    ) -> Result<(), PublishError> {
+    pub async fn publish(&self, topic: &str, correlation_id: &str, payload: Vec<u8>) -> Result<()> {
         let correlation = CorrelationMetadata::new(correlation_id.to_owned());
         self.publish_with_correlation(topic, &correlation, payload).await
     }
@@ -160,7 +66,7 @@ impl DaemoneyeBroker {
         topic: &str,
         correlation: &CorrelationMetadata,
         payload: Vec<u8>,
-    ) -> Result<(), PublishError> {
+    ) -> Result<()> {
         let agent = self.agent().await.map_err(no_agent::<DeclareError>)?;
         agent.publish(topic, &Opaque(&payload), correlation).await?;
         Ok(())
@@ -168,27 +74,41 @@ impl DaemoneyeBroker {
 
     /// Subscribes the agent to all topics that match the pattern, as messages. `id` is the caller's, to
     /// [end](Self::unsubscribe) it by; to drop the receiver ends it, too. Once this returns, whatever is published is delivered or counted as
-    /// lost: see [`MessageReceiver`]. The broker need not be started. Cancel-safe. There is an example at [`publish`](Self::publish).
+    /// lost. The broker need not be started. Cancel-safe. There is an example at [`publish`](Self::publish).
+    ///
+    /// The channel has no bound of its own, but what is behind it has: messages that were not dropped weigh at most
+    /// [`BrokerOptions::queue_bytes`](crate::BrokerOptions::queue_bytes) together, as much waits before it, and what comes beyond that is lost and
+    /// [counted](Self::losses). Who keeps messages for long keeps their payloads, or clones, which weigh nothing here.
     ///
     /// # Errors
-    /// [`RawSubscribeError::IdTaken`] while another subscription has this id; else as
+    /// [`SubscribeError::IdTaken`] while another subscription has this id, [`SubscribeError::NoRuntime`] outside tokio; else as
     /// [`EventBusClient::subscription`](crate::EventBusClient::subscription).
-    pub async fn subscribe_raw(&self, pattern: &str, id: Uuid) -> Result<MessageReceiver, RawSubscribeError> {
-        let reservation = self.raw.reserve(id)?;
+    pub async fn subscribe_raw(&self, pattern: &str, id: Uuid) -> Result<UnboundedReceiver<Message>> {
+        let reservation = self.raw.reserve(&id.to_string())?;
         let agent = self.agent().await.map_err(no_agent::<SubscribeError>)?;
         let receiver = agent.subscribe_raw(&[pattern], agent.queue_bytes()).await?;
-        reservation.take(receiver.ending());
-        Ok(receiver)
+        let (messages, part) = weighed_messages(receiver, agent.queue_bytes())?;
+        reservation.take(vec![part]);
+        Ok(messages)
+    }
+
+    /// What the subscription of this id has lost so far on the way to its receiver; `None` if there is none.
+    #[must_use]
+    pub fn losses(&self, id: Uuid) -> Option<Losses> {
+        self.raw.losses(&id.to_string())
     }
 
     /// Ends a subscription that was made with this id. Its receiver may read what waits, and then comes to its end; what is published from now
     /// on does not come. The id is free again. Publishers hear of it a moment later. Cancel-safe: it waits for nothing.
     ///
     /// # Errors
-    /// [`UnsubscribeError::Unknown`] if there is none.
+    /// [`NotSubscribed`] if there is none; not any more, if its receiver was dropped.
     #[expect(clippy::unused_async, reason = "DaemonEye awaits it")]
-    pub async fn unsubscribe(&self, id: Uuid) -> Result<(), UnsubscribeError> {
-        self.raw.remove(id)?.end();
+    pub async fn unsubscribe(&self, id: Uuid) -> Result<()> {
+        let subscriber_id = id.to_string();
+        if !self.raw.end(&subscriber_id) {
+            return Err(NotSubscribed { subscriber_id }.into());
+        }
         Ok(())
     }
 }
@@ -200,7 +120,8 @@ mod tests {
     use super::*;
     use crate::access::Component;
     use crate::broker::{BrokerOptions, TokenTerms};
-    use crate::client::{ConnectOptions, ControlError, EventBusClient};
+    use crate::client::{ConnectOptions, ControlError, EventBusClient, PublishError};
+    use crate::error::EventBusError;
 
     /// Long enough for a slow machine; what is waited for takes milliseconds.
     const LONG: Duration = Duration::from_secs(20);
@@ -211,7 +132,7 @@ mod tests {
         DaemoneyeBroker::with_options(BrokerOptions::new("/nowhere/bus.sock")).expect("a thread")
     }
 
-    async fn next(receiver: &mut MessageReceiver) -> Option<Vec<u8>> {
+    async fn next(receiver: &mut UnboundedReceiver<Message>) -> Option<Vec<u8>> {
         let message = tokio::time::timeout(LONG, receiver.recv()).await.expect("it does not wait for ever");
         message.map(|message| message.payload)
     }
@@ -227,7 +148,8 @@ mod tests {
         let mut tasks = procmond.subscribe_raw(&[TASK]).await.expect("its own");
         let mut status = broker.subscribe_raw("control.health.#", Uuid::nil()).await.expect("the agent may");
         broker.publish(TASK, "scan-1", b"look".to_vec()).await.expect("the agent may");
-        assert_eq!(next(&mut tasks).await.as_deref(), Some(&b"look"[..]));
+        let task = tokio::time::timeout(LONG, tasks.recv()).await.expect("it does not wait for ever");
+        assert_eq!(task.map(|task| task.payload).as_deref(), Some(&b"look"[..]));
         procmond.publish_control("control.health.status", b"well".to_vec()).await.expect("it is heard");
         assert_eq!(next(&mut status).await.as_deref(), Some(&b"well"[..]));
         broker.unsubscribe(Uuid::nil()).await.expect("it is there");
@@ -235,7 +157,10 @@ mod tests {
             async { while procmond.publish_control("control.health.status", Vec::new()).await.is_ok() {} };
         tokio::time::timeout(LONG, heard).await.expect("it hears that nobody is there any more");
         let nobody = procmond.publish_control("control.health.status", Vec::new()).await;
-        assert!(matches!(nobody, Err(ControlError::NoSubscriber { .. })), "{nobody:?}");
+        assert!(
+            matches!(nobody, Err(EventBusError::Control(ControlError::NoSubscriber { .. }))),
+            "{nobody:?}"
+        );
     }
 
     #[tokio::test]
@@ -243,14 +168,17 @@ mod tests {
         let (never, used) = (broker(), broker());
         let mut alerts = used.subscribe_raw("alerts.#", Uuid::nil()).await.expect("the agent may");
         for broker in [&never, &used] {
-            broker.shutdown().await;
+            broker.shutdown().await.expect("it has no errors");
             let published = broker.publish(TASK, "late", Vec::new()).await;
             assert!(
-                matches!(published, Err(PublishError::Declare(DeclareError::Disconnected(_)))),
+                matches!(
+                    published,
+                    Err(EventBusError::Publish(PublishError::Declare(DeclareError::Disconnected(_))))
+                ),
                 "{published:?}"
             );
             let subscribed = broker.subscribe_raw("alerts.#", Uuid::max()).await;
-            let Err(RawSubscribeError::Subscribe(SubscribeError::Disconnected(_))) = subscribed else {
+            let Err(EventBusError::Subscribe(SubscribeError::Disconnected(_))) = subscribed else {
                 panic!("{subscribed:?}");
             };
         }
@@ -268,11 +196,9 @@ mod tests {
         let options = ConnectOptions::new("agent").path(&path).token(token);
         let agent = EventBusClient::connect(options).await.expect("it has a token");
         let published = broker.publish("alerts.high", "forged", Vec::new()).await;
-        let Err(PublishError::Declare(DeclareError::Refused(Refusal::NameTaken { component }))) = published
-        else {
-            panic!("{published:?}");
-        };
-        assert_eq!(component, "agent");
+        let published = published.expect_err("it is another's name");
+        let taken = Refusal::NameTaken { component: "agent".to_owned() };
+        assert_eq!(published.refusal(), Some(&taken), "{published:?}");
         drop(agent);
         // The name is free once the broker has noticed.
         let free = async { while broker.publish("alerts.high", "own", Vec::new()).await.is_err() {} };
@@ -283,15 +209,18 @@ mod tests {
     async fn an_id_is_kept_while_the_broker_is_asked_and_free_again_if_that_is_given_up() {
         let broker = broker();
         let id = Uuid::nil();
-        let first = broker.raw.reserve(id).expect("it is free");
+        let first = broker.raw.reserve(&id.to_string()).expect("it is free");
         let taken = broker.subscribe_raw("alerts.#", id).await;
-        assert!(matches!(taken, Err(RawSubscribeError::IdTaken { .. })), "{taken:?}");
-        assert_eq!(broker.unsubscribe(id).await, Err(UnsubscribeError::Unknown { id }));
+        assert!(matches!(taken, Err(EventBusError::Subscribe(SubscribeError::IdTaken { .. }))), "{taken:?}");
+        assert!(matches!(broker.unsubscribe(id).await, Err(EventBusError::NotSubscribed(_))));
         let taken = broker.subscribe_raw("alerts.#", id).await;
-        assert!(matches!(taken, Err(RawSubscribeError::IdTaken { .. })), "it is its asker's yet: {taken:?}");
+        assert!(
+            matches!(taken, Err(EventBusError::Subscribe(SubscribeError::IdTaken { .. }))),
+            "it is its asker's yet: {taken:?}"
+        );
         drop(first);
         let refused = broker.subscribe_raw("no.rule", id).await;
-        assert!(matches!(refused, Err(RawSubscribeError::Subscribe(_))), "{refused:?}");
+        assert!(matches!(refused, Err(EventBusError::Subscribe(SubscribeError::Refused(_)))), "{refused:?}");
         let _alerts = broker.subscribe_raw("alerts.#", id).await.expect("it is free");
     }
 
@@ -301,6 +230,6 @@ mod tests {
         for number in 0..100 {
             drop(broker.subscribe_raw("alerts.#", Uuid::from_u128(number)).await.expect("the agent may"));
         }
-        assert_eq!(broker.raw.0.lock().len(), 1);
+        assert_eq!(broker.raw.len(), 1);
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::pace::ReturnPace;
 use super::publisher::deadline_of;
 use super::session::Home;
 use super::sharing::{self, Answer, Joined, Seat, SessionTerm};
@@ -44,6 +45,7 @@ pub struct ConnectOptions {
     pub(super) token: Option<Arc<LaunchToken>>,
     pub(super) key_file: Option<PathBuf>,
     pub(super) comes_back: bool,
+    pub(super) return_pace: ReturnPace,
     pub(super) shares_session: bool,
 }
 
@@ -64,6 +66,7 @@ impl ConnectOptions {
             token: None,
             key_file: None,
             comes_back: true,
+            return_pace: ReturnPace::default(),
             shares_session: true,
         }
     }
@@ -153,12 +156,19 @@ impl ConnectOptions {
         self
     }
 
+    /// How fast it does so, and when it gives up.
+    #[must_use]
+    pub fn return_pace(mut self, pace: ReturnPace) -> Self {
+        self.return_pace = pace;
+        self
+    }
+
     /// Whether this client shares one session with all clients of this process that are the same component at the same endpoint, as it
     /// does at first. However many they are, they have one socket, one control and one data thread, and one ring for each
     /// [`Publisher`](crate::Publisher) and peer; what a session may have they have together (64 publishers, say). An endpoint is where the
     /// path leads to, links followed; the component is what the id [stands for](crate::Component::from_client_id).
     ///
-    /// Who shares a session wants the same of it: deadline, wait policy, whether it comes back, the broker's user, launch token and key
+    /// Who shares a session wants the same of it: deadline, wait policy, whether and how fast it comes back, its outbox, the broker's user, launch token and key
     /// file; else it is told what differs ([`ConnectError::OtherTerms`]). What may wait for a subscription is each client's own.
     /// [`connection`](crate::EventBusClient::connection), [`disconnected`](crate::EventBusClient::disconnected) and
     /// [`statistics`](crate::EventBusClient::statistics) are the session's. One that is over is joined by nobody; one that looks for its broker is,
@@ -220,12 +230,12 @@ impl ConnectOptions {
 /// # let path = folder.path().join("bus.sock");
 /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
 /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
-/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
 /// let options = ConnectOptions::new("agent").path(&path);
 /// let refused = EventBusClient::connect(options.clone()).await.expect_err("the broker's process has that name");
 /// assert!(matches!(refused, ConnectError::Refused(Refusal::NameTaken { .. })));
 ///
-/// bus.shutdown().await;
+/// bus.broker().shutdown().await?;
 /// let error = EventBusClient::connect(options).await.expect_err("nobody listens any more");
 /// assert!(matches!(error, ConnectError::NoBroker { .. }));
 /// # Ok(())

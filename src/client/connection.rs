@@ -13,11 +13,11 @@ use crate::wire::GoodbyeReason;
 /// # let path = folder.path().join("bus.sock");
 /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
 /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
-/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
 /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
 /// assert!(procmond.is_connected());
 ///
-/// bus.shutdown().await;
+/// bus.broker().shutdown().await?;
 /// assert_eq!(procmond.disconnected().await, Disconnected::Dismissed(GoodbyeReason::Shutdown));
 /// assert!(!procmond.is_connected());
 /// # Ok(())
@@ -40,6 +40,13 @@ pub enum Disconnected {
     Protocol(String),
 }
 
+impl Disconnected {
+    /// Whether the broker was shut down, and has said so.
+    pub(crate) fn is_shutdown(&self) -> bool {
+        matches!(self, Self::Dismissed(GoodbyeReason::Shutdown))
+    }
+}
+
 /// Whether there is a broker, and if not, whether this client waits for one.
 ///
 /// A client comes back by itself: it looks for its broker again and again, at first after some 50 ms, later each 30 to 60 s, registers, declares
@@ -54,12 +61,12 @@ pub enum Disconnected {
 /// # let path = folder.path().join("bus.sock");
 /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
 /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
-/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
 /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
 /// let mut connection = procmond.connection();
 /// assert_eq!(*connection.borrow(), Connection::Up);
 ///
-/// bus.shutdown().await;
+/// bus.broker().shutdown().await?;
 /// connection.wait_for(|now| matches!(now, Connection::Away(_))).await?;
 /// # drop(bus);
 /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;

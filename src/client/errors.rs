@@ -52,6 +52,9 @@ pub enum SubscribeError {
         /// The name.
         subscriber_id: String,
     },
+    /// The caller's: what it reads by a channel of tokio is brought there by a task of the runtime that it calls from.
+    #[error("there is no tokio runtime here")]
+    NoRuntime,
     /// The caller's: no ring can have this size.
     #[error("a ring holds a power of two of bytes from 64 KiB to 1 GiB, not {0}")]
     RingBytes(usize),

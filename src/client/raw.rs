@@ -46,7 +46,8 @@ pub(super) fn is_control(topic: &str) -> bool {
 }
 
 impl Core {
-    async fn publish_control(&self, topic: &str, payload: &[u8]) -> Result<(), ControlError> {
+    /// Publishes bytes on a control topic, and says so if nobody is there.
+    pub(crate) async fn publish_control(&self, topic: &str, payload: &[u8]) -> Result<(), ControlError> {
         let named = || topic.to_owned();
         if !is_control(topic) {
             return Err(ControlError::NotControl { topic: named() });
@@ -83,42 +84,6 @@ impl EventBusClient {
     /// As [`subscription`](Self::subscription).
     pub async fn subscribe_raw(&self, patterns: &[&str]) -> Result<MessageReceiver, SubscribeError> {
         self.core.subscribe_raw(patterns, self.queue_bytes).await
-    }
-
-    /// Publishes bytes on a control topic, with a new correlation id, and says so if nobody is there to hear them. Order holds among all that
-    /// this session's clients publish so, and by [`publish`](Self::publish). Cancel-safe: given up midway, nothing is published.
-    ///
-    /// `Ok` is no receipt: what has reached a subscriber it may yet not read.
-    ///
-    /// # Errors
-    /// [`ControlError::NoSubscriber`] if nobody subscribes, which may be as it should be: a heartbeat that nobody listens for is no fault.
-    /// Else see [`ControlError`].
-    ///
-    /// ```
-    /// use daemoneye_eventbus::{ConnectOptions, ControlError, EventBusClient, MessageType};
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// # let path = folder.path().join("bus.sock");
-    /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
-    /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
-    /// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
-    /// let topic = "control.health.heartbeat.procmond";
-    /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
-    /// let nobody = procmond.publish_control(topic, b"alive".to_vec()).await;
-    /// assert!(matches!(nobody, Err(ControlError::NoSubscriber { .. })));
-    ///
-    /// let mut heartbeats = bus.broker().subscribe_raw("control.health.heartbeat.+", uuid::Uuid::new_v4()).await?;
-    /// procmond.publish_control(topic, b"alive".to_vec()).await?;
-    /// let heartbeat = heartbeats.recv().await.expect("the bus is there");
-    /// assert_eq!((&heartbeat.topic[..], &heartbeat.payload[..]), (topic, &b"alive"[..]));
-    /// assert_eq!(heartbeat.message_type, MessageType::Heartbeat);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn publish_control(&self, topic: &str, payload: Vec<u8>) -> Result<(), ControlError> {
-        self.core.publish_control(topic, &payload).await
     }
 }
 
@@ -250,7 +215,7 @@ impl Stream for MessageReceiver {
 }
 
 /// Ends a subscription that somebody else reads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ending {
     lease: Weak<Lease>,
 }
@@ -265,8 +230,13 @@ impl Ending {
         self.lease.strong_count() == 0
     }
 
+    /// What was lost so far; `None` if nobody has it any more.
+    pub(super) fn losses(&self) -> Option<Losses> {
+        self.lease.upgrade().map(|lease| lease.losses())
+    }
+
     /// Ends it: what waits is read yet, and then comes the end.
-    pub(crate) fn end(self) {
+    pub(crate) fn end(&self) {
         if let Some(lease) = self.lease.upgrade() {
             lease.end();
         }

@@ -138,8 +138,12 @@ pub(crate) async fn run(
             found = home.find() => found,
             () = session.wait_for_broker(&mut channels) => return,
         };
-        session.find_broker(found.1);
-        link = found.0;
+        let Some((next, welcome)) = found else {
+            session.over(&why);
+            return session.refuse_all(&why, &mut channels).await;
+        };
+        session.find_broker(welcome);
+        link = next;
     }
 }
 

@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::connect::ConnectError;
+use super::pace::ReturnPace;
 use super::session::{Command, Ground};
 use super::{ConnectOptions, Core};
 use crate::access::Component;
@@ -42,6 +43,8 @@ pub enum SessionTerm {
     WaitPolicy,
     /// [`ConnectOptions::comes_back`].
     ComesBack,
+    /// [`ConnectOptions::return_pace`].
+    ReturnPace,
     /// [`ConnectOptions::outbox_bytes`].
     OutboxBytes,
     /// [`ConnectOptions::expected_broker_uid`].
@@ -59,6 +62,7 @@ impl fmt::Display for SessionTerm {
             Self::WaitPolicy => "wait policy",
             Self::OutboxBytes => "size of its outbox",
             Self::ComesBack => "word on whether it comes back",
+            Self::ReturnPace => "pace at which it comes back",
             Self::ExpectedBrokerUid => "user of the broker",
             Self::Token => "launch token",
             Self::KeyFile => "key file",
@@ -99,7 +103,7 @@ enum State {
     Live(Joint),
     /// It ends, since nobody holds a handle of it any more. Its thread then goes on with the next.
     Ending {
-        next: ConnectOptions,
+        next: Box<ConnectOptions>,
         waiting: Vec<Waiting>,
     },
 }
@@ -110,6 +114,7 @@ struct Terms {
     deadline: Duration,
     wait_policy: WaitPolicy,
     comes_back: bool,
+    return_pace: ReturnPace,
     outbox_bytes: usize,
     expected_broker_uid: Option<u32>,
     token: Option<TokenId>,
@@ -122,6 +127,7 @@ impl Terms {
             deadline: options.deadline,
             wait_policy: options.wait_policy,
             comes_back: options.comes_back,
+            return_pace: options.return_pace,
             outbox_bytes: options.outbox_bytes,
             expected_broker_uid: options.expected_broker_uid,
             token: options.token.as_ref().map(|token| token.id),
@@ -135,6 +141,7 @@ impl Terms {
             (self.deadline != other.deadline, SessionTerm::Deadline),
             (self.wait_policy != other.wait_policy, SessionTerm::WaitPolicy),
             (self.comes_back != other.comes_back, SessionTerm::ComesBack),
+            (self.return_pace != other.return_pace, SessionTerm::ReturnPace),
             (self.outbox_bytes != other.outbox_bytes, SessionTerm::OutboxBytes),
             (self.expected_broker_uid != other.expected_broker_uid, SessionTerm::ExpectedBrokerUid),
             (self.token != other.token, SessionTerm::Token),
@@ -200,7 +207,7 @@ pub(super) fn join(options: &ConnectOptions) -> Option<Result<Joined, ConnectErr
                 None => {
                     // What that one's terms were is over with it.
                     entry.terms = terms;
-                    entry.state = State::Ending { next: options.clone(), waiting: vec![reply] };
+                    entry.state = State::Ending { next: Box::new(options.clone()), waiting: vec![reply] };
                     return Some(Ok(Joined::Later(answer)));
                 }
             },
@@ -272,7 +279,7 @@ impl Seat {
         match std::mem::replace(&mut entry.state, State::Begun(Vec::new())) {
             State::Ending { next, waiting } => {
                 entry.state = State::Begun(waiting);
-                Some(next)
+                Some(*next)
             }
             State::Begun(_) | State::Live(_) => {
                 sessions.remove(&self.key);

@@ -121,7 +121,7 @@ impl SubscribeOptions {
 /// # let path = folder.path().join("bus.sock");
 /// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
 /// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
-/// # let mut bus = DaemoneyeEventBus::from_broker(broker).await?;
+/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
 /// let options = ConnectOptions::new("netmond").path(&path).comes_back(false);
 /// let netmond = EventBusClient::connect(options).await?;
 /// let mut batches = netmond.subscription(&["events.#"]).await?;
@@ -130,7 +130,7 @@ impl SubscribeOptions {
 ///
 /// bus.publisher("events.process.batch").await?.publish(&Opaque(b"not for netmond"))?;
 /// bus.publisher("events.network.event").await?.publish(&Opaque(b"a connection"))?;
-/// bus.shutdown().await;
+/// bus.broker().shutdown().await?;
 /// let batch = batches.recv().await.expect("a batch comes before the end")?;
 /// assert_eq!(batch.topic().as_str(), "events.network.event");
 /// assert!(batches.recv().await.is_none(), "the session is over, and all was read");
@@ -160,6 +160,10 @@ impl Lease {
     pub(super) fn end(&self) {
         self.hub.end_one(self.number);
         self.tell();
+    }
+
+    pub(super) fn losses(&self) -> Losses {
+        self.queue.losses()
     }
 
     fn tell(&self) {

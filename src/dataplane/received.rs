@@ -9,7 +9,7 @@ use super::Chunk;
 use crate::access::Component;
 use crate::batch::{BatchView, EventRef};
 use crate::event::BusEvent;
-use crate::message::{Message, MessageType};
+use crate::message::{Held, Message, MessageType};
 use crate::sys;
 use crate::topic::Topic;
 use crate::wire::{Epoch, PublisherId};
@@ -156,6 +156,7 @@ impl ReceivedBatch {
             sequence: self.sequence(position),
             timestamp: view.published_at(),
             message_type: MessageType::of(self.topic()),
+            held: Held::default(),
         })
     }
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBusClient, Membership, ProcessEvent, Publisher,
-    RecvError, SubscribeError, SubscribeOptions, Subscription,
+    DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBus, EventBusClient, Membership, ProcessEvent,
+    Publisher, RecvError, SubscribeError, SubscribeOptions, Subscription,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
@@ -231,7 +231,7 @@ impl BusRole {
                 Ok(json!({ "why": why }))
             }
             "shutdown" => {
-                self.agent().shutdown().await;
+                self.agent().shutdown().await.map_err(|e| error(&e, "Shutdown"))?;
                 Ok(json!({}))
             }
             "cancel" => Ok(self.cancel(&text("topic"), number("times")).await),

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use daemoneye_eventbus::{
-    AccessPolicy, Backing, BrokerOptions, DaemoneyeBroker, LoadPolicyError, ReloadError, SocketGroup,
-    StartError,
+    AccessPolicy, Backing, BrokerOptions, DaemoneyeBroker, EventBusError, LoadPolicyError, ReloadError,
+    SocketGroup,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -80,7 +80,7 @@ pub(crate) enum BrokerError {
     #[error("the policy is refused: {0}")]
     Policy(#[from] LoadPolicyError),
     #[error("the broker does not run: {0}; `eventbus doctor` looks closer")]
-    Start(#[from] StartError),
+    Start(#[from] EventBusError),
 }
 
 fn no(what: &'static str) -> impl Fn(io::Error) -> BrokerError {
@@ -114,7 +114,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending, BrokerError> {
         let mut policy = arguments.policy.as_deref().map(AccessPolicy::load).transpose()?.unwrap_or_default();
         log::begin(arguments.log);
         let out = Lines::to(std::io::stdout());
-        let broker = DaemoneyeBroker::with_options(arguments.options(policy.clone()))?;
+        let broker = DaemoneyeBroker::with_options(arguments.options(policy.clone()));
+        let broker = broker.map_err(EventBusError::from)?;
         broker.start().await?;
         say(&out, &format!("listening at {}, process {}", broker.path().display(), std::process::id()));
         loop {
@@ -126,7 +127,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Ending, BrokerError> {
                 },
             }
         }
-        broker.shutdown().await;
+        broker.shutdown().await?;
         out.end();
         Ok(Ending::Done)
     })

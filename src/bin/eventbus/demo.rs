@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBusClient,
+    Backing, BrokerOptions, ConnectOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBusClient, EventBusError,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, timeout_at};
@@ -221,7 +221,8 @@ impl Heard {
 impl Demo {
     /// Starts the broker, then both subscribers, then the collector.
     async fn begin(place: &Place, rate: Option<u64>, backing: Backing) -> Result<Self, Failure> {
-        let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&place.socket).backing(backing))?;
+        let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&place.socket).backing(backing));
+        let broker = broker.map_err(EventBusError::from)?;
         let bus = Arc::new(DaemoneyeEventBus::from_broker(broker).await?);
         let (voice, mut news) = mpsc::unbounded_channel();
         let mut heard = Heard::default();
@@ -351,7 +352,8 @@ impl Demo {
         }
         let Self { collector, agent, detector, bus, .. } = self;
         drop((collector, agent, detector));
-        bus.broker().shutdown().await;
+        // There is nothing that could fail.
+        let _ = bus.broker().shutdown().await;
     }
 
     async fn answer<T>(&mut self, role: Role, said: impl Fn(&Heard) -> Option<T>) -> Result<T, Failure> {

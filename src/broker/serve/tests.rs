@@ -24,7 +24,7 @@ async fn a_shutdown_ends_the_subscriptions_in_the_brokers_own_process() {
     broker.start().await.expect("a free path");
     let core = broker.agent().await.expect("a free name");
     let mut events = core.subscription(&["events.#"], SubscribeOptions::new()).await.expect("the agent may");
-    broker.shutdown().await;
+    broker.shutdown().await.expect("it has no errors");
     let end = tokio::time::timeout(LONG, events.recv()).await.expect("it does not wait for ever");
     assert!(end.is_none(), "{end:?}");
     assert_eq!(core.disconnected().await, Disconnected::Dismissed(GoodbyeReason::Shutdown));

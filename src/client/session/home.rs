@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::connect::{self, ConnectError};
+use super::super::pace::ReturnPace;
 use super::super::sharing::Seat;
 use super::super::{Connection, Disconnected};
 use super::{ConnectOptions, Session};
-use crate::config::{ORPHANS_LONGEST, RETURN_FIRST, RETURN_LONGEST};
+use crate::config::ORPHANS_LONGEST;
 use crate::dataplane::RecvError;
 use crate::link::Link;
 use crate::wire::{GoodbyeReason, Life, Welcome};
@@ -25,29 +26,40 @@ pub(crate) struct Home {
 /// How long to wait before each try. Who is let in and sent away at once, again and again, waits as long as who is not let in.
 #[derive(Debug)]
 struct Pace {
+    pace: ReturnPace,
     next: Duration,
+    /// Tries that are left, if they are counted.
+    left: Option<u32>,
     found: Instant,
 }
 
 impl Pace {
+    fn new(pace: ReturnPace, found: Instant) -> Self {
+        Self { pace, next: pace.first, left: pace.attempts, found }
+    }
+
     /// The broker that was found is lost: one that is gone, or has sent this client away.
     fn lose(&mut self, now: Instant, is_gone: bool) {
-        if is_gone || now.saturating_duration_since(self.found) >= RETURN_LONGEST {
-            self.next = RETURN_FIRST;
+        if is_gone || now.saturating_duration_since(self.found) >= self.pace.longest {
+            (self.next, self.left) = (self.pace.first, self.pace.attempts);
         }
     }
 
-    /// How long to wait before the next try.
-    fn wait(&mut self) -> Duration {
+    /// How long to wait before the next try; `None` if there is to be none.
+    fn wait(&mut self) -> Option<Duration> {
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(1)?;
+        }
         let wait = self.next;
-        self.next = (wait * 2).min(RETURN_LONGEST);
-        wait
+        self.next = self.pace.after(wait);
+        Some(wait)
     }
 }
 
 impl Home {
     pub(in crate::client) fn new(options: ConnectOptions, seat: Option<Arc<Seat>>, life: Life) -> Self {
-        Self { options, seat, life, pace: Pace { next: RETURN_FIRST, found: Instant::now() } }
+        let pace = Pace::new(options.return_pace, Instant::now());
+        Self { options, seat, life, pace }
     }
 
     /// The broker is lost, for this reason.
@@ -56,17 +68,22 @@ impl Home {
         self.pace.lose(Instant::now(), why.leaves_rings());
     }
 
-    /// Tries until it is let in. Cancel-safe: given up midway, nothing is left.
-    pub(super) async fn find(&mut self) -> (Link, Welcome) {
+    /// Tries until it is let in, or has tried in vain as often as it was told to. Cancel-safe: given up midway, nothing is left.
+    pub(super) async fn find(&mut self) -> Option<(Link, Welcome)> {
         loop {
-            tokio::time::sleep(jittered(self.pace.wait())).await;
+            let Some(wait) = self.pace.wait() else {
+                let attempts = self.pace.pace.attempts;
+                tracing::error!(name: "return_given_up", target: "daemoneye_eventbus::client", attempts, "no broker has let this client come back: it gives up");
+                return None;
+            };
+            tokio::time::sleep(jittered(wait)).await;
             if let Some(seat) = &self.seat {
                 seat.look(&self.options.path);
             }
             match connect::introduce(&self.options, self.life).await {
                 Ok(found) => {
                     self.pace.found = Instant::now();
-                    return found;
+                    return Some(found);
                 }
                 Err(error) => tell(&error, self.pace.next),
             }
@@ -154,22 +171,38 @@ impl Session {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{RETURN_FIRST, RETURN_LONGEST};
 
     #[test]
     fn who_is_let_in_and_sent_away_again_and_again_comes_ever_more_slowly() {
         let mut now = Instant::now();
-        let mut pace = Pace { next: RETURN_FIRST, found: now };
+        let mut pace = Pace::new(ReturnPace::default(), now);
         let mut waits = Vec::new();
         for _ in 0..20 {
             pace.lose(now, false);
-            waits.push(pace.wait());
+            waits.extend(pace.wait());
             pace.found = now;
         }
         assert_eq!((waits[0], waits[1], waits[19]), (RETURN_FIRST, RETURN_FIRST * 2, RETURN_LONGEST));
         now += RETURN_LONGEST;
         pace.lose(now, false);
-        assert_eq!(pace.wait(), RETURN_FIRST, "it was there for long");
+        assert_eq!(pace.wait(), Some(RETURN_FIRST), "it was there for long");
         pace.lose(now, true);
-        assert_eq!(pace.wait(), RETURN_FIRST, "the broker was gone");
+        assert_eq!(pace.wait(), Some(RETURN_FIRST), "the broker was gone");
+    }
+
+    #[test]
+    fn tries_are_counted_from_the_loss_of_a_broker_that_was_there_for_long() {
+        let now = Instant::now();
+        let mut pace = Pace::new(ReturnPace::default().attempts(2), now);
+        assert!(pace.wait().is_some());
+        pace.lose(now, false);
+        assert!(pace.wait().is_some());
+        assert_eq!(pace.wait(), None);
+        pace.lose(now, false);
+        assert_eq!(pace.wait(), None, "it was sent away at once");
+        pace.lose(now, true);
+        assert!(pace.wait().is_some(), "the broker is gone");
+        assert_eq!(Pace::new(ReturnPace::default().attempts(0), now).wait(), None);
     }
 }

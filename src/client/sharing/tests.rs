@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 
-use super::super::{Connection, EventBusClient};
+use super::super::{Connection, EventBusClient, ReturnPace};
 use super::*;
 use crate::batch::Opaque;
 use crate::broker::{BrokerOptions, DaemoneyeBroker};
@@ -143,7 +143,7 @@ async fn a_session_that_is_over_is_handed_out_to_nobody() {
     let path = folder.path().join("bus.sock");
     let first = broker(&path).await;
     let former = connect(procmond(&path).comes_back(false)).await;
-    first.shutdown().await;
+    first.shutdown().await.expect("it has no errors");
     former.disconnected().await;
     drop(first);
     let _second = broker(&path).await;
@@ -196,7 +196,7 @@ async fn a_session_whose_path_leads_to_another_broker_by_now_is_not_joined_by_wh
     let (one, two) = (broker(&first_path).await, broker(&second_path).await);
     let led = connect(procmond(&path)).await;
     lead_to(&second);
-    one.shutdown().await;
+    one.shutdown().await.expect("it has no errors");
     drop(one);
     let mut connection = led.connection();
     let moved = async {
@@ -223,6 +223,7 @@ async fn what_a_session_has_one_of_all_its_clients_must_want_alike() {
         (procmond(&path).deadline(LONG * 2), SessionTerm::Deadline),
         (procmond(&path).wait_policy(WaitPolicy::default().spins(7)), SessionTerm::WaitPolicy),
         (procmond(&path).comes_back(false), SessionTerm::ComesBack),
+        (procmond(&path).return_pace(ReturnPace::default().attempts(3)), SessionTerm::ReturnPace),
         (procmond(&path).expected_broker_uid(crate::sys::own_uid()), SessionTerm::ExpectedBrokerUid),
         (procmond(&path).token(token), SessionTerm::Token),
         (procmond(&path).key_file(folder.path().join("bus.sock.key")), SessionTerm::KeyFile),

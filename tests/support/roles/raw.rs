@@ -4,15 +4,32 @@ use std::collections::HashMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use daemoneye_eventbus::{
-    CollectionEvent, ControlError, CorrelationMetadata, EventRef, Message, MessageReceiver, RawSubscribeError,
+    CollectionEvent, ControlError, CorrelationMetadata, EventBusError, EventRef, Losses, Message,
+    MessageReceiver,
 };
 use serde_json::{Value, json};
+use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
 use super::{Bus, BusRole, error, not_made, size};
 
 /// What has been subscribed to, by name.
-pub(super) type Receivers = HashMap<String, MessageReceiver>;
+pub(super) type Receivers = HashMap<String, Receiver>;
+
+/// As the agent has it, or a client.
+pub(super) enum Receiver {
+    OfAgent(UnboundedReceiver<Message>, Uuid),
+    OfClient(Box<MessageReceiver>),
+}
+
+impl Receiver {
+    async fn recv(&mut self) -> Option<Message> {
+        match self {
+            Self::OfAgent(receiver, _) => receiver.recv().await,
+            Self::OfClient(receiver) => receiver.recv().await,
+        }
+    }
+}
 
 impl BusRole {
     pub(super) async fn raw(&mut self, command: &Value) -> Result<Value, Value> {
@@ -50,8 +67,7 @@ impl BusRole {
                 Ok(json!({ "messages": messages }))
             }
             Some("account_raw") => {
-                let receiver = self.raw.get_mut(&text("name")).ok_or_else(not_made)?;
-                Ok(account(receiver, command["total"].as_u64().expect("a number")).await)
+                self.account(&text("name"), command["total"].as_u64().expect("a number")).await
             }
             _ => self.read_opaque(&text("name")).await,
         }
@@ -75,12 +91,38 @@ impl BusRole {
         Ok(json!({}))
     }
 
-    async fn subscribe_raw(&mut self, pattern: &str, id: Uuid) -> Result<MessageReceiver, Value> {
-        let failed = |failed: RawSubscribeError| error(&failed, &format!("{failed:?}"));
-        match &self.bus {
-            Bus::Embedded(bus) => bus.broker().subscribe_raw(pattern, id).await.map_err(failed),
-            Bus::Client(client) => client.subscribe_raw(&[pattern]).await.map_err(|e| failed(e.into())),
+    async fn subscribe_raw(&mut self, pattern: &str, id: Uuid) -> Result<Receiver, Value> {
+        let subscribed = match &self.bus {
+            Bus::Embedded(bus) => {
+                let receiver = bus.broker().subscribe_raw(pattern, id).await;
+                receiver.map(|receiver| Receiver::OfAgent(receiver, id))
+            }
+            Bus::Client(client) => {
+                let receiver = client.subscribe_raw(&[pattern]).await;
+                receiver.map(|receiver| Receiver::OfClient(Box::new(receiver))).map_err(EventBusError::from)
+            }
+        };
+        subscribed.map_err(|failed| error(&failed, &format!("{failed:?}")))
+    }
+
+    /// Reads until so many messages have come or are lost.
+    async fn account(&mut self, name: &str, total: u64) -> Result<Value, Value> {
+        let mut receiver = self.raw.remove(name).ok_or_else(not_made)?;
+        let (mut received, mut losses) = (0, Losses::default());
+        while received + losses.ring + losses.queue < total && receiver.recv().await.is_some() {
+            received += 1;
+            losses = match &receiver {
+                Receiver::OfAgent(_, id) => self.agent().broker().losses(*id).unwrap_or_default(),
+                Receiver::OfClient(receiver) => receiver.losses(),
+            };
         }
+        let lagged = match &receiver {
+            Receiver::OfAgent(..) => Value::Null,
+            Receiver::OfClient(receiver) => receiver.lagged().into(),
+        };
+        let lost = losses.ring + losses.queue;
+        self.raw.insert(name.to_owned(), receiver);
+        Ok(json!({ "received": received, "lost": lost, "lagged": lagged }))
     }
 
     /// The next opaque event of a subscription that nobody reads else.
@@ -100,12 +142,12 @@ impl BusRole {
     }
 }
 
-fn control_kind(failed: &ControlError) -> &'static str {
+fn control_kind(failed: &EventBusError) -> &'static str {
     match failed {
-        ControlError::NotControl { .. } => "NotControl",
-        ControlError::Publish(_) => "Publish",
-        ControlError::NoSubscriber { .. } => "NoSubscriber",
-        ControlError::Behind { .. } => "Behind",
+        EventBusError::Control(ControlError::NotControl { .. }) => "NotControl",
+        EventBusError::Control(ControlError::Publish(_)) => "Publish",
+        EventBusError::Control(ControlError::NoSubscriber { .. }) => "NoSubscriber",
+        EventBusError::Control(ControlError::Behind { .. }) => "Behind",
         _ => "another",
     }
 }
@@ -151,15 +193,4 @@ fn said(message: &Message) -> Value {
         "correlation": in_order(&message.correlation_metadata),
         "kept": Message::from_bytes(&message.to_bytes().expect("it is small")).as_ref() == Ok(message),
     })
-}
-
-/// Reads until so many messages have come or are lost.
-async fn account(receiver: &mut MessageReceiver, total: u64) -> Value {
-    let (mut received, mut lost) = (0, 0);
-    while received + lost < total && receiver.recv().await.is_some() {
-        received += 1;
-        let losses = receiver.losses();
-        lost = losses.ring + losses.queue;
-    }
-    json!({ "received": received, "lost": lost, "lagged": receiver.lagged() })
 }

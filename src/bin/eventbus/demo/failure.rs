@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    ConnectError, DeclareError, Disconnected, EventTooLarge, RecvError, StartError, SubscribeError,
+    ConnectError, DeclareError, Disconnected, EventBusError, EventTooLarge, RecvError, SubscribeError,
 };
 
 use super::peer::Role;
@@ -19,7 +19,7 @@ pub(crate) enum Failure {
     #[error("which process this is can't be told: {0}")]
     OwnPid(&'static str),
     #[error("the broker does not run: {0}")]
-    Start(#[from] StartError),
+    Start(#[from] EventBusError),
     #[error("no connection to the broker: {0}")]
     Connect(#[from] ConnectError),
     #[error("no publisher: {0}")]

@@ -42,7 +42,7 @@ async fn one_event() -> Result<(), Failed> {
     let mut publisher = procmond.publisher("events.process.batch").await?;
     publisher.publish(&Opaque(b"how are you"))?;
     batches.recv().await.ok_or("the stream of events has ended")??;
-    broker.shutdown().await;
+    broker.shutdown().await?;
     Ok(())
 }
 

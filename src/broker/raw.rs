@@ -28,7 +28,7 @@ impl DaemoneyeBroker {
     /// and never for a subscriber. Cancel-safe: given up midway, nothing is published.
     ///
     /// # Errors
-    /// [`PublishError`]: the topic can't be published on, the payload is too large, or the broker was shut down.
+    /// [`EventBusError::Publish`](crate::EventBusError::Publish): the topic can't be published on, the payload is too large, or the broker was shut down.
     ///
     /// ```
     /// use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker};

@@ -6,7 +6,7 @@ use crate::filter::FilterError;
 use crate::topic::TopicError;
 use crate::wire::Refusal;
 
-/// Why a topic can't be published on. There is an example at [`EventBusClient::publisher`].
+/// Why a topic can't be published on. There is an example at [`EventBusClient::publisher`](crate::EventBusClient::publisher).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeclareError {
@@ -24,7 +24,7 @@ pub enum DeclareError {
     Disconnected(#[from] Disconnected),
 }
 
-/// Why an event was not published. There is an example at [`EventBusClient::publish`].
+/// Why an event was not published. There is an example at [`EventBusClient::publish`](crate::EventBusClient::publish).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -36,7 +36,7 @@ pub enum PublishError {
     TooLarge(#[from] EventTooLarge),
 }
 
-/// Why a subscription was not made. Nothing has changed. There is an example at [`EventBusClient::subscription`].
+/// Why a subscription was not made. Nothing has changed. There is an example at [`EventBusClient::subscription`](crate::EventBusClient::subscription).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubscribeError {

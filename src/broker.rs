@@ -165,7 +165,7 @@ impl BrokerOptions {
         self
     }
 
-    /// Connections that are taken in all, 1024 at first; a quarter of them are kept for [components](Self::component_uids).
+    /// Connections that are taken in all, the agent's own session among them, 1024 at first; a quarter of them are kept for [components](Self::component_uids).
     #[must_use]
     pub fn connection_limit(mut self, connections: usize) -> Self {
         self.shares.total(Resource::Connections, connections as u64);

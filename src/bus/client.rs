@@ -134,6 +134,7 @@ impl EventBusClient {
     pub async fn publish_control(&self, topic: &str, payload: Vec<u8>) -> Result<()> {
         Ok(self.core().publish_control(topic, &payload).await?)
     }
+
     /// Subscribes, with filters, and has the events brought to a channel by a task on the caller's runtime. Once this returns, whatever is published
     /// on its topics is delivered, filtered or counted as lost. To drop the receiver ends the subscription. Cancel-safe.
     ///

@@ -26,7 +26,7 @@ pub struct SocketConfig {
     pub unix_path: String,
     /// Its pipe, on Windows. Elsewhere it is not looked at.
     pub windows_pipe: String,
-    /// Connections that a broker takes, in all. Not looked at by clients.
+    /// Connections that a broker takes, in all, the agent's own session among them. Not looked at by clients.
     pub connection_limit: usize,
     /// The socket of the broker on FreeBSD, if it is another one there.
     #[cfg(target_os = "freebsd")]

@@ -7,6 +7,7 @@ mod audit;
 mod backing;
 mod bad_input;
 mod blocking;
+mod config;
 mod crash;
 mod death;
 mod delivery;

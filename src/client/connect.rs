@@ -136,8 +136,9 @@ impl ConnectOptions {
         self
     }
 
-    /// What is kept of what this session's publishers publish while there is no broker, and nobody else to hear it: so many bytes in all, 64
-    /// being added for each record; 4 MiB at first, 0 for nothing. What does not fit is lost, and those who come are told how much.
+    /// What is kept of what this session's publishers publish while there is no broker: so many bytes in all, 64 being added for each
+    /// record; 4 MiB at first, 0 for nothing. What does not fit is lost, and those who come are told how much. What a subscriber hears that is
+    /// still there takes half of it at most; he does not hear it again.
     ///
     /// It is kept until the client has found a broker, and then for 30 seconds more, for those who subscribe with that one. The first who do so get
     /// all that was kept of their topics, in order, before anything newer. Control messages are not kept: one that is hours old is worse than

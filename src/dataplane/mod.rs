@@ -23,7 +23,7 @@ pub(crate) use hub::Hub;
 pub(crate) use inbox::{Desk, InEnd, Inbox, InboxCounters, Lineage, Served};
 pub(crate) use latency::LatencyHistogram;
 pub(crate) use outbox::{
-    KeptShare, Line, Outbox, OutboxShared, Poured, RecordLimits, Relayed, RingEnd, RouteTarget, Wait,
+    KeptShare, Line, Outbox, OutboxShared, Poured, Reader, RecordLimits, Relayed, RingEnd, RouteTarget, Wait,
 };
 pub(crate) use queue::{Item, Queue, Taken};
 pub(crate) use received::Origin;

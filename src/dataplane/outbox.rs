@@ -33,8 +33,8 @@ mod staged;
 mod tally;
 mod wanted;
 use clock::WallClock;
-use kept::{Keeping, Keeps};
-pub(crate) use kept::{KeptShare, Poured};
+use kept::{Heard, Keeping};
+pub(crate) use kept::{KeptShare, Poured, Reader};
 pub(crate) use relay::{Line, Relayed};
 pub(crate) use ring::RingEnd;
 use ring::{Address, OutRing, Over, Sealed};
@@ -81,9 +81,9 @@ pub struct Delivery {
     /// Events that were lost because a subscriber's ring was full, or too small for them, summed over subscribers. Each is told of
     /// its own. And events that nobody was there for while there was no broker, and no room to keep them.
     pub dropped: u64,
-    /// Events that are kept for who comes when there is a broker again, nobody being there for them now:
+    /// Events that are kept for who comes when there is a broker again, whoever hears them now:
     /// see [`ConnectOptions::outbox_bytes`](crate::ConnectOptions::outbox_bytes). [`Publisher::consumed`](crate::Publisher::consumed) tells
-    /// when they were read.
+    /// when those that nobody heard were read.
     pub kept: u64,
 }
 
@@ -155,7 +155,10 @@ pub(crate) struct Outbox {
     pool: Pool,
     staged: Option<Staged>,
     tallies: Tallies,
-    keeps: Keeps,
+    /// What is published now is kept for who may come.
+    keeps: bool,
+    /// The most that [`consumed`](Self::consumed) has said.
+    consumed: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -197,14 +200,15 @@ impl Outbox {
             pool: Pool::default(),
             staged: None,
             tallies: Tallies::default(),
-            keeps: Keeps::default(),
+            keeps: false,
+            consumed: 0,
         }
     }
 
     /// Whether anybody is there for this topic now, or may come for it. If not, nothing needs to be encoded.
     pub(crate) fn has_targets(&mut self, topic: TopicId) -> bool {
         self.follow();
-        !self.table.targets(topic).is_empty() || self.keeps != Keeps::Nothing
+        !self.table.targets(topic).is_empty() || self.keeps
     }
 
     /// Processes that what is published on this topic now is for.
@@ -247,30 +251,36 @@ impl Outbox {
         self.follow();
         self.seal(record);
         let mut delivery = Delivery { events: record.len() as u64, ..Delivery::default() };
-        if self.keeps == Keeps::All {
+        if self.keeps {
             self.keep(topic, record, &mut delivery);
         }
         self.offer(topic, record, &mut delivery);
-        if self.keeps == Keeps::Unheard
-            && delivery.subscribers == 0
-            && !self.keep(topic, record, &mut delivery)
-        {
-            self.offer(topic, record, &mut delivery);
-        }
         self.count(topic, delivery)
     }
 
-    /// Keeps a record for who may come. `false`: who came is there.
-    fn keep(&mut self, topic: TopicId, record: &BatchWriter, delivery: &mut Delivery) -> bool {
-        match self.shared.keep(topic, record, self.sequence) {
+    /// Keeps a record for who may come, unless who came is there by now.
+    fn keep(&mut self, topic: TopicId, record: &BatchWriter, delivery: &mut Delivery) {
+        let is_heard = self.heard_by(topic) > 0;
+        match self.shared.keep(topic, record, self.heard(topic), self.sequence) {
             Keeping::Kept => delivery.kept += delivery.events,
+            Keeping::Full if is_heard => {}
             Keeping::Full => delivery.dropped += delivery.events,
-            Keeping::Off => {
-                self.follow();
-                return false;
+            Keeping::Off => self.follow(),
+        }
+    }
+
+    /// Who is there for a topic.
+    fn heard(&self, topic: TopicId) -> Heard {
+        let mut heard = Heard::default();
+        for target in self.table.targets(topic) {
+            match target {
+                Target::Local { queues, .. } => heard.locally |= !queues.is_empty(),
+                Target::Ring { index, .. } => {
+                    heard.rings.extend(self.rings[*index].as_ref().map(|ring| ring.id))
+                }
             }
         }
-        true
+        heard
     }
 
     /// Gives a record to each subscriber that is there.

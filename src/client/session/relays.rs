@@ -35,7 +35,7 @@ impl Session {
         let relayed = Arc::new(Relayed::new(ring, self.ground.data_events.clone()));
         if let Some(state) = self.publishers.get(&pair.publisher) {
             let line = Line::new(Arc::clone(&relayed), window);
-            state.outbox.add_ring(ring, RingEnd::Broker(line), Vec::new());
+            state.outbox.add_ring(ring, RingEnd::Broker(line), pair.reader(), Vec::new());
             self.rings.insert(ring, RingState::RelayTo { pair, relayed });
         }
     }

@@ -11,7 +11,7 @@ use shm::{
 use super::making::{Made, Making};
 use super::{Disconnected, Ground, Session};
 use crate::access::Component;
-use crate::dataplane::{InEnd, Inbox, Lineage, Origin, RecvError, Relayed, RingEnd};
+use crate::dataplane::{InEnd, Inbox, Lineage, Origin, Reader, RecvError, Relayed, RingEnd};
 use crate::wire::{Handle, Notice, PublisherId, Request, RingId};
 
 /// A ring between the broker's first and second word about it.
@@ -46,6 +46,12 @@ pub(super) struct Pair {
     pub(super) publisher: u32,
     pub(super) subscriber: String,
     pub(super) client: u64,
+}
+
+impl Pair {
+    pub(super) fn reader(&self) -> Reader {
+        Reader { component: self.subscriber.clone(), client: self.client }
+    }
 }
 
 impl RingState {
@@ -167,7 +173,7 @@ impl Session {
         let before = self.rings_before(&pair);
         if let Some(state) = self.publishers.get(&pair.publisher) {
             let end = RingEnd::Memory(Box::new(producer), progress, doorbell);
-            state.outbox.add_ring(ring, end, before);
+            state.outbox.add_ring(ring, end, pair.reader(), before);
         }
         self.release_rings();
         Ok(())

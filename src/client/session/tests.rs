@@ -9,7 +9,7 @@ use super::super::{ClientSettings, Core};
 use super::*;
 use crate::access::Component;
 use crate::config::MAKING_MAX;
-use crate::dataplane::{Lineage, Origin, Outbox, OutboxShared, Queue, RecvError, RingEnd, Taken};
+use crate::dataplane::{Lineage, Origin, Outbox, OutboxShared, Queue, Reader, RecvError, RingEnd, Taken};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{Epoch, Handle, OrderId, PublisherId};
 
@@ -250,7 +250,8 @@ fn published(core: &Arc<Core>, session: &mut Session) -> (Outbox, Consumer, Door
     let pair = Pair { publisher, subscriber: "detector".into(), client: 1 };
     session.rings.insert(RingId(1), RingState::Producer { pair, half: None });
     let end = RingEnd::Memory(Box::new(producer), progress, doorbell);
-    shared.add_ring(RingId(1), end, vec![]);
+    let reader = Reader { component: "agent".into(), client: 1 };
+    shared.add_ring(RingId(1), end, reader, vec![]);
     let (hub, events) = (Arc::clone(&core.ground.hub), core.ground.data_events.clone());
     (Outbox::new(shared, hub, events, 1024), consumer, other_end)
 }

@@ -1,9 +1,8 @@
-//! What is published while there is no broker, and nobody else to hear it: kept, within bounds, for who comes when there is one again.
+//! What is published while there is no broker: kept, within bounds, for who comes when there is one again.
 //!
-//! The publisher's thread adds what finds no subscriber. When the broker is back, rings that it has made are held back ([`Kept::park`]) until
+//! The publisher's thread adds it, with who hears it now: they are not told twice. When the broker is back, rings that it has made are held back ([`Kept::park`]) until
 //! all topics lead somewhere again, and the subscribers are said to take what comes. Then the control thread, since the publisher may be silent by now, pours all that was kept into
-//! them, and lets the publisher have them: what was kept is before all else in a ring. What comes meanwhile is kept behind it, whoever
-//! else may hear it.
+//! them, and lets the publisher have them: what was kept is before all else in a ring. What comes meanwhile is kept behind it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -39,12 +38,18 @@ impl KeptShare {
         self.limit
     }
 
-    fn has(&self, cost: u64) -> bool {
-        cost <= self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
+    /// How far it may be filled. What somebody hears leaves half of it to what nobody does.
+    const fn limit_for(&self, is_heard: bool) -> u64 {
+        if is_heard { self.limit / 2 } else { self.limit }
     }
 
-    fn take(&self, cost: u64) -> bool {
-        let taken = |used: u64| used.checked_add(cost).filter(|used| *used <= self.limit);
+    fn has(&self, cost: u64, is_heard: bool) -> bool {
+        cost <= self.limit_for(is_heard).saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+
+    fn take(&self, cost: u64, is_heard: bool) -> bool {
+        let limit = self.limit_for(is_heard);
+        let taken = |used: u64| used.checked_add(cost).filter(|used| *used <= limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
@@ -53,15 +58,26 @@ impl KeptShare {
     }
 }
 
-/// Which records are kept.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Keeps {
-    #[default]
-    Nothing,
-    /// Those that nobody hears.
-    Unheard,
-    /// All: for rings that are held back, whoever else hears them.
-    All,
+/// Who reads a ring: a component, and the number of its client, which stays the same from broker to broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reader {
+    pub(crate) component: String,
+    pub(crate) client: u64,
+}
+
+/// Who was there for a record.
+#[derive(Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Heard {
+    /// The rings that it went over. They may be gone by now.
+    pub(super) rings: Vec<RingId>,
+    /// Subscriptions of the publisher's own process.
+    pub(super) locally: bool,
+}
+
+impl Heard {
+    const fn by_nobody(&self) -> bool {
+        self.rings.is_empty() && !self.locally
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -81,14 +97,18 @@ pub(super) struct Kept {
     phase: Phase,
     entries: VecDeque<Entry>,
     bytes: u64,
-    /// Events that came when the share was full, by topic. Nothing is kept behind them.
-    overflow: BTreeMap<usize, u64>,
+    /// Events that came when the share was full, by topic and who was there for them. Nothing of a topic is kept behind them.
+    overflow: BTreeMap<(usize, Heard), u64>,
+    /// Of these, those that nobody heard.
+    lost: u64,
     /// The publisher's number of the event behind the last that came.
     last: u64,
     /// Rings that are held back, and how they are; and since when nothing has changed about them.
     parked: BTreeMap<RingId, Parked>,
     changed: Option<Instant>,
     poured: u64,
+    /// Of all rings that are there, or were when something was kept.
+    readers: BTreeMap<RingId, Reader>,
 }
 
 /// A ring that is held back.
@@ -108,11 +128,18 @@ struct Entry {
     /// The publisher's number of the event behind it.
     sequence: u64,
     record: Option<Box<[u8]>>,
+    heard: Heard,
 }
 
 impl Entry {
     fn cost(&self) -> u64 {
-        RECORD_COST + self.record.as_ref().map_or(0, |record| record.len() as u64)
+        let bytes = self.record.as_ref().map_or(0, |record| record.len());
+        RECORD_COST + (bytes + size_of_val(&*self.heard.rings)) as u64
+    }
+
+    /// Its events, if nobody has heard them.
+    fn unheard(&self) -> u64 {
+        if self.heard.by_nobody() { u64::from(self.events) } else { 0 }
     }
 }
 
@@ -123,7 +150,7 @@ pub(crate) struct Poured {
     pub(crate) next: Option<Instant>,
     /// All that was kept went to somebody; so many events.
     pub(crate) events: u64,
-    /// So many went to nobody, since nobody wants them, or there was no room to keep them.
+    /// So many went to nobody, then or now, since nobody wants them, or there was no room to keep them.
     pub(crate) lost: u64,
     /// Rings whose subscriber broke them, and how.
     pub(crate) broken: Vec<(RingId, String)>,
@@ -137,19 +164,25 @@ impl Kept {
             entries: VecDeque::new(),
             bytes: 0,
             overflow: BTreeMap::new(),
+            lost: 0,
             last: 0,
             parked: BTreeMap::new(),
             changed: None,
             poured: 0,
+            readers: BTreeMap::new(),
         }
     }
 
-    pub(super) fn keeps(&self) -> Keeps {
-        match self.phase {
-            Phase::Off => Keeps::Nothing,
-            _ if self.parked.is_empty() => Keeps::Unheard,
-            _ => Keeps::All,
+    pub(super) fn keeps(&self) -> bool {
+        self.phase != Phase::Off
+    }
+
+    /// Says who reads a ring that joins these.
+    pub(super) fn add_reader(&mut self, ring: RingId, reader: Reader, rings: &BTreeMap<RingId, WantedRing>) {
+        if !self.keeps() {
+            self.readers.retain(|ring, _| rings.contains_key(ring));
         }
+        self.readers.insert(ring, reader);
     }
 
     fn is_empty(&self) -> bool {
@@ -192,19 +225,25 @@ impl Kept {
         self.overflow.clear();
         self.entries = VecDeque::new();
         self.share.give_back(std::mem::take(&mut self.bytes));
-        (self.changed, self.poured) = (None, 0);
+        (self.changed, self.poured, self.lost) = (None, 0, 0);
     }
 
     fn add(&mut self, entry: Entry) -> bool {
         let cost = entry.cost();
         self.last = entry.sequence;
-        if self.overflow.is_empty() && self.share.take(cost) {
+        let is_behind_others = self.overflows(entry.topic);
+        if !is_behind_others && self.share.take(cost, !entry.heard.by_nobody()) {
             self.bytes += cost;
             self.entries.push_back(entry);
             return true;
         }
-        *self.overflow.entry(entry.topic).or_default() += u64::from(entry.events);
+        self.lost += entry.unheard();
+        *self.overflow.entry((entry.topic, entry.heard)).or_default() += u64::from(entry.events);
         false
+    }
+
+    fn overflows(&self, topic: usize) -> bool {
+        self.overflow.keys().any(|(other, _)| *other == topic)
     }
 
     fn take_first(&mut self) {
@@ -234,18 +273,19 @@ pub(super) enum Keeping {
 /// For the publisher's thread.
 impl OutboxShared {
     /// Keeps a record, the event behind which is number `sequence`.
-    pub(super) fn keep(&self, topic: TopicId, record: &BatchWriter, sequence: u64) -> Keeping {
+    pub(super) fn keep(&self, topic: TopicId, record: &BatchWriter, heard: Heard, sequence: u64) -> Keeping {
         self.keep_entry(topic, |topic| Entry {
             topic,
             events: u32::try_from(record.len()).expect("a record has at most 512 events"),
             sequence,
             record: Some(record.parts().concat().into()),
+            heard,
         })
     }
 
     /// The same for events that no record brings.
-    pub(super) fn keep_loss(&self, topic: TopicId, events: u32, sequence: u64) -> Keeping {
-        self.keep_entry(topic, |topic| Entry { topic, events, sequence, record: None })
+    pub(super) fn keep_loss(&self, topic: TopicId, events: u32, heard: Heard, sequence: u64) -> Keeping {
+        self.keep_entry(topic, |topic| Entry { topic, events, sequence, record: None, heard })
     }
 
     fn keep_entry(&self, topic: TopicId, entry: impl FnOnce(usize) -> Entry) -> Keeping {
@@ -261,19 +301,21 @@ impl OutboxShared {
         }
     }
 
-    /// The publisher's number of the first event that is kept.
-    pub(super) fn first_kept(&self) -> Option<u64> {
-        let wanted = self.wanted.lock();
-        wanted.kept.entries.front().map(|entry| entry.sequence - u64::from(entry.events))
+    /// The publisher's number of the first event that is kept for who is about to hear it, or since nobody has.
+    pub(super) fn first_awaited(&self) -> Option<u64> {
+        let Kept { entries, parked, .. } = &self.wanted.lock().kept;
+        let mut awaited = entries.iter().filter(|entry| !parked.is_empty() || entry.heard.by_nobody());
+        awaited.next().map(|entry| entry.sequence - u64::from(entry.events))
     }
 
-    /// Whether a record of so many bytes would be kept if there were room.
-    pub(super) fn lacks_room(&self, topic: TopicId, bytes: usize) -> bool {
+    /// Whether somebody waits for a record of so many bytes, and it would be kept if there were room.
+    pub(super) fn lacks_room(&self, topic: TopicId, bytes: usize, is_heard: bool) -> bool {
         let Wanted { kept, routes, .. } = &*self.wanted.lock();
         let is_kept = routes.get(topic.number()).is_some_and(|(topic, _)| !topic.is_control());
         let cost = RECORD_COST + bytes as u64;
-        let may_be = is_kept && kept.phase != Phase::Off && cost <= kept.share.limit;
-        may_be && !(kept.overflow.is_empty() && kept.share.has(cost))
+        let is_awaited = !is_heard || !kept.parked.is_empty();
+        let may_be = is_kept && is_awaited && kept.keeps() && cost <= kept.share.limit_for(is_heard);
+        may_be && (kept.overflows(topic.number()) || !kept.share.has(cost, is_heard))
     }
 }
 
@@ -311,7 +353,7 @@ impl OutboxShared {
 }
 
 impl Wanted {
-    /// The broker is gone: what nobody hears is kept from now on. Rings of the one before that are held back get what there is.
+    /// The broker is gone: what comes is kept from now on. Rings of the one before that are held back get what there is.
     pub(super) fn keep_on(&mut self) {
         if !self.kept.parked.is_empty() {
             // At once, and without waiting for room: of those who hold the other ends no broker will say how they are.
@@ -366,12 +408,12 @@ impl Wanted {
         self.open_parked();
         let mut bytes = 0;
         while let Some(entry) = self.kept.entries.front() {
-            let (cost, events) = (entry.cost(), u64::from(entry.events));
+            let (cost, events, unheard) = (entry.cost(), u64::from(entry.events), entry.unheard());
             let mut over = Vec::new();
-            let into =
-                pour_entry(entry, &self.routes, &mut self.kept.parked, &mut self.rings, now, &mut over);
+            let ways = ways(entry.topic, &entry.heard, &self.routes, &self.kept).collect();
+            let into = pour_entry(entry, ways, &mut self.kept.parked, &mut self.rings, now, &mut over);
             match into {
-                Into::Nobody => poured.lost += events,
+                Into::Nobody => poured.lost += unheard,
                 Into::Rings => self.kept.poured += events,
                 Into::NoRoom => self.flush_parked(&mut over),
             }
@@ -392,9 +434,8 @@ impl Wanted {
     /// All was poured: tells of what was not kept, and lets the publisher have the rings.
     fn end_pouring(&mut self, poured: &mut Poured) -> bool {
         let mut over = Vec::new();
-        for (topic, events) in std::mem::take(&mut self.kept.overflow) {
-            poured.lost += events;
-            for (ring, address) in addresses(topic, &self.routes, &self.kept.parked) {
+        for ((topic, heard), events) in std::mem::take(&mut self.kept.overflow) {
+            for (ring, address) in ways(topic, &heard, &self.routes, &self.kept) {
                 let Some(Some(Fresh::Open(open))) = self.rings.get_mut(&ring) else { continue };
                 let mut rest = events;
                 while rest > 0 {
@@ -409,7 +450,7 @@ impl Wanted {
         }
         self.flush_parked(&mut over);
         self.part_with(over, poured);
-        poured.lost += self.kept.entries.iter().map(|entry| u64::from(entry.events)).sum::<u64>();
+        poured.lost += self.kept.lost + self.kept.entries.iter().map(Entry::unheard).sum::<u64>();
         poured.events = self.kept.poured;
         poured.next = None;
         self.kept.end();
@@ -459,16 +500,23 @@ enum Into {
     NoRoom,
 }
 
-/// By ring, where events of a topic go that is kept.
-fn addresses<'a>(
+/// By ring, where events of a topic go that is kept: to those who have not heard them.
+fn ways<'a>(
     topic: usize,
+    heard: &'a Heard,
     routes: &'a [(Topic, Vec<RouteTarget>)],
-    parked: &'a BTreeMap<RingId, Parked>,
+    Kept { parked, readers, .. }: &'a Kept,
 ) -> impl Iterator<Item = (RingId, Address)> + use<'a> {
+    let has_heard = move |ring: RingId| {
+        let reader = readers.get(&ring);
+        reader.is_some() && heard.rings.iter().any(|other| readers.get(other) == reader)
+    };
     routes.get(topic).into_iter().flat_map(move |(topic, targets)| {
         let urgent = hierarchy::is_urgent(topic);
         targets.iter().filter_map(move |target| match *target {
-            RouteTarget::Slot { ring, slot, generation } if parked.contains_key(&ring) => {
+            RouteTarget::Slot { ring, slot, generation }
+                if parked.contains_key(&ring) && !has_heard(ring) =>
+            {
                 Some((ring, Address { slot, generation, urgent }))
             }
             _ => None,
@@ -476,16 +524,15 @@ fn addresses<'a>(
     })
 }
 
-/// Puts an entry into all rings of its topic; into none, if one has no room. Who has none for too long is not waited for any more.
+/// Puts an entry into all these rings; into none, if one has no room. Who has none for too long is not waited for any more.
 fn pour_entry(
     entry: &Entry,
-    routes: &[(Topic, Vec<RouteTarget>)],
+    ways: Vec<(RingId, Address)>,
     parked: &mut BTreeMap<RingId, Parked>,
     rings: &mut BTreeMap<RingId, WantedRing>,
     now: Instant,
     over: &mut Vec<(RingId, Over)>,
 ) -> Into {
-    let ways: Vec<_> = addresses(entry.topic, routes, parked).collect();
     if let Some(record) = &entry.record {
         for (id, address) in &ways {
             let (Some(Some(Fresh::Open(ring))), Some(parked)) = (rings.get_mut(id), parked.get_mut(id))

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::kept::Keeps;
 use super::ring::{Room, RoomBell};
 use super::{DataEvent, OutRing, Outbox, Target, part};
 use crate::config::{DESERTED_CHECK, HOST_RETRY};
@@ -82,20 +81,15 @@ impl Outbox {
             rings.collect()
         };
         let lacks = |outbox: &Self| {
-            let is_kept = match outbox.keeps {
-                Keeps::Nothing => false,
-                Keeps::Unheard => outbox.heard_by(topic) == 0,
-                Keeps::All => true,
-            };
-            is_kept && outbox.shared.lacks_room(topic, bytes)
+            outbox.keeps && outbox.shared.lacks_room(topic, bytes, outbox.heard_by(topic) > 0)
         };
         while self.await_once(deadline, targets, lacks).await {}
     }
 
-    /// Waits until each subscriber has read all that is in its ring, and nothing is kept for others; at the deadline no longer.
+    /// Waits until each subscriber has read all that is in its ring, and nothing is kept that nobody has heard; at the deadline no longer.
     pub(crate) async fn await_readers(&mut self, deadline: Instant) {
         let all = |outbox: &Self| (0..outbox.rings.len()).map(|index| (index, Room::All)).collect();
-        let keeps = |outbox: &Self| outbox.keeps != Keeps::Nothing && outbox.shared.first_kept().is_some();
+        let keeps = |outbox: &Self| outbox.keeps && outbox.shared.first_awaited().is_some();
         while self.await_once(deadline, all, keeps).await {}
     }
 
@@ -146,7 +140,7 @@ impl Outbox {
     /// told of as lost.
     pub(crate) fn consumed(&mut self) -> u64 {
         // Looked at first: what is poured into rings meanwhile is seen in them.
-        let kept = self.shared.first_kept();
+        let kept = self.shared.first_awaited();
         self.follow();
         let mut consumed = kept.unwrap_or(self.sequence).min(self.sequence);
         for place in &mut self.rings {
@@ -156,6 +150,8 @@ impl Outbox {
                 Err(over) => part(&self.events, place, over),
             }
         }
-        consumed
+        // Who comes may be given what others have read long since.
+        self.consumed = self.consumed.max(consumed);
+        self.consumed
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Who subscribes while a batch is built comes too late for what has gone ahead, and in time for the batch: it is told of that as lost.
 
-use super::kept::{Keeping, Keeps};
+use super::kept::Keeping;
 use super::ring::{Address, Savepoint, Sealed};
 use super::{Delivery, OutRing, Outbox, Source, Target, part};
 use crate::batch::BatchWriter;
@@ -72,7 +72,7 @@ impl Outbox {
     /// Notes where the rings of a topic stand; `false` if there is none, or the topic is not for rings alone.
     fn begin_staging(&mut self, topic: TopicId) -> bool {
         self.follow();
-        if self.keeps == Keeps::All {
+        if self.keeps {
             return false;
         }
         let mut before = Vec::new();
@@ -107,10 +107,12 @@ impl Outbox {
         self.follow();
         let mut delivery = Delivery { events, ..Delivery::default() };
         let few = u32::try_from(events).expect("a ring holds fewer");
-        if self.keeps == Keeps::All {
-            match self.shared.keep_loss(topic, few, self.sequence) {
-                Keeping::Kept | Keeping::Full => delivery.dropped += events,
-                Keeping::Off => self.follow(),
+        if self.keeps {
+            // Nobody is there who misses it, and who comes is told.
+            let mut heard = self.heard(topic);
+            heard.rings.extend(before.iter().map(|before| before.ring));
+            if self.shared.keep_loss(topic, few, heard, self.sequence) == Keeping::Off {
+                self.follow();
             }
         }
         for target in self.table.targets(topic) {
@@ -158,7 +160,7 @@ mod tests {
 
     use shm::{Backing, ConsumerSegment, ConsumerView, Doorbell, Producer, ProducerSegment};
 
-    use super::super::{KeptShare, OutboxShared, RingEnd, RouteTarget};
+    use super::super::{KeptShare, OutboxShared, Reader, RingEnd, RouteTarget};
     use super::*;
     use crate::access::Component;
     use crate::batch::Opaque;
@@ -188,7 +190,8 @@ mod tests {
         let (progress, producer) = (marks.progress(), Producer::new(data, marks));
         let (doorbell, theirs) = Doorbell::pair().expect("descriptors");
         let end = RingEnd::Memory(Box::new(producer), progress, doorbell);
-        shared.add_ring(RingId(ring), end, before);
+        let reader = Reader { component: "agent".into(), client: ring };
+        shared.add_ring(RingId(ring), end, reader, before);
         shared.add_route(0, RouteTarget::Slot { ring: RingId(ring), slot: 0, generation: 0 });
         theirs
     }

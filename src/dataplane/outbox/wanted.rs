@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::kept::{Kept, KeptShare};
+use super::kept::{Kept, KeptShare, Reader};
 use super::tally::{RingTally, TopicTally};
 use super::{Delivery, Origin, OutRing, RingEnd, RouteTarget};
 use crate::topic::Topic;
@@ -36,7 +36,7 @@ pub(super) struct Wanted {
     pub(super) topics: Vec<Arc<TopicTally>>,
     pub(super) tallies: BTreeMap<RingId, Arc<RingTally>>,
     pub(super) origin: Option<Arc<Origin>>,
-    /// What nobody heard, and is to be heard yet.
+    /// What was published without a broker, and is to be heard yet.
     pub(super) kept: Kept,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Counters {
 }
 
 impl OutboxShared {
-    /// What nobody hears while there is no broker is kept on account of this share.
+    /// What is published while there is no broker is kept on account of this share.
     pub(crate) fn new(share: Arc<KeptShare>) -> Self {
         let wanted = Wanted {
             rings: BTreeMap::new(),
@@ -115,10 +115,11 @@ impl OutboxShared {
     }
 
     /// Adds a ring, which waits where others lead to the same subscriber from before.
-    pub(crate) fn add_ring(&self, id: RingId, end: RingEnd, before: Vec<RingId>) {
+    pub(crate) fn add_ring(&self, id: RingId, end: RingEnd, reader: Reader, before: Vec<RingId>) {
         let tally = Arc::new(RingTally::new(&end));
         self.change(|wanted| {
             wanted.rings.insert(id, Some(Fresh::End(end)));
+            wanted.kept.add_reader(id, reader, &wanted.rings);
             wanted.tallies.insert(id, tally);
             if before.is_empty() {
                 wanted.kept.park(id);
@@ -184,8 +185,8 @@ impl OutboxShared {
         });
     }
 
-    /// Says that the session is over. Rings stay, and from now on their doorbells tell who is gone. If there may be another, what nobody
-    /// hears is kept for those who come with it.
+    /// Says that the session is over. Rings stay, and from now on their doorbells tell who is gone. If there may be another, what
+    /// comes is kept for those who come with it.
     pub(crate) fn orphan(&self, comes_back: bool) {
         self.change(|wanted| {
             if comes_back {

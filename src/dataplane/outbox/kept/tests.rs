@@ -51,6 +51,11 @@ impl World {
 
     /// A ring that the broker of now has made, with routes of these topics in slots of the same numbers.
     fn add_ring(&mut self, ring: u64, topics: &[u32]) -> Consumer {
+        self.add_ring_of(ring, ring, topics)
+    }
+
+    /// The same for this client.
+    fn add_ring_of(&mut self, client: u64, ring: u64, topics: &[u32]) -> Consumer {
         let data = ProducerSegment::create(RING_BYTES, Backing::default()).expect("memory");
         let marks = ConsumerSegment::create(Backing::default()).expect("memory");
         let share = |handle: &shm::Handle| handle.try_clone().expect("a descriptor");
@@ -60,7 +65,8 @@ impl World {
         let (doorbell, theirs) = Doorbell::pair().expect("descriptors");
         self.bells.push(theirs);
         let end = RingEnd::Memory(Box::new(producer), progress, doorbell);
-        self.shared.add_ring(RingId(ring), end, vec![]);
+        let reader = Reader { component: "agent".into(), client };
+        self.shared.add_ring(RingId(ring), end, reader, vec![]);
         for topic in topics {
             let slot = u16::try_from(*topic).expect("a small number");
             self.shared.add_route(*topic, RouteTarget::Slot { ring: RingId(ring), slot, generation: 0 });
@@ -136,10 +142,57 @@ fn a_subscriber_that_is_there_all_the_time_hears_at_once_and_once() {
     let both = world.publish(0, 3);
     assert_eq!((both.reached, both.kept), (1, 1));
     world.shared.settled(RingId(2));
-    assert_eq!(world.pour().events, 2);
+    assert_eq!(world.pour().events, 3);
     assert_eq!(world.publish(0, 4).reached, 2);
     assert_eq!(numbers(&read(&mut there).0), [1, 3, 4]);
-    assert_eq!(numbers(&read(&mut new).0), [2, 3, 4]);
+    assert_eq!(numbers(&read(&mut new).0), [1, 2, 3, 4]);
+}
+
+#[test]
+fn who_has_heard_it_over_a_ring_that_is_gone_does_not_hear_it_again() {
+    let mut world = World::new(1 << 20);
+    let mut before = world.add_ring_of(7, 1, &[0, 1]);
+    world.shared.orphan(true);
+    assert_eq!((world.publish(0, 1).reached, world.publish(1, 2).reached), (1, 1));
+    assert_eq!(numbers(&read(&mut before).0), [1, 2]);
+    world.shared.remove_ring(RingId(1));
+    world.publish(0, 3);
+    assert_eq!(world.outbox.consumed(), 2, "nobody has heard the third");
+    world.find_broker();
+    let (mut same, mut other) = (world.add_ring_of(7, 2, &[0, 1]), world.add_ring_of(8, 3, &[1]));
+    world.shared.settled(RingId(2));
+    world.shared.settled(RingId(3));
+    let poured = world.pour();
+    assert_eq!((poured.events, poured.lost), (2, 0), "the first is for nobody who has not heard it");
+    world.outbox.follow();
+    assert_eq!(read(&mut same), (vec![(0, 3)], 0));
+    assert_eq!(read(&mut other), (vec![(1, 2)], 0));
+    assert_eq!(world.outbox.consumed(), 3);
+}
+
+#[test]
+fn what_somebody_hears_leaves_room_for_what_nobody_does_and_is_no_loss_of_his() {
+    // A record takes 1,200 bytes or less.
+    let mut world = World::new(6000);
+    let mut there = world.add_ring_of(7, 1, &[0]);
+    world.shared.orphan(true);
+    let mut publish = |topic, number| {
+        let Delivery { reached, kept, dropped, .. } = world.publish(topic, number);
+        (reached, kept, dropped)
+    };
+    assert_eq!([0, 1, 2, 3].map(|number| publish(0, number)), [(1, 1, 0), (1, 1, 0), (1, 0, 0), (1, 0, 0)]);
+    assert_eq!([4, 5, 6].map(|number| publish(1, number)), [(0, 1, 0), (0, 1, 0), (0, 0, 1)]);
+    world.shared.remove_ring(RingId(1));
+    assert_eq!(numbers(&read(&mut there).0), [0, 1, 2, 3]);
+    world.find_broker();
+    let (mut same, mut other) = (world.add_ring_of(7, 2, &[0]), world.add_ring_of(8, 3, &[0, 1]));
+    world.shared.settled(RingId(2));
+    world.shared.settled(RingId(3));
+    let poured = world.pour();
+    assert_eq!((poured.events, poured.lost), (4, 1));
+    world.outbox.follow();
+    assert_eq!(read(&mut same), (vec![], 0), "it has heard all");
+    assert_eq!(read(&mut other), (vec![(0, 0), (0, 1), (1, 4), (1, 5)], 3));
 }
 
 #[test]

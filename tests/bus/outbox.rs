@@ -88,11 +88,11 @@ fn the_next_agent_gets_also_what_a_detector_hears_meanwhile_which_hears_it_once(
     let mut procmond = Role::client_with(&folder, "procmond", comes_back()).up();
     subscribe(&mut detector);
     procmond.must(&json!({"do": "declare", "topic": BATCHES}));
-    batch(&mut procmond, 0, 500);
+    procmond.must(&json!({"do": "batch", "tag": "before", "from": 0, "count": 500}));
     detector.must(&json!({"do": "await", "total": 500}));
     agent.kill();
     procmond.must(&json!({"do": "disconnected"}));
-    let alone = batch(&mut procmond, 500, 1000);
+    let alone = batch(&mut procmond, 0, 1000);
     assert_eq!(
         (&alone["reached"], &alone["kept"], &alone["dropped"]),
         (&json!(1000), &json!(1000), &json!(0))
@@ -105,12 +105,12 @@ fn the_next_agent_gets_also_what_a_detector_hears_meanwhile_which_hears_it_once(
         let there = &agent.must(&json!({"do": "components"}))["components"];
         *there == json!(["agent", "detector", "procmond"])
     });
-    let back = batch(&mut procmond, 1500, 1000);
+    let back = batch(&mut procmond, 1000, 1000);
     assert_eq!((&back["reached"], &back["kept"]), (&json!(1000), &json!(1000)), "{back}");
     subscribe(&mut agent);
     is_whole(&agent.must(&json!({"do": "await", "total": 2000})), 2000);
-    wait_until("nothing is kept any more", || batch(&mut procmond, 2500, 0)["kept"] == 0);
-    batch(&mut procmond, 2500, 500);
+    wait_until("nothing is kept any more", || batch(&mut procmond, 2000, 0)["kept"] == 0);
+    batch(&mut procmond, 2000, 500);
     is_whole(&agent.must(&json!({"do": "await", "total": 2500})), 2500);
     is_whole(&detector.must(&json!({"do": "await", "total": 3000})), 3000);
 }

@@ -213,7 +213,8 @@ impl Publisher {
     }
 
     /// Of the events published so far, counted from the first, how many every subscriber that is there has read, or is told of as
-    /// lost: what a write-ahead log needs to keep no longer. It may lag behind by a 64th of a ring while a subscriber reads.
+    /// lost: what a write-ahead log needs to keep no longer. It may lag behind by a 64th of a ring while a subscriber reads. It never falls, though
+    /// who comes after a broker was away may yet be given what others have read.
     ///
     /// Read means: out of the ring, by the subscriber's process. What its application makes of it, and whether the process lives
     /// for long enough, no publisher hears.

@@ -80,42 +80,6 @@ fn the_next_agent_gets_what_was_published_without_one_and_then_what_is_new() {
 }
 
 #[test]
-fn the_next_agent_gets_also_what_a_detector_hears_meanwhile_which_hears_it_once() {
-    let folder = Folder::new();
-    let mut agent = Role::agent(&folder, json!({})).up();
-    let comes_back = || json!({"comes_back": true});
-    let mut detector = Role::client_with(&folder, "detector", comes_back()).up();
-    let mut procmond = Role::client_with(&folder, "procmond", comes_back()).up();
-    subscribe(&mut detector);
-    procmond.must(&json!({"do": "declare", "topic": BATCHES}));
-    procmond.must(&json!({"do": "batch", "tag": "before", "from": 0, "count": 500}));
-    detector.must(&json!({"do": "await", "total": 500}));
-    agent.kill();
-    procmond.must(&json!({"do": "disconnected"}));
-    let alone = batch(&mut procmond, 0, 1000);
-    assert_eq!(
-        (&alone["reached"], &alone["kept"], &alone["dropped"]),
-        (&json!(1000), &json!(1000), &json!(0))
-    );
-    is_whole(&detector.must(&json!({"do": "await", "total": 1500})), 1500);
-    let read = procmond.must(&json!({"do": "flush", "within_ms": MINUTE_MS}));
-    assert_eq!(read["unread"], 0, "who is there has read all: {read}");
-    let mut agent = Role::agent(&folder, json!({})).up();
-    wait_until("both are back", || {
-        let there = &agent.must(&json!({"do": "components"}))["components"];
-        *there == json!(["agent", "detector", "procmond"])
-    });
-    let back = batch(&mut procmond, 1000, 1000);
-    assert_eq!((&back["reached"], &back["kept"]), (&json!(1000), &json!(1000)), "{back}");
-    subscribe(&mut agent);
-    is_whole(&agent.must(&json!({"do": "await", "total": 2000})), 2000);
-    wait_until("nothing is kept any more", || batch(&mut procmond, 2000, 0)["kept"] == 0);
-    batch(&mut procmond, 2000, 500);
-    is_whole(&agent.must(&json!({"do": "await", "total": 2500})), 2500);
-    is_whole(&detector.must(&json!({"do": "await", "total": 3000})), 3000);
-}
-
-#[test]
 fn what_is_published_while_the_agent_comes_back_stays_in_order_on_all_topics() {
     for _ in 0..5 {
         let folder = Folder::new();

@@ -420,9 +420,10 @@ impl Session {
                 self.rings.retain(|ring, _| !ended.contains(ring));
             }
             DataEvent::Ended { ring } => {
-                // Of one that was closed nothing is missed.
-                let was_open = self.rings.remove(&ring).is_some();
-                self.may_have_missed |= was_open && !self.is_connected();
+                // Of one that was closed nothing is missed, nor of one whose place another has taken.
+                if let Some(ended) = self.rings.remove(&ring) {
+                    self.may_have_missed |= !self.is_connected() && !self.has_another_for(&ended);
+                }
             }
             DataEvent::Joined { subscription } => self.joined(subscription),
             DataEvent::Retired(producers) => drop(producers),

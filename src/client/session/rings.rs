@@ -284,6 +284,14 @@ impl Session {
         }
     }
 
+    /// Whether there is another ring from the publisher of this one.
+    pub(super) fn has_another_for(&self, ring: &RingState) -> bool {
+        let RingState::Consumer { lineage, .. } = ring else { return false };
+        let is_of_it =
+            |other: &RingState| matches!(other, RingState::Consumer { lineage: of, .. } if of == lineage);
+        self.rings.values().any(is_of_it)
+    }
+
     /// A ring's number here: brokers number theirs anew, and rings of more than one may be there at once.
     pub(super) fn localized(&self, mut notice: Notice) -> Notice {
         if let Some(ring) = notice.ring_mut() {

@@ -136,3 +136,7 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/topic-hierarchy.md")]
 struct TopicsPage;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/correlation-metadata.md")]
+struct CorrelationPage;

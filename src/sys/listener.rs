@@ -131,7 +131,8 @@ fn place_key(
     let readers = (socket_mode & 0o222) << 1;
     let written = |error| host("write the key file", &path)(error);
     let file = secret::new_file(&path).map_err(written)?;
-    let made = file.metadata().map_err(written)?;
+    // It was not there before, and the lock is ours.
+    let made = file.metadata().inspect_err(|_| drop(std::fs::remove_file(&path))).map_err(written)?;
     let placed = Placed::new(&path, made.dev(), made.ino());
     if let Some(group) = group {
         group::give(file.as_fd(), group)?;

@@ -111,6 +111,10 @@ pub(crate) const HANDSHAKES_PER_UID: usize = 576;
 /// is what a busy host may keep it from that. Beyond it: the oldest goes, one for each newcomer that could not be accepted.
 pub(crate) const HELLO_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a connection has to say hello, at least, before it goes for newcomers of its user: as long these wait to be let in. A client says it
+/// at once; this is what a host with many newcomers may keep it from that.
+pub(crate) const HELLO_TURN: Duration = Duration::from_millis(50);
+
 /// Connections that were made for processes which have not spoken yet. Above it: refused.
 pub(crate) const PAIRS_WAITING_MAX: usize = 64;
 

@@ -13,11 +13,15 @@
 //!
 //! ```text
 //!   client                                        broker
-//!     │ ── Hello: versions, client id, nonce C, which secret ──►│
-//!     │◄─────────────── Challenge: nonce B, proof of the broker │   the client checks it, and goes if it is wrong
-//!     │ ── Proof of the client ────────────────────────────────►│   the broker checks it, and refuses if it is wrong
-//!     │◄────────────────────────────────────────────── Welcome  │
+//!     │◄──────────────────────────────────── Greeting: nonce B  │   once it has let the connection in
+//!     │ ── Hello: versions, client id, nonce C, which secret,   │
+//!     │           proof of the client ─────────────────────────►│   the broker checks it, and refuses if it is wrong
+//!     │◄─────────────────────────── Welcome: proof of the broker│   the client checks it, and goes if it is wrong
 //! ```
+//!
+//! The broker speaks first, so that one exchange does. A client that knows a secret so gives its proof to whoever listens, whom the kernel has
+//! named by then: it is of no use but over that number of his, and the broker makes up its own. Who does not know the secret hears nothing from
+//! the broker that was made with it.
 
 use std::io::{self, Read, Write as _};
 use std::path::Path;
@@ -40,19 +44,37 @@ pub(crate) struct Proofs {
 impl Proofs {
     /// For one handshake: a hello, with the client's nonce in it, and the broker's.
     pub(crate) fn new(secret: &Secret, hello: &Hello, nonce: &Nonce) -> io::Result<Self> {
-        let hello = encode(hello);
+        let said = said(hello);
         secret.with(|key| {
-            let proof = |role: &[u8]| {
-                let mut hasher = blake3::Hasher::new_keyed(key);
-                // All but the last are of a fixed length: no two handshakes have the same bytes.
-                hasher.update(role).update(&nonce.0).update(&hello);
-                let proof = Proof(*hasher.finalize().as_bytes());
-                hasher.zeroize();
-                proof
-            };
+            let proof = |role| proof(key, role, nonce, &said);
             Self { of_broker: proof(OF_BROKER), of_client: proof(OF_CLIENT) }
         })
     }
+
+    /// The broker's, if the client's in this hello is right. What is not costs one hash, and gets none.
+    pub(crate) fn answer(secret: &Secret, hello: &Hello, nonce: &Nonce) -> io::Result<Option<Proof>> {
+        let Some(of_client) = hello.proof else { return Ok(None) };
+        let said = said(hello);
+        secret.with(|key| {
+            let is_right = proof(key, OF_CLIENT, nonce, &said) == of_client;
+            is_right.then(|| proof(key, OF_BROKER, nonce, &said))
+        })
+    }
+}
+
+/// What of a hello is proven: all of it but the proof.
+fn said(hello: &Hello) -> Vec<u8> {
+    let Hello { versions, features, client_id, nonce, credential, life, proof: _ } = hello;
+    encode(&(versions, features, client_id, nonce, credential, life))
+}
+
+fn proof(key: &[u8; SECRET_BYTES], role: &[u8], nonce: &Nonce, said: &[u8]) -> Proof {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    // All but the last are of a fixed length: no two handshakes have the same bytes.
+    hasher.update(role).update(&nonce.0).update(said);
+    let proof = Proof(*hasher.finalize().as_bytes());
+    hasher.zeroize();
+    proof
 }
 
 pub(crate) fn nonce() -> io::Result<Nonce> {
@@ -218,6 +240,7 @@ mod tests {
             nonce: Nonce([nonce; 32]),
             credential: Credential::Key,
             life: Life { client: 0, before: 0 },
+            proof: None,
         }
     }
 
@@ -259,6 +282,21 @@ mod tests {
         for other in others {
             assert!(other.iter().all(|proof| !ours.contains(proof)));
         }
+    }
+
+    #[test]
+    fn the_broker_proves_nothing_to_who_has_not() {
+        let (secret, nonce) = (Secret::of(&[1; 32]), Nonce([3; 32]));
+        let said = hello("procmond", 2);
+        let [of_broker, of_client] = proofs(1, &said, 3);
+        let answer = |hello: &Hello| Proofs::answer(&secret, hello, &nonce).expect("it can be read");
+        assert_eq!(answer(&Hello { proof: Some(of_client), ..said.clone() }), Some(of_broker));
+        let others = [None, Some(of_broker), Some(Proof([0; 32])), Some(proofs(1, &said, 4)[1])];
+        for proof in others {
+            assert_eq!(answer(&Hello { proof, ..said.clone() }), None);
+        }
+        let other = Hello { proof: Some(of_client), ..hello("netmond", 2) };
+        assert_eq!(answer(&other), None, "it is of another hello");
     }
 
     #[test]

@@ -34,12 +34,10 @@ fn session(path: &Path, reads: bool) -> UnixStream {
         let stream = UnixStream::connect(path).expect("the broker listens");
         let mut notices = wire::Reader::new(stream.try_clone().expect("a descriptor"));
         let key = crate::support::proof::key_beside(path);
-        let hello = || wire::hello("exporter");
-        hello().send(&stream, &[]).expect("the broker reads");
         // The session before may still have the name.
         let welcomed = std::iter::from_fn(|| notices.next()).any(|(notice, _)| {
-            if let wire::Notice::Challenge { nonce } = &notice {
-                wire::proof(&key, &hello(), nonce).send(&stream, &[]).expect("the broker reads");
+            if let wire::Notice::Greeting { nonce } = &notice {
+                wire::hello("exporter", &key, nonce).send(&stream, &[]).expect("the broker reads");
             }
             matches!(notice, wire::Notice::Welcome { .. })
         });

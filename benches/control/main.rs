@@ -30,6 +30,7 @@ const BESIDE: [&str; 11] = [
     "requests",
     "subscriptions",
 ];
+
 fn main() {
     if let Some(part) = Part::assigned() {
         return match part.name.as_str() {
@@ -54,9 +55,17 @@ fn main() {
     for placement in ["free", "apart", "together"] {
         connecting(folder.path(), placement);
     }
+    if only_connecting() {
+        return;
+    }
     let _broker = Peer::start("broker", folder.path());
     many_at_once(folder.path());
     beside_floods(folder.path());
+}
+
+/// What takes seconds, of minutes (`cargo bench --bench control -- connecting`).
+fn only_connecting() -> bool {
+    std::env::args().any(|argument| argument == "connecting")
 }
 
 fn socket(folder: &Path) -> PathBuf {

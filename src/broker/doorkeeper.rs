@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use crate::access::Component;
 use crate::config::TOKEN_VALIDITY;
-use crate::control::{Challenge, Known};
-use crate::identity::{LaunchToken, Proofs, nonce};
+use crate::control::{Admission, Known};
+use crate::identity::{LaunchToken, Proofs};
 use crate::sys::Secret;
-use crate::wire::{Credential, Hello, Needed};
+use crate::wire::{Credential, Hello, Needed, Nonce};
 
 /// What a launch token is good for.
 ///
@@ -119,43 +119,33 @@ impl Doorkeeper {
         Ok(issued)
     }
 
-    /// What a client has to prove, or what it lacks.
-    pub(super) fn challenge(
-        &self,
+    /// Whether a client is let in that was greeted with this number: it has proven that it knows what opens the door now, whatever did when
+    /// it was greeted. A token is then this caller's; before that it is nobody's, since its name is no secret.
+    pub(super) fn admit(
+        &mut self,
         hello: &Hello,
+        nonce: &Nonce,
         caller: Caller,
         now: Instant,
-    ) -> io::Result<Result<Box<Challenge>, Needed>> {
+    ) -> io::Result<Result<Admission, Needed>> {
         let name = Component::from_client_id(&hello.client_id).ok();
-        let issued = name.and_then(|name| self.tokens.get(&name));
-        let known_by = match hello.credential {
+        let issued = name.as_ref().and_then(|name| self.tokens.get(name));
+        let (known_by, of_it) = match hello.credential {
             Credential::Nothing => return Ok(Err(self.needed(issued))),
-            Credential::Key => Known::User,
-            Credential::Token(token) => Known::Token { token, pid: caller.pid },
+            Credential::Key => (Known::User, Needed::Key),
+            Credential::Token(token) => (Known::Token { token, pid: caller.pid }, Needed::Token),
         };
         let secret = match self.secret(issued, known_by, caller, now) {
             Ok(secret) => secret,
             Err(needed) => return Ok(Err(needed)),
         };
-        let nonce = nonce()?;
-        let Proofs { of_broker, of_client } = Proofs::new(secret, hello, &nonce)?;
-        Ok(Ok(Box::new(Challenge { nonce, proof: of_broker, expected: of_client, known_by })))
-    }
-
-    /// Takes note that a client has proven what it was asked for, unless that is not good any more: between challenge and proof another
-    /// token may have been issued, or another process come with this one. Before that a token is nobody's, since its name is no secret.
-    pub(super) fn admit(
-        &mut self,
-        component: &Component,
-        known_by: Known,
-        caller: Caller,
-        now: Instant,
-    ) -> Result<(), Needed> {
-        self.secret(self.tokens.get(component), known_by, caller, now)?;
-        if let (Known::Token { .. }, Some(issued)) = (known_by, self.tokens.get_mut(component)) {
+        let Some(proof) = Proofs::answer(secret, hello, nonce)? else { return Ok(Err(of_it)) };
+        if let (Known::Token { .. }, Some(issued)) =
+            (known_by, name.and_then(|name| self.tokens.get_mut(&name)))
+        {
             issued.used_by = Some(caller);
         }
-        Ok(())
+        Ok(Ok(Admission { known_by, proof }))
     }
 
     /// What a client knows that is let in this way, if it may be.
@@ -185,7 +175,7 @@ impl Doorkeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Life, Nonce, TokenId, Versions};
+    use crate::wire::{Life, Proof, TokenId, Versions};
 
     const PROCMOND: Caller = Caller { uid: 65534, pid: Some(7) };
 
@@ -201,30 +191,49 @@ mod tests {
             nonce: Nonce([1; 32]),
             credential,
             life: Life { client: 0, before: 0 },
+            proof: None,
         }
     }
 
-    struct Door(Doorkeeper, Instant);
+    const NONCE: Nonce = Nonce([2; 32]);
+
+    /// A door, the time, and the secrets that those know who come to it.
+    struct Door(Doorkeeper, Instant, Vec<LaunchToken>);
 
     impl Door {
         fn new(strict: bool) -> Self {
-            Self(Doorkeeper::new(strict).expect("descriptors"), Instant::now())
+            Self(Doorkeeper::new(strict).expect("descriptors"), Instant::now(), Vec::new())
         }
 
         fn issue(&mut self, terms: TokenTerms) -> Credential {
-            Credential::Token(self.0.issue(terms, self.1).expect("descriptors").id)
+            let token = self.0.issue(terms, self.1).expect("descriptors");
+            self.2.push(token);
+            Credential::Token(self.2[self.2.len() - 1].id)
         }
 
-        /// How it would be known who calls, or what is needed.
-        fn ask(&self, name: &str, credential: Credential, caller: Caller) -> Result<Known, Needed> {
-            let challenge = self.0.challenge(&hello(name, credential), caller, self.1).expect("descriptors");
-            challenge.map(|challenge| challenge.known_by)
+        /// With the proof of this credential, where there is one.
+        fn proven(&self, name: &str, credential: Credential) -> Hello {
+            let mut hello = hello(name, credential);
+            let secret = match credential {
+                Credential::Nothing => None,
+                Credential::Key => Some(self.0.key()),
+                Credential::Token(id) => {
+                    self.2.iter().find(|token| token.id == id).map(|token| &token.secret)
+                }
+            };
+            let proofs = secret.map(|secret| Proofs::new(secret, &hello, &NONCE).expect("it can be read"));
+            hello.proof = proofs.map(|proofs| proofs.of_client);
+            hello
         }
 
-        /// The same of one that can prove what it is asked for.
+        fn admit(&mut self, hello: &Hello, caller: Caller) -> Result<Known, Needed> {
+            let admission = self.0.admit(hello, &NONCE, caller, self.1).expect("it can be read");
+            admission.map(|admission| admission.known_by)
+        }
+
+        /// How it is known who calls, or what is needed.
         fn knock(&mut self, name: &str, credential: Credential, caller: Caller) -> Result<Known, Needed> {
-            let known_by = self.ask(name, credential, caller)?;
-            self.0.admit(&component(name), known_by, caller, self.1).map(|()| known_by)
+            self.admit(&self.proven(name, credential), caller)
         }
     }
 
@@ -297,28 +306,34 @@ mod tests {
         let mut door = Door::new(false);
         let token = door.issue(TokenTerms::new(component("procmond")));
         let stranger = Caller { uid: 1000, pid: Some(8) };
-        assert!(door.ask("procmond", token, stranger).is_ok(), "it may know the secret, too");
+        for proof in [None, Some(Proof([0; 32])), door.proven("netmond", token).proof] {
+            let named = Hello { proof, ..hello("procmond", token) };
+            assert_eq!(door.admit(&named, stranger), Err(Needed::Token));
+        }
         assert!(door.knock("procmond", token, PROCMOND).is_ok());
-        assert_eq!(door.ask("procmond", token, stranger), Err(Needed::Token));
+        assert_eq!(door.knock("procmond", token, stranger), Err(Needed::Token));
     }
 
     #[test]
-    fn a_challenge_is_good_until_a_token_is_issued_or_somebody_else_has_used_it() {
+    fn a_proof_is_good_for_the_greeting_that_it_answers_and_for_no_other() {
         let mut door = Door::new(false);
-        let procmond = component("procmond");
-        let weak = door.ask("procmond", Credential::Key, PROCMOND).expect("there is no token");
-        let token = door.issue(TokenTerms::new(procmond.clone()));
-        assert_eq!(door.0.admit(&procmond, weak, PROCMOND, door.1), Err(Needed::Token));
-        let other = Caller { pid: Some(8), ..PROCMOND };
-        let [first, second] = [PROCMOND, other].map(|who| door.ask("procmond", token, who).expect("it may"));
-        assert_eq!(door.0.admit(&procmond, first, PROCMOND, door.1), Ok(()));
-        assert_eq!(door.0.admit(&procmond, second, other, door.1), Err(Needed::Token), "it came second");
-        door.issue(TokenTerms::new(procmond.clone()));
-        assert_eq!(
-            door.0.admit(&procmond, first, PROCMOND, door.1),
-            Err(Needed::Token),
-            "there is a newer one"
-        );
+        let proven = door.proven("procmond", Credential::Key);
+        let other = Nonce([3; 32]);
+        let admission = door.0.admit(&proven, &other, PROCMOND, door.1).expect("it can be read");
+        assert_eq!(admission.map(|admission| admission.known_by), Err(Needed::Key));
+        assert_eq!(door.admit(&proven, PROCMOND), Ok(Known::User));
+    }
+
+    #[test]
+    fn a_token_that_is_issued_between_greeting_and_hello_wins() {
+        let mut door = Door::new(false);
+        let by_key = door.proven("procmond", Credential::Key);
+        let first = door.issue(TokenTerms::new(component("procmond")));
+        assert_eq!(door.admit(&by_key, PROCMOND), Err(Needed::Token));
+        let by_first = door.proven("procmond", first);
+        let second = door.issue(TokenTerms::new(component("procmond")));
+        assert_eq!(door.admit(&by_first, PROCMOND), Err(Needed::Token));
+        assert!(door.knock("procmond", second, PROCMOND).is_ok());
     }
 
     #[test]

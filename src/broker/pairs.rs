@@ -8,22 +8,23 @@ use super::Invited;
 use super::serve::Event;
 use crate::access::Component;
 use crate::sys::{Credentials, Stream};
-use crate::wire::GoodbyeReason;
+use crate::wire::{GoodbyeReason, Nonce};
 
 /// What came of one.
 #[derive(Debug)]
 pub(super) struct Spoke {
     pub(super) stream: Stream,
+    pub(super) nonce: Nonce,
     pub(super) invited: Invited,
     /// `None`: nobody has the other end any more.
     pub(super) speaker: io::Result<Option<Credentials>>,
 }
 
 /// Waits for the first word.
-pub(super) async fn await_word(stream: Stream, invited: Invited, events: mpsc::Sender<Event>) {
+pub(super) async fn await_word(stream: Stream, nonce: Nonce, invited: Invited, events: mpsc::Sender<Event>) {
     let speaker = Credentials::of_first_speaker(&stream).await;
     // The loop may be gone by now, and the connection with it.
-    let _ = events.send(Event::Spoke(Spoke { stream, invited, speaker })).await;
+    let _ = events.send(Event::Spoke(Spoke { stream, nonce, invited, speaker })).await;
 }
 
 impl Invited {

@@ -84,6 +84,8 @@ enum Peer {
 #[derive(Debug)]
 struct Remote {
     credentials: Credentials,
+    /// What it was greeted with.
+    nonce: Nonce,
     /// Whom the connection was made for, if it was.
     invited: Option<Invited>,
     /// Nothing is read from it before.
@@ -291,6 +293,7 @@ impl Server {
             nonce: Nonce([0; 32]),
             credential: Credential::Nothing,
             life,
+            proof: None,
         };
         self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
         let welcome = match notices.try_recv() {
@@ -325,11 +328,6 @@ impl Server {
                         return self.feed(Input::Faulty { session, reason });
                     }
                     self.bury_the_dead(&hello.client_id);
-                }
-                if let Request::Proof { proof } = &request
-                    && let Err(needed) = self.admit(session, proof)
-                {
-                    return self.feed(Input::Challenged { session, challenge: Err(needed) });
                 }
                 match self.vouch(session, &request, &mut descriptor) {
                     Ok(()) => self.feed(Input::Frame { session, request, descriptor }),
@@ -470,7 +468,11 @@ impl Server {
                 self.disconnect(session);
                 None
             }
-            Action::Challenge { session, hello } => Some(self.challenge(session, &hello)),
+            Action::Admit { session, hello } => self.admit(session, &hello),
+            Action::Hold { until } => {
+                self.accept_from = self.accept_from.max(Some(until));
+                None
+            }
             Action::MakeDoorbell { ring } => Some(Input::Doorbell { ring, ends: doorbell(ring) }),
             Action::Reloaded { number, change } => {
                 if let Some(reply) = self.reloads.remove(&number) {

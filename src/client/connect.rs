@@ -284,7 +284,8 @@ pub enum ConnectError {
         /// What is wrong with it.
         source: io::Error,
     },
-    /// What listens at the path does not know the key, or the launch token: it is not the broker, or it was started anew meanwhile.
+    /// What listens at the path does not know the key, or the launch token, and welcomes this client all the same: it is not the broker. (A broker that was
+    /// started anew meanwhile has another key, and [refuses](Refusal::Unproven).)
     #[error("what listens at {path} has not proven that it is the broker")]
     UnprovenBroker {
         /// The path.
@@ -488,7 +489,7 @@ impl Known {
     }
 }
 
-/// Says hello, and proves what can be proven. Who can prove something is not welcomed by a broker that can't.
+/// Is greeted, says hello, and proves what can be proven. Who can prove something is not welcomed by a broker that can't.
 async fn greet(
     link: &mut Link,
     options: &ConnectOptions,
@@ -497,28 +498,36 @@ async fn greet(
 ) -> Result<Welcome, ConnectError> {
     let protocol = |what: String| ConnectError::Protocol { path: options.path.clone(), what };
     let broken = |error: LinkError| protocol(error.to_string());
-    let hello = Hello {
+    let nonce = match link.next().await.map_err(broken)?.0 {
+        Notice::Greeting { nonce } => nonce,
+        other => return Err(refused(other, protocol)),
+    };
+    let mut hello = Hello {
         versions: Versions::OURS,
         features: 0,
         client_id: options.client_id.clone(),
         nonce: identity::nonce().map_err(ConnectError::Host)?,
         credential: known.credential(),
         life,
+        proof: None,
     };
-    link.send(Request::Hello(hello.clone()), None).await.map_err(broken)?;
-    let mut answer = link.next().await.map_err(broken)?.0;
-    if let Some(secret) = known.secret() {
-        let Notice::Challenge { nonce, proof } = answer else { return Err(refused(answer, protocol)) };
-        let proofs = Proofs::new(secret, &hello, &nonce).map_err(ConnectError::Host)?;
-        if proof != proofs.of_broker {
-            return Err(ConnectError::UnprovenBroker { path: options.path.clone() });
-        }
-        link.send(Request::Proof { proof: proofs.of_client }, None).await.map_err(broken)?;
-        answer = link.next().await.map_err(broken)?.0;
+    let proofs = known.secret().map(|secret| Proofs::new(secret, &hello, &nonce)).transpose();
+    let proofs = proofs.map_err(ConnectError::Host)?;
+    hello.proof = proofs.as_ref().map(|proofs| proofs.of_client);
+    match link.send(Request::Hello(hello), None).await {
+        // It may have said why before it hung up.
+        Ok(()) | Err(LinkError::Closed) => {}
+        Err(error) => return Err(broken(error)),
     }
-    match answer {
-        Notice::Welcome(welcome) => Ok(welcome),
-        other => Err(refused(other, protocol)),
+    let welcome = match link.next().await.map_err(broken)?.0 {
+        Notice::Welcome(welcome) => welcome,
+        other => return Err(refused(other, protocol)),
+    };
+    match (proofs, welcome.proof) {
+        (None, _) => Ok(welcome),
+        (Some(_), None) => Err(protocol("it has proven nothing, and welcomes all the same".into())),
+        (Some(proofs), Some(proof)) if proof == proofs.of_broker => Ok(welcome),
+        (Some(_), Some(_)) => Err(ConnectError::UnprovenBroker { path: options.path.clone() }),
     }
 }
 
@@ -527,8 +536,7 @@ fn refused(answer: Notice, protocol: impl FnOnce(String) -> ConnectError) -> Con
     match answer {
         Notice::Refused { refusal, .. } => refusal.into(),
         Notice::Goodbye { reason } => reason.into(),
-        Notice::Welcome(_) => protocol("it has proven nothing, and welcomes all the same".into()),
-        _ => protocol("its first message is no welcome".into()),
+        _ => protocol("it does not say what it should to a newcomer".into()),
     }
 }
 

@@ -387,8 +387,8 @@ impl Session {
             Notice::Settled { component, client } => self.settled(component, client),
             Notice::Tell => self.tell(),
             Notice::Statistics { request, facts, more } => self.gather(request, facts, more),
-            // A second welcome, or a challenge, says nothing new, and a goodbye is the loop's.
-            Notice::Welcome(_) | Notice::Challenge { .. } | Notice::Goodbye { .. } => {}
+            // A second welcome, or greeting, says nothing new, and a goodbye is the loop's.
+            Notice::Welcome(_) | Notice::Greeting { .. } | Notice::Goodbye { .. } => {}
         }
     }
 

@@ -76,7 +76,7 @@ pub(crate) use quota::{Limits, Share};
 pub use reload::PolicyChange;
 pub(crate) use routes::Awaited;
 pub use sessions::Member;
-pub(crate) use sessions::{AGENT, Challenge, Known};
+pub(crate) use sessions::{AGENT, Admission, Known};
 
 /// One connection of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -128,11 +128,10 @@ pub(crate) enum Input<F> {
         ring: RingId,
         ends: Option<(F, F)>,
     },
-    /// The answer to [`Action::Challenge`]: what to say to the client, or what it lacks. It may come to lack something until it has
-    /// proven what it was asked for.
-    Challenged {
+    /// The answer to [`Action::Admit`]: what the client's proof has shown, or what it lacks.
+    Admitted {
         session: SessionId,
-        challenge: Result<Box<Challenge>, Needed>,
+        admission: Result<Admission, Needed>,
     },
     /// Another policy is to be in force. The number says which of them [`Action::Reloaded`] answers.
     Reload {
@@ -184,10 +183,14 @@ pub(crate) enum Action<F> {
     MakeDoorbell {
         ring: RingId,
     },
-    /// Have the client prove what its hello offers to prove.
-    Challenge {
+    /// Look whether the client has proven what its hello offers to prove.
+    Admit {
         session: SessionId,
-        hello: Hello,
+        hello: Box<Hello>,
+    },
+    /// Let nobody in before: those who are there are to have the time to say hello.
+    Hold {
+        until: Instant,
     },
     /// The policy of [`Input::Reload`] is in force, and nothing is under way any more that it does not allow.
     Reloaded {
@@ -385,7 +388,7 @@ impl<F> Machine<F> {
             Input::Faulty { session, reason } => self.dismiss(session, reason),
             Input::Ended { session } => self.end_session(session, None),
             Input::Doorbell { ring, ends } => self.doorbell_made(ring, ends),
-            Input::Challenged { session, challenge } => self.challenged(session, challenge),
+            Input::Admitted { session, admission } => self.admitted(session, admission),
             Input::Reload { number, policy } => self.reload(number, policy),
             Input::Crowded => self.make_room(),
             Input::Inquire { number } => self.inquire(Asker::Own(number)),
@@ -463,9 +466,8 @@ impl<F> Machine<F> {
         }
         match request {
             Request::Hello(hello) if state.is_new() => self.hello(session, hello),
-            Request::Proof { proof } if state.is_challenged() => self.proof(session, proof),
             _ if state.component.is_none() => self.fault(session, "the first message is a hello"),
-            Request::Hello(_) | Request::Proof { .. } => self.fault(session, "a second hello"),
+            Request::Hello(_) => self.fault(session, "a second hello"),
             Request::Declare { request, publisher, topic_number, topic } => {
                 self.declare(session, request, publisher, topic_number, &topic);
             }

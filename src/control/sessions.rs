@@ -8,11 +8,11 @@ use super::quota::Account;
 use super::routes::{Phase, RouteKey};
 use super::{Action, Machine, Origin, Payer, Report, Right, SessionId};
 use crate::access::Component;
-use crate::config::{HELLO_GRACE, NAME_BYTES_MAX};
+use crate::config::{HELLO_GRACE, HELLO_TURN, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    BEGUN_SINCE, Credential, GoodbyeReason, Hello, Identity, Life, Needed, Nonce, Notice, Proof, PublisherId,
-    RELAY_SINCE, Refusal, Request, Resource, STATISTICS_SINCE, Sharer, TokenId, Versions, Welcome,
+    BEGUN_SINCE, GoodbyeReason, Hello, Identity, Life, Needed, Notice, Proof, PublisherId, RELAY_SINCE,
+    Refusal, Request, Resource, STATISTICS_SINCE, Sharer, TokenId, Versions, Welcome,
 };
 
 /// The component that only the process with the broker in it can be.
@@ -56,14 +56,8 @@ pub(super) struct Session {
 #[derive(Debug)]
 enum Entry {
     New,
-    /// It has said hello.
+    /// It has said hello, and is about to be let in or not.
     Greeted(Greeted),
-    /// It is to prove that it is who it says.
-    Challenged {
-        greeted: Greeted,
-        expected: Proof,
-        known_by: Known,
-    },
     In {
         known_by: Known,
     },
@@ -76,7 +70,6 @@ struct Greeted {
     client_id: String,
     version: u16,
     component: Component,
-    credential: Credential,
     life: Life,
 }
 
@@ -105,16 +98,12 @@ impl Known {
     }
 }
 
-/// What a client is asked to prove, and how.
+/// What a client has shown by its proof.
 #[derive(Debug)]
-pub(crate) struct Challenge {
-    pub(crate) nonce: Nonce,
+pub(crate) struct Admission {
+    pub(crate) known_by: Known,
     /// The broker's own proof.
     pub(crate) proof: Proof,
-    /// What the client has to answer.
-    pub(crate) expected: Proof,
-    /// What that shows.
-    pub(crate) known_by: Known,
 }
 
 /// A component that is connected.
@@ -155,10 +144,6 @@ impl Session {
         matches!(self.entry, Entry::New)
     }
 
-    pub(super) fn is_challenged(&self) -> bool {
-        matches!(self.entry, Entry::Challenged { .. })
-    }
-
     /// Whether it speaks of what it has counted.
     pub(super) fn can_tell(&self) -> bool {
         self.version >= STATISTICS_SINCE
@@ -193,8 +178,7 @@ impl Session {
             Request::Subscribe { patterns, .. } if self.origin != Origin::Embedded => {
                 u32::try_from(patterns.len()).unwrap_or(u32::MAX).max(1)
             }
-            Request::Proof { .. }
-            | Request::Done { .. }
+            Request::Done { .. }
             | Request::ProducerSegment { .. }
             | Request::ConsumerSegment { .. }
             | Request::NoRing { .. }
@@ -220,8 +204,7 @@ impl Session {
     /// Notes whether a notice asks for an answer.
     pub(super) fn told(&mut self, notice: &Notice) {
         match notice {
-            Notice::Challenge { .. }
-            | Notice::Grant { .. }
+            Notice::Grant { .. }
             | Notice::Route { .. }
             | Notice::Unroute { .. }
             | Notice::Tell
@@ -307,8 +290,9 @@ impl<F> Machine<F> {
                 if account.payer == Payer::Agent {
                     return None;
                 }
-                match self.first_to_go(exceeded.whose) {
-                    Some(first) => self.dismiss(first, GoodbyeReason::HelloDeadline),
+                let first = self.half_open_of(exceeded.whose).next();
+                match first {
+                    Some((_, first)) => self.dismiss(first, GoodbyeReason::HelloDeadline),
                     None => return Some(exceeded),
                 }
             }
@@ -324,40 +308,41 @@ impl<F> Machine<F> {
             self.send(session, Notice::Refused { request: 0, refusal });
             self.actions.push(Action::Disconnect { session });
             self.end_session(session, None);
+        } else if let Some(until) = self.holds_until(account) {
+            self.actions.push(Action::Hold { until });
         }
+    }
+
+    /// When another newcomer of the same user may come: by then who would have to go for it has had its turn to say hello. The broker speaks
+    /// first, so a hello takes the client's time, of which a storm of newcomers must leave it some.
+    fn holds_until(&self, account: Account) -> Option<Instant> {
+        let mut shares = [Resource::Handshakes, Resource::Connections].into_iter();
+        let exceeded = shares.find_map(|resource| self.charges.afford(account, resource, 1).err())?;
+        let (due, _) = self.half_open_of(exceeded.whose).next()?;
+        let until = (due + HELLO_TURN).checked_sub(self.settings.hello_deadline)?;
+        (until > self.now).then_some(until)
     }
 
     /// There are no descriptors for newcomers: those who have not said hello hold some, the oldest for the longest.
     pub(super) fn make_room(&mut self) {
-        let Some(oldest) = self.half_open_of(Sharer::Everybody).next() else {
+        let Some((due, oldest)) = self.half_open_of(Sharer::Everybody).next() else {
             return;
         };
-        let left = self.sessions[&oldest].hello_deadline.saturating_duration_since(self.now);
+        let left = due.saturating_duration_since(self.now);
         if left + HELLO_GRACE <= self.settings.hello_deadline {
             self.dismiss(oldest, GoodbyeReason::HelloDeadline);
         }
     }
 
-    /// Who has not been let in yet, of this user, or of any: the oldest first.
-    fn half_open_of(&self, sharer: Sharer) -> impl Iterator<Item = SessionId> {
-        let of_it = move |session: &SessionId| match (sharer, self.sessions[session].account.payer) {
-            (_, Payer::Agent) | (Sharer::Session, _) => false,
-            (Sharer::Everybody, Payer::Uid(_)) => true,
-            (Sharer::User { uid }, Payer::Uid(own)) => uid == own,
-        };
-        self.half_open.iter().map(|(_, session)| *session).filter(of_it)
-    }
-
-    /// Who goes for a newcomer. Who has said nothing, and who has begun a hello, are in two queues, and the longer one gives up its first: a
-    /// storm of either kind sweeps nobody of the other away, and itself only after as many as there is room for half of.
-    fn first_to_go(&self, sharer: Sharer) -> Option<SessionId> {
-        let (mut mute, mut begun) = ((0, None), (0, None));
-        for session in self.half_open_of(sharer) {
-            let (count, first) = if self.sessions[&session].is_new() { &mut mute } else { &mut begun };
-            *count += 1;
-            first.get_or_insert(session);
-        }
-        if mute.0 >= begun.0 { mute.1 } else { begun.1 }
+    /// Who has not said hello yet, of this user, or of any, and by when it has to: the oldest first.
+    fn half_open_of(&self, sharer: Sharer) -> impl Iterator<Item = (Instant, SessionId)> {
+        let of_it =
+            move |(_, session): &(Instant, SessionId)| match (sharer, self.sessions[session].account.payer) {
+                (_, Payer::Agent) | (Sharer::Session, _) => false,
+                (Sharer::Everybody, Payer::Uid(_)) => true,
+                (Sharer::User { uid }, Payer::Uid(own)) => uid == own,
+            };
+        self.half_open.iter().copied().filter(of_it)
     }
 
     pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {
@@ -368,55 +353,25 @@ impl<F> Machine<F> {
             Origin::Embedded => Some(Known::Process),
         };
         match (greeted(&hello), known_by) {
-            (Ok(greeted), Some(known_by)) => self.enter(session, greeted, known_by),
+            (Ok(greeted), Some(known_by)) => self.enter(session, greeted, known_by, None),
             (Ok(greeted), None) => {
                 state.entry = Entry::Greeted(greeted);
-                self.actions.push(Action::Challenge { session, hello });
+                self.actions.push(Action::Admit { session, hello: Box::new(hello) });
             }
             (Err(refusal), _) => self.turn_away(session, cut(&hello.client_id, NAME_BYTES_MAX), refusal),
         }
     }
 
-    pub(super) fn challenged(&mut self, session: SessionId, challenge: Result<Box<Challenge>, Needed>) {
+    pub(super) fn admitted(&mut self, session: SessionId, admission: Result<Admission, Needed>) {
         // It may have gone meanwhile.
         let Some(state) = self.sessions.get_mut(&session) else { return };
-        let (Entry::Greeted(greeted) | Entry::Challenged { greeted, .. }) =
-            std::mem::replace(&mut state.entry, Entry::New)
-        else {
-            unreachable!("what was challenged has said hello")
+        let Entry::Greeted(greeted) = std::mem::replace(&mut state.entry, Entry::New) else {
+            unreachable!("who is admitted has said hello")
         };
-        match challenge {
-            Ok(challenge) => {
-                let Challenge { nonce, proof, expected, known_by } = *challenge;
-                state.entry = Entry::Challenged { greeted, expected, known_by };
-                self.send(session, Notice::Challenge { nonce, proof });
-            }
+        match admission {
+            Ok(Admission { known_by, proof }) => self.enter(session, greeted, known_by, Some(proof)),
             Err(needed) => self.unproven(session, greeted, needed),
         }
-    }
-
-    /// Who a session is, and how that is known, if this is the proof that it was asked for.
-    pub(crate) fn shown_by(&self, session: SessionId, proof: &Proof) -> Option<(&Component, Known)> {
-        match &self.sessions.get(&session)?.entry {
-            Entry::Challenged { greeted, expected, known_by } if proof == expected => {
-                Some((&greeted.component, *known_by))
-            }
-            _ => None,
-        }
-    }
-
-    pub(super) fn proof(&mut self, session: SessionId, proof: Proof) {
-        let state = self.sessions.get_mut(&session).expect("the caller found the session");
-        let Entry::Challenged { greeted, expected, known_by } =
-            std::mem::replace(&mut state.entry, Entry::New)
-        else {
-            unreachable!("the caller has looked")
-        };
-        if proof == expected {
-            return self.enter(session, greeted, known_by);
-        }
-        let needed = if greeted.credential == Credential::Key { Needed::Key } else { Needed::Token };
-        self.unproven(session, greeted, needed);
     }
 
     fn unproven(&mut self, session: SessionId, greeted: Greeted, needed: Needed) {
@@ -434,8 +389,8 @@ impl<F> Machine<F> {
     }
 
     /// Lets a session in that is who it says, if the name is free.
-    fn enter(&mut self, session: SessionId, greeted: Greeted, known_by: Known) {
-        let Greeted { client_id, version, component, life, .. } = greeted;
+    fn enter(&mut self, session: SessionId, greeted: Greeted, known_by: Known, proof: Option<Proof>) {
+        let Greeted { client_id, version, component, life } = greeted;
         if let Some(&holder) = self.names.get(&component)
             && self.sessions[&holder].known_by().is_some_and(|holder| known_by.goes_before(holder))
         {
@@ -461,6 +416,7 @@ impl<F> Machine<F> {
             component: component.to_string(),
             ring_bytes: self.settings.ring_bytes,
             backing: self.settings.backing,
+            proof,
         };
         self.send(session, Notice::Welcome(welcome));
         if life.before > 0 {
@@ -561,7 +517,7 @@ fn greeted(hello: &Hello) -> Result<Greeted, Refusal> {
     let component = Component::from_client_id(&hello.client_id)
         .map_err(|_| Refusal::BadName { client_id: cut(&hello.client_id, NAME_BYTES_MAX) })?;
     let client_id = cut(&hello.client_id, NAME_BYTES_MAX);
-    Ok(Greeted { client_id, version, component, credential: hello.credential, life: hello.life })
+    Ok(Greeted { client_id, version, component, life: hello.life })
 }
 
 /// The start of a peer's text, as much of it as a log line or an answer takes, and on one line.

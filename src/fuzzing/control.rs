@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use crate::access::AccessPolicy;
 use crate::control::{
-    Action, Asker, Challenge, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, SessionId,
+    Action, Admission, Asker, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, SessionId,
     Settings, Share, invariants,
 };
 use crate::wire::relayed::{Head, Row};
 use crate::wire::{
-    Claims, Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Nonce, Notice, Proof, ReceivedClaim,
-    RelayedRecords, Request, Resource, RingClaim, RingId, SubscriptionClaim, TopicClaim, Versions, codec,
-    statistics::in_frames,
+    Claims, Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Needed, Nonce, Notice, Proof,
+    ReceivedClaim, RelayedRecords, Request, Resource, RingClaim, RingId, SubscriptionClaim, TopicClaim,
+    Versions, codec, statistics::in_frames,
 };
 
 const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
@@ -135,11 +135,13 @@ impl Bus {
                     Action::Pause { until, .. } => {
                         assert!(until > self.now && until <= self.now + ROUTE_DEADLINE)
                     }
-                    Action::Challenge { session, .. } => {
-                        let proof = Proof([0; 32]);
-                        let (nonce, known_by) = (Nonce([0; 32]), Known::User);
-                        let challenge = Challenge { nonce, proof, expected: proof, known_by };
-                        inputs.push(Input::Challenged { session, challenge: Ok(Box::new(challenge)) });
+                    Action::Admit { session, hello } => {
+                        let proof = hello.proof.ok_or(Needed::Key);
+                        let admission = proof.map(|proof| Admission { known_by: Known::User, proof });
+                        inputs.push(Input::Admitted { session, admission });
+                    }
+                    Action::Hold { until } => {
+                        assert!(until > self.now && until <= self.now + HELLO_DEADLINE)
                     }
                     Action::Inquired(inquired) => inputs.push(self.answer(&inquired)),
                     Action::Reloaded { .. } | Action::Report(_) => {}
@@ -213,6 +215,7 @@ impl Bus {
                 nonce: Nonce([0; 32]),
                 credential: Credential::Key,
                 life: Life { client: 0, before: 0 },
+                proof: Some(Proof([0; 32])),
             };
             self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
         }
@@ -233,7 +236,6 @@ impl Bus {
                 Notice::MakeConsumerSegment { ring, .. } => {
                     (Request::ConsumerSegment { ring, handle }, Some(1))
                 }
-                Notice::Challenge { proof, .. } => (Request::Proof { proof }, None),
                 Notice::Grant { order, .. } | Notice::Route { order, .. } | Notice::Unroute { order, .. } => {
                     (Request::Done { order }, None)
                 }

@@ -73,6 +73,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Sends what there is room for, at once.
+    pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        send(self.0.as_fd(), bytes, None)
+    }
+
     /// Says that nothing more is sent. What the peer sends can still be received.
     pub(crate) fn say_end(&self) {
         // Where the peer is gone there is nobody to tell.

@@ -136,6 +136,10 @@ impl Stream {
         match self.0 {}
     }
 
+    pub(crate) fn send_now(&self, _: &[u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
     pub(crate) fn say_end(&self) {
         match self.0 {}
     }

@@ -70,6 +70,7 @@ mod tests {
             nonce: Nonce([7; 32]),
             credential: Credential::Key,
             life: Life { client: 0, before: 0 },
+            proof: None,
         })
     }
 

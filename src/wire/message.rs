@@ -115,7 +115,7 @@ impl fmt::Display for Versions {
     }
 }
 
-/// The first message of a session.
+/// The first message of a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
     pub(crate) versions: Versions,
@@ -125,6 +125,8 @@ pub(crate) struct Hello {
     pub(crate) nonce: Nonce,
     pub(crate) credential: Credential,
     pub(crate) life: Life,
+    /// That the client knows the secret of its credential, over all of the above and the broker's greeting.
+    pub(crate) proof: Option<Proof>,
 }
 
 /// One of the sessions that a client has, one after the other.
@@ -191,10 +193,6 @@ pub(crate) enum Request {
     Poisoned {
         ring: RingId,
         violation: String,
-    },
-    /// The answer to a challenge.
-    Proof {
-        proof: Proof,
     },
     /// A client that has come back: what it had subscribed to before it has asked for again, and been answered.
     Returned,
@@ -286,6 +284,8 @@ pub(crate) struct Welcome {
     /// What rings are made of.
     #[serde(with = "Backing")]
     pub(crate) backing: shm::Backing,
+    /// That the broker knows what the client has proven to know. Nothing of a welcome counts before it is checked.
+    pub(crate) proof: Option<Proof>,
 }
 
 /// Broker to client.
@@ -377,10 +377,9 @@ pub(crate) enum Notice {
     Goodbye {
         reason: GoodbyeReason,
     },
-    /// The answer to a hello that offers a proof: the broker's own, to be answered by the client's.
-    Challenge {
+    /// The first word of a connection: the number over which the hello's proof is to be.
+    Greeting {
         nonce: Nonce,
-        proof: Proof,
     },
     /// This client of that component has all routes to it that it still may have, and takes what comes over them: it has come back, or its
     /// subscriptions have begun. Said to clients that have come back.

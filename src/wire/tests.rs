@@ -197,6 +197,7 @@ fn the_page_has_the_limits_of_the_sources() {
         ANSWER_LIST_BYTES,
         HELLO_DEADLINE,
         HELLO_GRACE,
+        HELLO_TURN,
         HANDSHAKES_MAX,
         HANDSHAKES_PER_UID,
         SESSIONS_MAX,

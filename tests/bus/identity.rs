@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::bad_input::{frame, hello, hello_offering, provoke};
-use crate::support::{DEADLINE, Folder, Role, STRANGER, look, proof, reachable, wait_until};
+use super::bad_input::{frame, greeting, hello_offering, hello_proving, provoke};
+use crate::support::{Folder, Role, STRANGER, look, proof, reachable, wait_until};
 
 fn key_of(folder: &Folder) -> PathBuf {
     folder.socket().with_added_extension("key")
@@ -54,53 +54,62 @@ fn those_who_may_connect_can_read_the_key_and_nobody_else() {
     }
 }
 
+const WELCOME: u8 = 0;
+const REFUSED: u8 = 1;
+
+/// 32 bytes as a proof that is there.
+fn proof_of(bytes: [u8; 32]) -> Vec<u8> {
+    [&[1], &bytes[..]].concat()
+}
+
 #[test]
 fn who_does_not_know_the_key_is_not_let_in_and_takes_no_name() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();
-    // A hello that offers nothing, and one that proves nothing.
-    let refused = provoke(&folder, &hello_offering(1, 1, "procmond", &[0]));
-    assert_eq!(refused[4], 1, "it is refused: {refused:?}");
-    let wrong = [hello(1, 1, "procmond"), frame(&[&[10], &[0; 32][..]].concat())].concat();
-    let answer = provoke(&folder, &wrong);
-    assert_eq!((answer[4], answer[69 + 4]), (14, 1), "it is challenged, and refused: {answer:?}");
+    // A hello that offers nothing, one that proves nothing, and one that proves what is wrong.
+    for (credential, proof) in [([0], vec![0]), ([1], vec![0]), ([1], proof_of([0; 32]))] {
+        let refused = provoke(&folder, &hello_offering("procmond", 1, 1, &credential, &proof));
+        assert_eq!(refused[4], REFUSED, "{refused:?}");
+    }
     assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent"]}));
     let _procmond = Role::client(&folder, "procmond").up();
 }
 
-/// A handshake, as far as the broker goes: what it was asked, and what it answered.
-fn shake(folder: &Folder, answer: impl FnOnce(&[u8]) -> [u8; 32]) -> (Vec<u8>, u8) {
+/// A handshake, as far as the broker goes: what it answers to this hello.
+fn shake(folder: &Folder, hello: impl FnOnce(&[u8; 32]) -> Vec<u8>) -> Vec<u8> {
     let mut socket = UnixStream::connect(folder.socket()).expect("the broker listens");
-    socket.set_read_timeout(Some(DEADLINE)).expect("a deadline is set");
-    socket.write_all(&hello(1, 1, "procmond")).expect("the broker reads");
-    let mut challenge = vec![0; 69];
-    socket.read_exact(&mut challenge).expect("it is challenged");
-    socket.write_all(&frame(&[&[10], &answer(&challenge)[..]].concat())).expect("the broker reads");
-    let mut verdict = [0; 5];
-    socket.read_exact(&mut verdict).expect("it is answered");
-    (challenge, verdict[4])
+    let nonce = greeting(&mut socket);
+    socket.write_all(&hello(&nonce)).expect("the broker reads");
+    let mut length = [0; 4];
+    socket.read_exact(&mut length).expect("it is answered");
+    let mut answer = vec![0; u32::from_le_bytes(length) as usize];
+    socket.read_exact(&mut answer).expect("it is answered");
+    answer
 }
 
 #[test]
 fn a_proof_serves_once_and_the_brokers_own_serves_nobody_else() {
-    const WELCOME: u8 = 0;
-    const REFUSED: u8 = 1;
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();
     let key = proof::key_beside(&folder.socket());
-    let prove = |challenge: &[u8]| proof::of_client(&key, &challenge[5..37], &hello(1, 1, "procmond")[5..]);
-    let mut said = [0; 32];
-    let (_, verdict) = shake(&folder, |challenge| {
-        said = prove(challenge);
-        said
+    let is_free = |agent: &mut Role| {
+        wait_until("the name is free again", || {
+            agent.must(&json!({"do": "components"})) == json!({"components": ["agent"]})
+        });
+    };
+    let mut said = Vec::new();
+    let welcome = shake(&folder, |nonce| {
+        said = hello_proving("procmond", &[1], &key, nonce);
+        said.clone()
     });
-    assert_eq!(verdict, WELCOME);
-    wait_until("the name is free again", || {
-        agent.must(&json!({"do": "components"})) == json!({"components": ["agent"]})
-    });
-    assert_eq!(shake(&folder, |_| said).1, REFUSED, "the same proof again");
-    let own = |challenge: &[u8]| challenge[37..69].try_into().expect("32 bytes");
-    assert_eq!(shake(&folder, own).1, REFUSED, "the broker's own, sent back");
+    assert_eq!(welcome[0], WELCOME);
+    is_free(&mut agent);
+    assert_eq!(shake(&folder, |_| said)[0], REFUSED, "the same hello again");
+    // The broker's own for that handshake is the end of its welcome.
+    let of_broker = *welcome.last_chunk().expect("it is longer");
+    let own = hello_offering("procmond", 1, 1, &[1], &proof_of(of_broker));
+    assert_eq!(shake(&folder, |_| own)[0], REFUSED, "the broker's own, sent back");
+    assert_eq!(shake(&folder, |nonce| hello_proving("procmond", &[1], &key, nonce))[0], WELCOME);
 }
 
 #[test]
@@ -109,35 +118,36 @@ fn a_token_is_not_used_up_by_who_knows_its_name_alone() {
     let mut agent = Role::agent(&folder, json!({})).up();
     let path = issue(&mut agent, &folder, "token", 0, json!({}));
     let token = fs::read(&path).expect("we are root");
-    let named = hello_offering(1, 1, "procmond", &[&[2], &token[..16]].concat());
-    let wrong = [named, frame(&[&[10], &[0; 32][..]].concat())].concat();
-    let answer = provoke(&folder, &wrong);
-    assert_eq!((answer[4], answer[69 + 4]), (14, 1), "it is challenged, and refused: {answer:?}");
+    let credential = [&[2], &token[..16]].concat();
+    for proof in [vec![0], proof_of([0; 32])] {
+        let refused = provoke(&folder, &hello_offering("procmond", 1, 1, &credential, &proof));
+        assert_eq!(refused[4], REFUSED, "{refused:?}");
+    }
     let _procmond = Role::client_with(&folder, "procmond", json!({"token": path})).up();
 }
 
 #[test]
-fn a_name_for_which_a_token_is_issued_goes_to_nobody_who_was_challenged_before() {
-    const REFUSED: u8 = 1;
+fn a_name_for_which_a_token_is_issued_goes_to_nobody_who_was_greeted_before() {
     let folder = Folder::new();
     let mut agent = Role::agent(&folder, json!({})).up();
     let key = proof::key_beside(&folder.socket());
-    let (_, verdict) = shake(&folder, |challenge| {
+    let verdict = shake(&folder, |nonce| {
         issue(&mut agent, &folder, "token", 0, json!({}));
-        proof::of_client(&key, &challenge[5..37], &hello(1, 1, "procmond")[5..])
+        hello_proving("procmond", &[1], &key, nonce)
     });
-    assert_eq!(verdict, REFUSED);
+    assert_eq!(verdict[0], REFUSED);
     let token = folder.path().join("token");
     let token = token.to_str().expect("UTF-8");
     let _procmond = Role::client_with(&folder, "procmond", json!({"token": token})).up();
 }
 
-/// What listens in the broker's place, as the same user, and answers each hello with these bytes. Yields what it heard.
+/// What listens in the broker's place, as the same user, greets, and answers the hello with these bytes. Yields what it heard.
 fn pose(path: &Path, answer: Vec<u8>) -> std::thread::JoinHandle<Vec<u8>> {
     let listener = UnixListener::bind(path).expect("a free path");
     std::thread::spawn(move || {
         let (mut client, _) = listener.accept().expect("a client");
-        let mut heard = vec![0; hello(1, 1, "procmond").len()];
+        client.write_all(&frame(&[&[14], &[3; 32][..]].concat())).expect("it listens");
+        let mut heard = vec![0; hello_proving("procmond", &[1], &[0; 32], &[3; 32]).len()];
         client.read_exact(&mut heard).expect("it says hello");
         client.write_all(&answer).expect("it listens");
         client.read_to_end(&mut heard).expect("it goes");
@@ -146,18 +156,42 @@ fn pose(path: &Path, answer: Vec<u8>) -> std::thread::JoinHandle<Vec<u8>> {
 }
 
 #[test]
-fn a_client_that_knows_the_key_hears_of_nobody_who_does_not() {
-    let welcome = frame(&[&[0, 1, 7, 8], b"procmond".as_slice(), &[252, 0, 0, 128, 0, 0]].concat());
-    let challenge = frame(&[&[14], &[9; 64][..]].concat());
-    for (answer, expected) in [(welcome, "Protocol"), (challenge, "UnprovenBroker")] {
+fn a_client_that_knows_the_key_believes_nobody_who_does_not() {
+    let welcome = |proof: &[u8]| {
+        frame(&[&[0, 1, 7, 8], b"procmond".as_slice(), &[252, 0, 0, 128, 0, 0], proof].concat())
+    };
+    for (answer, expected) in [(welcome(&[0]), "Protocol"), (welcome(&proof_of([9; 32])), "UnprovenBroker")] {
         let folder = Folder::new();
         fs::write(key_of(&folder), [1; 32]).expect("our folder");
         let posing = pose(&folder.socket(), answer);
         let refusal = Role::client(&folder, "procmond").hello();
         assert_eq!(refusal["kind"], expected, "{refusal}");
         let heard = posing.join().expect("it does not panic");
-        assert_eq!(heard.len(), hello(1, 1, "procmond").len(), "it has heard no proof");
+        let hello = hello_proving("procmond", &[1], &[0; 32], &[3; 32]);
+        assert_eq!(heard.len(), hello.len(), "it says nothing after its hello");
+        // What he heard is of no use at the broker.
+        fs::remove_file(folder.socket()).expect("our folder");
+        fs::remove_file(key_of(&folder)).expect("our folder");
+        let mut agent = Role::agent(&folder, json!({})).up();
+        assert_eq!(shake(&folder, |_| heard)[0], REFUSED);
+        assert_eq!(agent.must(&json!({"do": "components"})), json!({"components": ["agent"]}));
     }
+}
+
+#[test]
+fn a_client_believes_no_welcome_before_it_was_greeted() {
+    let folder = Folder::new();
+    let listener = UnixListener::bind(folder.socket()).expect("a free path");
+    let posing = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let welcome = [&[0, 1, 7, 8], b"procmond".as_slice(), &[252, 0, 0, 128, 0, 0, 0]].concat();
+        client.write_all(&frame(&welcome)).expect("it listens");
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).expect("it goes");
+        heard
+    });
+    assert_eq!(Role::client(&folder, "procmond").hello()["kind"], "Protocol");
+    assert!(posing.join().expect("it does not panic").is_empty(), "it says nothing");
 }
 
 #[test]
@@ -170,7 +204,7 @@ fn a_key_file_that_is_not_the_brokers_is_a_typed_error() {
         let path = key.to_str().expect("UTF-8");
         Role::client_with(&folder, "procmond", json!({"key": path})).hello()
     };
-    assert_eq!(with(&other)["kind"], "UnprovenBroker");
+    assert_unproven(&with(&other), KEY);
     std::os::unix::fs::chown(&other, Some(STRANGER), None).expect("we are root");
     let foreign = with(&other);
     assert!(

@@ -121,8 +121,8 @@ fn of_an_older_broker_nothing_is_asked_that_it_does_not_know_and_of_a_newer_one_
         // The broker that is played says that rings are of sealed memory; there are none.
         return;
     }
-    const STATISTICS: u64 = 13;
-    const BEGUN: u64 = 17;
+    const STATISTICS: u64 = 12;
+    const BEGUN: u64 = 16;
     for (oldest, newest) in [(1, 1), (2, 9)] {
         let (_folder, mut broker, mut client, said) =
             other_broker(json!({"oldest": oldest, "newest": newest}));

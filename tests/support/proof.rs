@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// What a client answers to a challenge: that it knows the key, for this hello (a request's bytes, without its first).
+/// What a client says to this number of the broker's: that it knows the key, in this hello (a request's bytes, without its first, and up to the proof).
 pub(crate) fn of_client(key: &[u8; 32], nonce: &[u8], hello: &[u8]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_keyed(key);
     hasher.update(b"daemoneye-eventbus 1: the client knows the secret").update(nonce).update(hello);

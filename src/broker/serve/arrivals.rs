@@ -16,9 +16,18 @@ use super::{Connection, Peer, Remote, Server};
 use crate::access::Component;
 use crate::config::{HOST_RETRY, PAIRS_WAITING_MAX};
 use crate::control::{Input, Member, Origin, Report, SessionId};
+use crate::identity::nonce;
 use crate::sys::{self, Credentials, Socket, SocketEnd, Stream};
-use crate::wire::{GoodbyeReason, Hello, Needed, Payer, Proof};
+use crate::wire::codec::encode;
+use crate::wire::frames::frame;
+use crate::wire::{GoodbyeReason, Hello, Nonce, Notice, Payer};
 use shm::Descriptor;
+
+/// Says the first word over a connection. There is room for it: nothing was said before.
+fn greet(stream: &Stream, nonce: Nonce) {
+    // Who has gone hears nothing, and the reader sees that.
+    let _ = stream.send_now(&frame(&encode(&Notice::Greeting { nonce })));
+}
 
 impl Server {
     /// Lets one connection in, and those that are there say something before the next: else a storm of newcomers holds them up.
@@ -27,10 +36,17 @@ impl Server {
         let connected = accepted.and_then(|socket| {
             // First of all, so that nothing a client may have sent by now keeps us when it is turned away.
             let stream = Stream::new(socket)?;
-            Ok((Credentials::of(&stream)?, stream))
+            Ok((Credentials::of(&stream)?, stream, nonce()?))
         });
         match connected {
-            Ok((credentials, stream)) => drop(self.connect(credentials, stream, None)),
+            Ok((credentials, stream, nonce)) => {
+                let stream = Rc::new(stream);
+                let session = self.connect(credentials, Rc::clone(&stream), nonce, None);
+                // Who was turned away has heard why.
+                if self.connections.contains_key(&session) {
+                    greet(&stream, nonce);
+                }
+            }
             Err(error) => {
                 tracing::warn!(name: "accept_failed", target: TARGET, %error, "a client could not be accepted");
                 self.feed(Input::Crowded);
@@ -45,18 +61,21 @@ impl Server {
             return Err(StartError::PairsWaiting { limit: PAIRS_WAITING_MAX });
         }
         let (stream, end) = sys::pair()?;
+        // Nothing is to be proven over it.
+        let nonce = nonce()?;
+        greet(&stream, nonce);
         self.pairs_waiting += 1;
-        tokio::task::spawn_local(pairs::await_word(stream, invited, self.events.clone()));
+        tokio::task::spawn_local(pairs::await_word(stream, nonce, invited, self.events.clone()));
         Ok(end)
     }
 
     pub(super) fn spoke(&mut self, spoke: Spoke) {
         self.pairs_waiting -= 1;
-        let Spoke { stream, invited, speaker } = spoke;
+        let Spoke { stream, nonce, invited, speaker } = spoke;
         match speaker {
             Ok(Some(speaker)) => {
                 let wrong = invited.wrong_uid(speaker.uid);
-                let session = self.connect(speaker, stream, Some(invited));
+                let session = self.connect(speaker, Rc::new(stream), nonce, Some(invited));
                 if let Some(reason) = wrong {
                     self.feed(Input::Faulty { session, reason });
                 }
@@ -71,20 +90,20 @@ impl Server {
     pub(super) fn connect(
         &mut self,
         credentials: Credentials,
-        stream: Stream,
+        stream: Rc<Stream>,
+        nonce: Nonce,
         invited: Option<Invited>,
     ) -> SessionId {
         let session = self.next_session();
         let Credentials { pid, uid, gid, .. } = credentials;
         tracing::debug!(session = session.0, pid, uid, gid, "a client connected");
-        let stream = Rc::new(stream);
         let (outgoing, queued) = Outgoing::remote(session, self.written.clone());
         let (death, paused) = (credentials.death(), Rc::new(Cell::default()));
         let from = Source { session, stream: Rc::clone(&stream), paused: Rc::clone(&paused) };
         let reader = tokio::task::spawn_local(read_all(from, death, self.events.clone()));
         let writer = tokio::task::spawn_local(write_all(session, stream, queued, self.events.clone()));
         let origin = if invited.is_some() { Origin::Invited { uid } } else { Origin::Remote { uid } };
-        let peer = Peer::Remote(Remote { credentials, invited, paused, reader, writer });
+        let peer = Peer::Remote(Remote { credentials, nonce, invited, paused, reader, writer });
         self.connections.insert(session, Connection { outgoing, peer });
         self.feed(Input::Connected { session, origin });
         session
@@ -111,20 +130,14 @@ impl Server {
         }
     }
 
-    pub(super) fn challenge(&mut self, session: SessionId, hello: &Hello) -> Input<Descriptor> {
-        match self.doorkeeper.challenge(hello, self.caller(session), Instant::now()) {
-            Ok(challenge) => Input::Challenged { session, challenge },
+    /// Asks the doorkeeper; who is in this process, or has gone, has nothing to prove.
+    pub(super) fn admit(&mut self, session: SessionId, hello: &Hello) -> Option<Input<Descriptor>> {
+        let Peer::Remote(Remote { nonce, .. }) = &self.connections.get(&session)?.peer else { return None };
+        let (nonce, caller) = (*nonce, self.caller(session));
+        Some(match self.doorkeeper.admit(hello, &nonce, caller, Instant::now()) {
+            Ok(admission) => Input::Admitted { session, admission },
             Err(error) => Input::Faulty { session, reason: GoodbyeReason::Host { cause: error.to_string() } },
-        }
-    }
-
-    /// Whether what a client was asked to prove is still good, now that it has. What is wrong with the proof the machine says.
-    pub(super) fn admit(&mut self, session: SessionId, proof: &Proof) -> Result<(), Needed> {
-        let caller = self.caller(session);
-        match self.machine.shown_by(session, proof) {
-            Some((component, known_by)) => self.doorkeeper.admit(component, known_by, caller, Instant::now()),
-            None => Ok(()),
-        }
+        })
     }
 
     fn caller(&self, session: SessionId) -> Caller {

@@ -20,7 +20,7 @@ const RING_BYTES: usize = 64 << 10;
 fn session() -> (Arc<Core>, Session) {
     let component = "agent".into();
     let (ring_bytes, backing) = (RING_BYTES as u64, shm::Backing::Memfd);
-    let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes, backing };
+    let welcome = Welcome { version: 1, epoch: Epoch(1), component, ring_bytes, backing, proof: None };
     let (queue_bytes, deadline) = (1 << 20, Duration::from_secs(5));
     let (outbox_bytes, wait_policy) = (1 << 20, WaitPolicy::default());
     let settings = ClientSettings { queue_bytes, outbox_bytes, wait_policy, deadline };

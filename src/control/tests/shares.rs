@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::super::{Action, Input, Origin, Pace, SessionId, Share};
-use super::world::{USER, World, goodbye, hello_of, names, refusal};
-use crate::config::{self, HELLO_GRACE, PATTERN_SEGMENT_BYTES};
+use super::world::{USER, World, goodbye, names, refusal};
+use crate::config::{self, HELLO_GRACE, HELLO_TURN, PATTERN_SEGMENT_BYTES};
 use crate::wire::{GoodbyeReason, Notice, Refusal, Request, Resource, Sharer};
 
 fn limited(resource: Resource, share: Share) -> World {
@@ -131,43 +131,26 @@ fn of_a_user_with_too_many_connections_the_oldest_without_a_hello_goes_or_the_ne
     world.join("agent");
 }
 
-/// A session that has said hello, and is to prove itself.
-fn begins(world: &mut World, client_id: &str) -> SessionId {
-    let session = world.connect(USER);
-    world.say(session, Request::Hello(hello_of(client_id)));
-    session
-}
-
 #[test]
-fn a_storm_of_the_mute_or_of_those_who_begin_a_hello_sweeps_nobody_of_the_other_kind_away() {
-    let share = Share { total: 20, per_uid: 10, strangers: 20 };
-    let mut world = limited(Resource::Handshakes, share);
-    let begun = begins(&mut world, "procmond");
-    for _ in 0..30 {
-        world.connect(USER);
-    }
-    assert!(world.is_connected(begun), "it is about to prove itself");
-    let mut world = limited(Resource::Handshakes, share);
-    let mute = world.connect(USER);
-    for number in 0..30 {
-        begins(&mut world, &format!("tool-{number}"));
-    }
-    assert!(world.is_connected(mute), "it is about to say hello");
-}
-
-#[test]
-fn whatever_the_others_do_a_newcomer_stays_while_half_of_what_there_is_room_for_comes_after_it() {
+fn nobody_else_is_let_in_before_the_oldest_without_a_hello_has_had_its_turn() {
     let mut world = limited(Resource::Handshakes, Share { total: 20, per_uid: 10, strangers: 20 });
-    for number in 0..20 {
-        begins(&mut world, &format!("tool-{number}"));
-    }
-    let newcomer = world.connect(USER);
-    for _ in 0..4 {
+    let since = world.now;
+    let oldest = world.connect(USER);
+    for _ in 0..8 {
         world.connect(USER);
     }
-    assert!(world.is_connected(newcomer));
-    world.hello(newcomer, "procmond");
-    assert_eq!(names(&world.heard(newcomer)), ["welcome"]);
+    assert_eq!(world.held, None, "there is room for another");
+    world.wait(Duration::from_millis(1));
+    world.connect(USER);
+    assert_eq!(world.held.take(), Some(since + HELLO_TURN));
+    world.connect(stranger(0));
+    assert_eq!(world.held, None, "there is room for one of another user");
+    world.wait(HELLO_TURN);
+    let next = world.connect(USER);
+    assert!(!world.is_connected(oldest) && world.is_connected(next));
+    assert_eq!(world.held, None, "the next oldest has had its turn, too");
+    world.hello(next, "procmond");
+    assert_eq!(names(&world.heard(next)), ["welcome"]);
 }
 
 #[test]
@@ -196,13 +179,6 @@ fn where_descriptors_are_short_those_who_have_not_said_hello_go_one_by_one_and_n
     world.feed(Input::Crowded);
     world.feed(Input::Crowded);
     assert!(!world.is_connected(mute[1]) && world.is_connected(joined) && world.is_connected(newcomer));
-    // Who has begun a hello holds some, too, and who is mute does not shield it.
-    let begun = begins(&mut world, "tool");
-    world.end(newcomer);
-    world.wait(HELLO_GRACE);
-    let newcomer = world.connect(USER);
-    world.feed(Input::Crowded);
-    assert!(!world.is_connected(begun) && world.is_connected(newcomer));
 }
 
 #[test]

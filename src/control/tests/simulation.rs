@@ -38,12 +38,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::super::{
-    Action, Asker, Challenge, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, SessionId,
+    Action, Admission, Asker, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, SessionId,
     Settings, Share,
 };
 use super::chaos::POLICIES;
 use super::dice::Dice;
-use super::world::{HELLO_DEADLINE, NO_PROOF, PROOF, RING_BYTES, ROUTE_DEADLINE, challenge, no_limits};
+use super::world::{HELLO_DEADLINE, RING_BYTES, ROUTE_DEADLINE, admission, no_limits};
 use crate::access::AccessPolicy;
 use crate::config::FRAME_BYTES_MAX;
 use crate::wire::codec::encode;
@@ -260,10 +260,12 @@ impl Simulation {
                 return Some(Input::Doorbell { ring, ends });
             }
             Action::Pause { session, until } => self.pause(session, until),
-            Action::Challenge { session, hello } => {
-                let challenge = self.challenge(session, &hello);
-                return Some(Input::Challenged { session, challenge });
+            Action::Admit { session, hello } => {
+                let admission = self.admit(session, &hello);
+                return Some(Input::Admitted { session, admission });
             }
+            // Who comes here comes when it likes.
+            Action::Hold { until } => assert!(until > self.now, "nobody waits for what is over"),
             Action::Reloaded { number, .. } => self.outside.reloaded(number),
             Action::Inquired(inquired) => return Some(self.inquired(&inquired)),
             Action::Report(_) => {}
@@ -283,21 +285,18 @@ impl Simulation {
         Input::Answered { askers: sessions.collect(), parts: in_frames(facts.finish()) }
     }
 
-    /// What the door says to a client: mostly something that it can prove.
-    fn challenge(&mut self, session: SessionId, hello: &Hello) -> Result<Box<Challenge>, Needed> {
+    /// What the door says to a client: mostly that it has proven what it should.
+    fn admit(&mut self, session: SessionId, hello: &Hello) -> Result<Admission, Needed> {
         let known_by = match self.dice.roll(20) {
             0 => return Err(Needed::Token),
             1 | 2 => Known::Token { token: TokenId([1; 16]), pid: self.dice.of(&[None, Some(1), Some(2)]) },
             _ => Known::User,
         };
-        let mut challenge = challenge(known_by);
-        if self.dice.chance(20) {
-            challenge.expected = NO_PROOF;
-        }
         assert_eq!(hello.client_id, self.clients[&session].name);
-        self.clients.get_mut(&session).expect("it has said hello").expected =
-            Some((challenge.expected, known_by));
-        Ok(challenge)
+        let admission = admission(hello, known_by);
+        self.clients.get_mut(&session).expect("it has said hello").admitted =
+            admission.as_ref().ok().map(|admission| admission.known_by);
+        admission
     }
 
     /// Nothing of the session is read for a while: what it has said waits, and what it will say waits behind that.
@@ -317,13 +316,11 @@ impl Simulation {
     /// Law 10.
     fn welcomed(&mut self, session: SessionId) {
         let client = &self.clients[&session];
-        let known_by = match (client.origin, client.expected) {
+        let known_by = match (client.origin, client.admitted) {
             (Origin::Embedded, _) => Known::Process,
             (Origin::Invited { .. }, _) => Known::Invitation,
-            (Origin::Remote { .. }, Some((expected, known_by))) if expected == PROOF => known_by,
-            (Origin::Remote { .. }, other) => {
-                panic!("10: {} is welcome, having proven {other:?}", client.name)
-            }
+            (Origin::Remote { .. }, Some(known_by)) => known_by,
+            (Origin::Remote { .. }, None) => panic!("10: {} is welcome, having proven nothing", client.name),
         };
         let name = client.name;
         let before = self.clients.iter().find(|(other, client)| {

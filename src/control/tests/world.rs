@@ -4,11 +4,10 @@
 //! can read, for a session that is still there.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::super::{
-    Action, Asker, Challenge, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, PolicyChange,
+    Action, Admission, Asker, Facts, Input, Inquired, Known, Limits, Machine, Origin, Pace, PolicyChange,
     Report, SessionId, Settings, Share,
 };
 use crate::access::AccessPolicy;
@@ -29,10 +28,15 @@ pub(super) const HELLO_DEADLINE: Duration = Duration::from_secs(5);
 /// What clients prove here, and what would be no proof.
 pub(super) const PROOF: Proof = Proof([1; 32]);
 pub(super) const NO_PROOF: Proof = Proof([2; 32]);
+/// What the broker proves to them.
+const PROOF_OF_BROKER: Proof = Proof([4; 32]);
 
-/// A challenge that [`PROOF`] answers.
-pub(super) fn challenge(known_by: Known) -> Box<Challenge> {
-    Box::new(Challenge { nonce: Nonce([3; 32]), proof: Proof([4; 32]), expected: PROOF, known_by })
+/// What the door says to who proves what it should.
+pub(super) fn admission(hello: &Hello, known_by: Known) -> Result<Admission, Needed> {
+    if hello.proof != Some(PROOF) {
+        return Err(if hello.credential == Credential::Key { Needed::Key } else { Needed::Token });
+    }
+    Ok(Admission { known_by, proof: PROOF_OF_BROKER })
 }
 
 pub(super) fn hello_of(client_id: &str) -> Hello {
@@ -43,6 +47,7 @@ pub(super) fn hello_of(client_id: &str) -> Hello {
         nonce: Nonce([5; 32]),
         credential: Credential::Key,
         life: Life { client: 0, before: 0 },
+        proof: Some(PROOF),
     }
 }
 
@@ -67,8 +72,8 @@ pub(super) struct World {
     pub(super) checks: bool,
     /// The newest version of the protocol that clients speak who join.
     pub(super) newest: u16,
-    /// What clients are challenged with.
-    pub(super) door: Rc<dyn Fn(SessionId) -> Result<Box<Challenge>, Needed>>,
+    /// Until when nobody else was to be let in, as it was last said.
+    pub(super) held: Option<Instant>,
     last: u32,
 }
 
@@ -122,7 +127,7 @@ impl World {
             unwritten: Vec::new(),
             checks: true,
             newest: Versions::OURS.newest,
-            door: Rc::new(|_| Ok(challenge(Known::User))),
+            held: None,
             last: 0,
         }
     }
@@ -162,10 +167,11 @@ impl World {
                 let ends = Some((self.fresh(), self.fresh()));
                 return Some(Input::Doorbell { ring, ends });
             }
-            Action::Challenge { session, .. } => {
-                let challenge = self.door.clone()(session);
-                return Some(Input::Challenged { session, challenge });
+            Action::Admit { session, hello } => {
+                let admission = admission(&hello, Known::User);
+                return Some(Input::Admitted { session, admission });
             }
+            Action::Hold { until } => self.held = Some(until),
             Action::Reloaded { number, change } => {
                 assert_eq!(self.reloaded.insert(number, change), None, "it is over once");
             }
@@ -209,18 +215,7 @@ impl World {
     pub(super) fn hello(&mut self, session: SessionId, client_id: &str) {
         let mut hello = hello_of(client_id);
         hello.versions.newest = self.newest;
-        self.greet(session, hello);
-    }
-
-    /// Says hello, and proves what it is challenged to.
-    pub(super) fn greet(&mut self, session: SessionId, hello: Hello) {
         self.say(session, Request::Hello(hello));
-        if let Some(unread) = self.unread.get_mut(&session)
-            && let Some((Notice::Challenge { .. }, _)) = unread.front()
-        {
-            unread.pop_front();
-            self.say(session, Request::Proof { proof: PROOF });
-        }
     }
 
     /// Another policy; the number of the reload.
@@ -399,7 +394,7 @@ pub(super) fn answer_of(notice: &Notice) -> Option<Request> {
 /// The names of notices, for tests of order.
 pub(super) fn names(notices: &[Notice]) -> Vec<&'static str> {
     let name = |notice: &Notice| match notice {
-        Notice::Challenge { .. } => "challenge",
+        Notice::Greeting { .. } => "greeting",
         Notice::Settled { .. } => "settled",
         Notice::Welcome(_) => "welcome",
         Notice::Refused { .. } => "refused",

@@ -58,7 +58,6 @@ documented!(
         Done,
         NoRing,
         Poisoned,
-        Proof,
         Returned,
         Told,
         Statistics,
@@ -86,7 +85,7 @@ documented!(
         Revoke,
         CloseRing,
         Goodbye,
-        Challenge,
+        Greeting,
         Settled,
         Tell,
         Statistics,
@@ -193,6 +192,7 @@ pub(super) fn hello() -> Hello {
         nonce: nonce(0xaa),
         credential: Credential::Key,
         life: Life { client: 0, before: 0 },
+        proof: Some(Proof([0xcc; 32])),
     }
 }
 
@@ -218,7 +218,6 @@ fn requests() -> Vec<Request> {
         Request::Done { order: OrderId(70_000) },
         Request::NoRing { ring, cause: "why".into() },
         Request::Poisoned { ring, violation: "how".into() },
-        Request::Proof { proof: Proof([0xee; 32]) },
         Request::Returned,
         Request::Told { claims: Box::new(claims()) },
         Request::Statistics { request: 1 },
@@ -238,6 +237,7 @@ fn notices() -> Vec<Notice> {
         component: "procmond".into(),
         ring_bytes: 8 << 20,
         backing: shm::Backing::Named,
+        proof: Some(Proof([0xdd; 32])),
     };
     vec![
         Notice::Welcome(welcome),
@@ -270,7 +270,7 @@ fn notices() -> Vec<Notice> {
         Notice::Revoke { ring, slot: 4 },
         Notice::CloseRing { ring, accused: Some("how".into()) },
         Notice::Goodbye { reason: GoodbyeReason::TooSlow { limit: 4096 } },
-        Notice::Challenge { nonce: nonce(0xbb), proof: Proof([0xdd; 32]) },
+        Notice::Greeting { nonce: nonce(0xbb) },
         Notice::Settled { component: "fsmond".into(), client: 5 },
         Notice::Tell,
         Notice::Statistics { request: 1, facts: vec![Fact::Omitted { facts: 2 }], more: true },

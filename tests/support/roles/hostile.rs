@@ -168,8 +168,8 @@ struct State {
     reads_nothing: bool,
     /// Events published as an honest publisher would.
     events: u32,
-    /// Who it says it is, and what it proves that with.
-    says: Option<(Frame, [u8; 32])>,
+    /// What it was greeted with.
+    nonce: Option<[u8; 32]>,
 }
 
 /// How far the reader of a ring is, and its writer.
@@ -287,9 +287,10 @@ impl Intruder {
             // What the old session left behind goes with it.
             let _ = self.stream.shutdown(std::net::Shutdown::Both);
             *self = Self::new(path);
+            let answer = self.wait(|state| state.nonce.is_some() || state.refused.is_some() || state.over);
+            let Some(nonce) = self.state().nonce else { return answer };
             let key = crate::support::proof::key_beside(path.as_ref());
-            self.state().says = Some((wire::hello_of(versions, id), key));
-            self.send(wire::hello_of(versions, id));
+            self.send(wire::hello_of(versions, id, &key, &nonce));
             let answer = self.wait(|state| state.welcome || state.refused.is_some() || state.over);
             if answer["welcome"] == true || start.elapsed() > DEADLINE {
                 return answer;
@@ -449,10 +450,7 @@ impl State {
                 self.named = named;
                 self.welcome = true;
             }
-            Notice::Challenge { nonce } => {
-                let (hello, key) = self.says.as_ref().expect("it has said hello");
-                drop(wire::proof(key, hello, &nonce).send(writer, &[]));
-            }
+            Notice::Greeting { nonce } => self.nonce = Some(nonce),
             Notice::Refused { why } => self.refused = Some(why),
             Notice::Granted => self.granted = true,
             Notice::MakeSegment { ring, of_producer } => {

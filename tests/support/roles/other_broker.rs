@@ -15,6 +15,7 @@ mod notice {
     pub(super) const REFUSED: u64 = 1;
     pub(super) const DECLARED: u64 = 2;
     pub(super) const SUBSCRIBED: u64 = 3;
+    pub(super) const GREETING: u64 = 14;
     pub(super) const STATISTICS: u64 = 17;
 }
 
@@ -51,6 +52,8 @@ pub(crate) fn live(role: &Value) {
 impl Build {
     /// Answers until the client goes, or is refused.
     fn serve(&self, connection: &UnixStream) {
+        // A client that has gone says so at the next look.
+        let _ = Frame::new(notice::GREETING).raw(&[7; 32]).send(connection, &[]);
         while let Some(message) = read_frame(connection) {
             let mut fields = Cursor(&message);
             let place = fields.number();
@@ -71,7 +74,6 @@ impl Build {
                 }
                 _ => continue,
             };
-            // A client that has gone says so at the next look.
             let _ = reply.send(connection, &[]);
             if place == request::HELLO && self.insists.is_none() && self.common(&message).is_none() {
                 return;
@@ -90,10 +92,10 @@ impl Build {
         let hello = [&[0], fields.0].concat();
         let (oldest, newest, _features) = (fields.number(), fields.number(), fields.number());
         match self.insists.or_else(|| self.common(&hello)) {
-            // Of its first life, with rings of 1 MiB in sealed memory.
+            // Of its first life, with rings of 1 MiB in sealed memory. It knows no key.
             Some(version) => {
                 let welcome = Frame::new(notice::WELCOME).number(version).number(1).text(&fields.text());
-                welcome.number(1 << 20).number(0)
+                welcome.number(1 << 20).number(0).number(0)
             }
             // To request 0, for its version.
             None => {

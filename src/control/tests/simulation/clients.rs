@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::super::super::{Input, Known, Origin, SessionId};
-use super::super::world::{PROOF, RING_BYTES, answer_of, hello_of};
+use super::super::world::{NO_PROOF, RING_BYTES, answer_of, hello_of};
 use super::{Event, Simulation, origin};
-use crate::wire::{Life, Notice, Proof, Request, RingId};
+use crate::wire::{Life, Notice, Request, RingId};
 
 const NAMES: [&str; 6] = ["procmond", "netmond", "agent", "detector", "exporter", "tool"];
 /// What each may publish, for the most part, and what nobody may.
@@ -50,8 +50,8 @@ pub(super) struct Client {
     pub(super) temper: Temper,
     pub(super) since: Instant,
     pub(super) origin: Origin,
-    /// What it was challenged to prove, and what that would show.
-    pub(super) expected: Option<(Proof, Known)>,
+    /// What the door let it in for.
+    pub(super) admitted: Option<Known>,
     /// As who it was let in.
     pub(super) known_by: Option<Known>,
     /// It was not read for a while, and may be late for that.
@@ -102,7 +102,7 @@ impl Simulation {
             temper,
             since: self.now,
             origin,
-            expected: None,
+            admitted: None,
             known_by: None,
             paused: false,
             welcome: false,
@@ -123,6 +123,9 @@ impl Simulation {
         self.feed(Input::Connected { session, origin });
         if temper != Temper::Mute {
             let mut hello = hello_of(name);
+            if self.dice.chance(20) {
+                hello.proof = self.dice.of(&[None, Some(NO_PROOF)]);
+            }
             hello.life = Life { client: session.0, before: u32::from(self.dice.chance(2)) };
             let came_back = hello.life.before > 0;
             self.clients.get_mut(&session).expect("it was just put there").came_back = came_back;
@@ -188,10 +191,6 @@ impl Simulation {
                     self.put(at, Event::Act { session });
                 }
             }
-            Notice::Challenge { .. } => {
-                let after = self.lag(session, 250);
-                self.say_after(session, Request::Proof { proof: PROOF }, after);
-            }
             Notice::Goodbye { .. } | Notice::Refused { request: 0, .. } => client.stopped = true,
             Notice::Refused { .. } | Notice::Declared { .. } | Notice::Subscribed { .. } => {
                 self.hear_answer(session, notice);
@@ -224,7 +223,8 @@ impl Simulation {
                 let after = self.lag(session, 250);
                 self.say_after(session, Request::Told { claims: Box::default() }, after);
             }
-            Notice::Statistics { .. }
+            Notice::Greeting { .. }
+            | Notice::Statistics { .. }
             | Notice::Revoke { .. }
             | Notice::RelayTo { .. }
             | Notice::RelayFrom { .. }

@@ -258,8 +258,7 @@ impl Outside {
                 seen.requests.insert(*request, (now, Asked::Statistics));
             }
             Request::Told { .. } => assert!(std::mem::take(&mut seen.is_to_tell), "nobody asked {session:?}"),
-            Request::Proof { .. }
-            | Request::NoRing { .. }
+            Request::NoRing { .. }
             | Request::ProducerSegment { .. }
             | Request::ConsumerSegment { .. }
             | Request::Relay { .. }
@@ -320,7 +319,7 @@ impl Outside {
             Notice::Welcome(welcome) => {
                 seen.component = Some(Component::from_client_id(&welcome.component).expect("a name"));
             }
-            Notice::Challenge { .. } => {}
+            Notice::Greeting { .. } => panic!("it is greeted before the machine hears of it"),
             Notice::Settled { component, client } => {
                 assert!(self.sessions[&session].came_back, "12: {session:?}");
                 let whole = &self.sessions[&SessionId(*client)];

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::wire::{Frame, hello, request};
+use super::wire::{Frame, forged_hello, request};
 use crate::support::chance::Chance;
 
 /// A flood that goes on beside what else the role does.
@@ -56,8 +56,8 @@ pub(crate) fn run(name: &str, path: &str, stream: &UnixStream, going: &impl Fn()
         "descriptors" => again(path, going, |stream, number| {
             let frame = match number % 3 {
                 0 => Frame::new(request::DONE).number(1),
-                1 => hello("No Name"),
-                _ => hello("tool"),
+                1 => forged_hello("No Name"),
+                _ => forged_hello("tool"),
             };
             let copies: Vec<_> = (0..40).map(|_| stream.as_fd()).collect();
             frame.send(stream, &copies)
@@ -66,10 +66,7 @@ pub(crate) fn run(name: &str, path: &str, stream: &UnixStream, going: &impl Fn()
             while DRIP.iter().all(|byte| stream.write_all(&[*byte]).is_ok()) {}
             Ok(())
         }),
-        "forgeries" => again(path, going, |stream, _| {
-            hello("procmond").send(stream, &[])?;
-            Frame::new(request::PROOF).raw(&[7; 32]).send(stream, &[])
-        }),
+        "forgeries" => again(path, going, |stream, _| forged_hello("procmond").send(stream, &[])),
         "random" => {
             let mut chance = Chance::new();
             again(path, going, move |mut stream, _| {

@@ -23,9 +23,8 @@ pub(crate) mod request {
     pub(crate) const CONSUMER_SEGMENT: u64 = 6;
     pub(crate) const DONE: u64 = 7;
     pub(crate) const POISONED: u64 = 9;
-    pub(crate) const PROOF: u64 = 10;
-    pub(crate) const STATISTICS: u64 = 13;
-    pub(crate) const RELAY: u64 = 14;
+    pub(crate) const STATISTICS: u64 = 12;
+    pub(crate) const RELAY: u64 = 13;
 }
 
 /// Refusals by their places in the protocol's enum.
@@ -88,7 +87,7 @@ pub(crate) enum Notice {
     Goodbye {
         reason: String,
     },
-    Challenge {
+    Greeting {
         nonce: [u8; 32],
     },
     Other,
@@ -146,21 +145,23 @@ impl Frame {
     }
 }
 
-/// A hello that offers to prove the broker's key.
-pub(crate) fn hello(id: &str) -> Frame {
-    hello_of((1, 2), id)
+/// A hello that proves the broker's key to who has greeted with this number.
+pub(crate) fn hello(id: &str, key: &[u8; 32], nonce: &[u8; 32]) -> Frame {
+    hello_of((1, 2), id, key, nonce)
 }
 
 /// The same from a client that speaks these versions, the oldest and the newest.
-pub(crate) fn hello_of((oldest, newest): (u64, u64), id: &str) -> Frame {
+pub(crate) fn hello_of((oldest, newest): (u64, u64), id: &str, key: &[u8; 32], nonce: &[u8; 32]) -> Frame {
     let said = Frame::new(request::HELLO).number(oldest).number(newest).number(0).text(id);
     // With no life of its own.
-    said.raw(&[0; 32]).number(1).number(0).number(0)
+    let said = said.raw(&[0; 32]).number(1).number(0).number(0);
+    let proof = proof::of_client(key, nonce, &said.0[1..]);
+    said.number(1).raw(&proof)
 }
 
-/// The answer to what such a hello is challenged with.
-pub(crate) fn proof(key: &[u8; 32], hello: &Frame, nonce: &[u8; 32]) -> Frame {
-    Frame::new(request::PROOF).raw(&proof::of_client(key, nonce, &hello.0[1..]))
+/// The same of one who knows nothing.
+pub(crate) fn forged_hello(id: &str) -> Frame {
+    hello(id, &[7; 32], &[7; 32])
 }
 
 /// Reads notices from the broker.
@@ -275,7 +276,7 @@ impl Cursor<'_> {
             10 => Notice::Unroute { order: self.number() },
             12 => Notice::CloseRing { ring: self.number(), accused: self.option(Self::text) },
             13 => Notice::Goodbye { reason: self.reason() },
-            14 => Notice::Challenge { nonce: self.bytes() },
+            14 => Notice::Greeting { nonce: self.bytes() },
             18 | 19 => Notice::Relay { ring: self.number() },
             _ => Notice::Other,
         }

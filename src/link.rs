@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,9 @@ use crate::sys::Stream;
 use crate::wire::codec::{Undecodable, decode, encode};
 use crate::wire::frames::{BadLength, Deframer, frame};
 use crate::wire::{Handle, Notice, Request};
+
+/// How long who waits for an answer that takes the broker a moment does not sleep.
+const ANSWER_SOON: Duration = Duration::from_micros(200);
 
 /// Why no more messages can be had from a link.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +99,16 @@ impl MessageReader {
         &mut self,
         stream: &Stream,
     ) -> Result<(M, Option<Descriptor>), LinkError> {
-        let next = self.read(stream).await;
+        self.next_soon(stream, None).await
+    }
+
+    /// The same of one that is about to come, if there is a time until which to look for it before sleeping.
+    async fn next_soon<M: Message>(
+        &mut self,
+        stream: &Stream,
+        until: Option<Instant>,
+    ) -> Result<(M, Option<Descriptor>), LinkError> {
+        let next = self.read(stream, until).await;
         if next.is_err() {
             // The peer may be kept for a while yet, what it has sent may not.
             self.close_descriptors();
@@ -108,7 +120,11 @@ impl MessageReader {
         shm::close_together(self.descriptors.drain(..));
     }
 
-    async fn read<M: Message>(&mut self, stream: &Stream) -> Result<(M, Option<Descriptor>), LinkError> {
+    async fn read<M: Message>(
+        &mut self,
+        stream: &Stream,
+        until: Option<Instant>,
+    ) -> Result<(M, Option<Descriptor>), LinkError> {
         loop {
             if let Some(bytes) = self.frames.next()? {
                 let message: M = decode(bytes)?;
@@ -127,7 +143,10 @@ impl MessageReader {
             if std::mem::take(&mut self.in_parts) && !self.pause.is_zero() {
                 tokio::time::sleep(self.pause).await;
             }
-            let received = stream.receive(&mut self.buffer).await?;
+            let received = match until {
+                Some(until) => stream.receive_soon(&mut self.buffer, until).await?,
+                None => stream.receive(&mut self.buffer).await?,
+            };
             self.in_parts = received.bytes < PART_BYTES;
             if received.bytes == 0 {
                 return Err(LinkError::Closed);
@@ -180,6 +199,17 @@ impl Link {
         match self {
             Self::Socket { stream, reader } => reader.next(stream).await,
             Self::Local { notices, .. } => notices.recv().await.ok_or(LinkError::Closed),
+        }
+    }
+
+    /// The same of an answer that takes the broker a moment: looks for it that long before it sleeps, which costs more than the moment. To be
+    /// called by a thread that has nobody else to serve.
+    pub(crate) async fn next_soon(&mut self) -> Result<(Notice, Option<Descriptor>), LinkError> {
+        match self {
+            Self::Socket { stream, reader } => {
+                reader.next_soon(stream, Some(Instant::now() + ANSWER_SOON)).await
+            }
+            Self::Local { .. } => self.next().await,
         }
     }
 

@@ -368,13 +368,17 @@ pub(super) async fn connect(options: ConnectOptions) -> Answer {
         Some(Joined::Now(core)) => return Ok(core),
         Some(Joined::Later(answer)) => answer,
         Some(Joined::Begin(seat, answer)) => {
-            start(move || live_together(options, seat))?;
+            match reach_at_once(&options) {
+                Ok(socket) => start(move || live_together(options, socket, seat))?,
+                Err(error) => seat.answer(&options.path, Err(error)),
+            }
             answer
         }
         None => {
+            let socket = reach_at_once(&options)?;
             let (reply, answer) = oneshot::channel();
             // Who has stopped waiting drops the core, which ends the session.
-            start(move || live(options, None, |answer| drop(reply.send(answer))))?;
+            start(move || live(options, socket, None, |answer| drop(reply.send(answer))))?;
             answer
         }
     };
@@ -388,18 +392,23 @@ fn start(life: impl FnOnce() + Send + 'static) -> Result<(), ConnectError> {
 }
 
 /// The life of the control thread of a session that others may join: of one after the other, as long as somebody waits for the next.
-fn live_together(options: ConnectOptions, seat: Seat) {
+fn live_together(options: ConnectOptions, mut socket: Option<Socket>, seat: Seat) {
     let seat = Arc::new(seat);
     let mut next = Some(options);
     while let Some(options) = next {
         let path = options.path.clone();
-        live(options, Some(&seat), |answer| seat.answer(&path, answer));
+        live(options, socket.take(), Some(&seat), |answer| seat.answer(&path, answer));
         next = seat.leave();
     }
 }
 
 /// One session, from the hello to its end.
-fn live(options: ConnectOptions, seat: Option<&Arc<Seat>>, reply: impl FnOnce(Answer)) {
+fn live(
+    options: ConnectOptions,
+    socket: Option<Socket>,
+    seat: Option<&Arc<Seat>>,
+    reply: impl FnOnce(Answer),
+) {
     let mut client = [0; 8];
     let runtime = sys::randomize(&mut client)
         .and_then(|()| tokio::runtime::Builder::new_current_thread().enable_all().build());
@@ -409,7 +418,7 @@ fn live(options: ConnectOptions, seat: Option<&Arc<Seat>>, reply: impl FnOnce(An
     };
     let life = Life { client: u64::from_le_bytes(client), before: 0 };
     runtime.block_on(async {
-        let (link, welcome) = match introduce(&options, life).await {
+        let (link, welcome) = match introduce(&options, socket, life).await {
             Ok(found) => found,
             Err(error) => return reply(Err(error)),
         };
@@ -425,13 +434,18 @@ fn live(options: ConnectOptions, seat: Option<&Arc<Seat>>, reply: impl FnOnce(An
     });
 }
 
-/// Connects, checks who listens, and says hello.
-pub(super) async fn introduce(options: &ConnectOptions, life: Life) -> Result<(Link, Welcome), ConnectError> {
+/// Connects, if nobody has, checks who listens, and says hello.
+pub(super) async fn introduce(
+    options: &ConnectOptions,
+    socket: Option<Socket>,
+    life: Life,
+) -> Result<(Link, Welcome), ConnectError> {
     let path = &options.path;
     let deadline = deadline_of(options.deadline);
     let no_broker = |source| ConnectError::NoBroker { path: path.clone(), source };
     // First of all, so that nothing a stranger may have sent by now keeps us when we turn away.
-    let stream = Stream::new(reach(options, deadline)?).map_err(no_broker)?;
+    let socket = socket.map_or_else(|| reach(options, deadline), Ok)?;
+    let stream = Stream::new(socket).map_err(no_broker)?;
     let broker = sys::uid_of_peer(&stream).map_err(no_broker)?;
     check_broker(options, broker)?;
     let known = Known::of(options, broker)?;
@@ -498,7 +512,7 @@ async fn greet(
 ) -> Result<Welcome, ConnectError> {
     let protocol = |what: String| ConnectError::Protocol { path: options.path.clone(), what };
     let broken = |error: LinkError| protocol(error.to_string());
-    let nonce = match link.next().await.map_err(broken)?.0 {
+    let nonce = match link.next_soon().await.map_err(broken)?.0 {
         Notice::Greeting { nonce } => nonce,
         other => return Err(refused(other, protocol)),
     };
@@ -519,7 +533,7 @@ async fn greet(
         Ok(()) | Err(LinkError::Closed) => {}
         Err(error) => return Err(broken(error)),
     }
-    let welcome = match link.next().await.map_err(broken)?.0 {
+    let welcome = match link.next_soon().await.map_err(broken)?.0 {
         Notice::Welcome(welcome) => welcome,
         other => return Err(refused(other, protocol)),
     };
@@ -540,16 +554,26 @@ fn refused(answer: Notice, protocol: impl FnOnce(String) -> ConnectError) -> Con
     }
 }
 
-/// A connection, of which it is not known yet who is at its other end.
-fn reach(options: &ConnectOptions, deadline: Instant) -> Result<Socket, ConnectError> {
+/// A connection, of which it is not known yet who is at its other end; `None`: it takes a wait. The broker is woken by it, and so greets while the
+/// control thread is started.
+fn reach_at_once(options: &ConnectOptions) -> Result<Option<Socket>, ConnectError> {
     if let Some(inherited) = &options.inherited {
-        return inherited.lock().take().map(Socket::from).ok_or(ConnectError::DescriptorUsed);
+        return inherited.lock().take().map(Socket::from).map(Some).ok_or(ConnectError::DescriptorUsed);
     }
     let path = &options.path;
     let bytes = path.as_os_str().len();
     if bytes > PATH_BYTES_MAX {
         return Err(ConnectError::PathTooLong { path: path.clone(), bytes, limit: PATH_BYTES_MAX });
     }
+    sys::connect_at_once(path).map_err(|source| ConnectError::NoBroker { path: path.clone(), source })
+}
+
+/// The same, with the wait.
+fn reach(options: &ConnectOptions, deadline: Instant) -> Result<Socket, ConnectError> {
+    if let Some(socket) = reach_at_once(options)? {
+        return Ok(socket);
+    }
+    let path = &options.path;
     sys::connect(path, deadline).map_err(|source| match source.kind() {
         io::ErrorKind::TimedOut => too_late(options),
         _ => ConnectError::NoBroker { path: path.clone(), source },

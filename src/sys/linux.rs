@@ -56,6 +56,21 @@ impl Stream {
         self.0.async_io(Interest::READABLE, |socket| receive(socket.as_fd(), buffer)).await
     }
 
+    /// As [`receive`](Self::receive), where they are about to come: looks for them for a while, in which others may run, before it
+    /// sleeps.
+    pub(crate) async fn receive_soon(&self, buffer: &mut [u8], until: Instant) -> io::Result<Received> {
+        loop {
+            match receive(self.0.as_fd(), buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return received,
+            }
+            if Instant::now() >= until {
+                return self.receive(buffer).await;
+            }
+            std::thread::yield_now();
+        }
+    }
+
     /// Sends all of `bytes`, the descriptor with the first of them. Not cancel-safe: a part may have been sent.
     pub(crate) async fn send(&self, bytes: &[u8], descriptor: Option<&Descriptor>) -> io::Result<()> {
         let mut sent = 0;
@@ -118,6 +133,18 @@ fn send(socket: BorrowedFd<'_>, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>
     }
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     Ok(retry_on_intr(|| rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags))?)
+}
+
+/// As below, if nothing has to be waited for. `None`: something has.
+pub(crate) fn connect_at_once(path: &Path) -> io::Result<Option<Socket>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) => Ok(Some(socket)),
+        // There is no room in the queue of those who wait to be let in.
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
 }
 
 /// Connects to the broker's socket at `path`. Waits while as many clients as the broker's socket takes are waiting, and

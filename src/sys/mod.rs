@@ -5,7 +5,7 @@
 //! A platform supplies:
 //! - [`Listener`]: binds a path so that nobody but the owner can connect from the first moment on, never takes over a
 //!   live broker's path or one that a stranger can exchange, replaces a dead one's, and removes its own (and only its own) when dropped;
-//! - [`connect`], which yields a [`Socket`], and [`Stream`]: bytes and descriptors in both directions, surplus descriptors
+//! - [`connect`] and [`connect_at_once`], which yield a [`Socket`], and [`Stream`]: bytes and descriptors in both directions, surplus descriptors
 //!   closed at once;
 //! - [`pair`], a connection with a process that is yet to be started, and [`SocketEnd`], the end that it gets;
 //! - [`Secret`]: bytes that are kept where no core dump has them, and the files by which they are shared;
@@ -38,7 +38,7 @@ mod unsupported;
 #[cfg(target_os = "linux")]
 pub(crate) use credentials::{Credentials, own_uid, uid_of_peer};
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{Bell, Socket, Stream, connect, first_ring, monotonic_nanos, wait};
+pub(crate) use linux::{Bell, Socket, Stream, connect, connect_at_once, first_ring, monotonic_nanos, wait};
 #[cfg(target_os = "linux")]
 pub(crate) use listener::{Listener, PATH_BYTES_MAX};
 #[cfg(target_os = "linux")]
@@ -53,9 +53,9 @@ pub(crate) use trusted::read_trusted;
 pub use unsupported::SocketEnd;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::{
-    Bell, Credentials, Listener, PATH_BYTES_MAX, SECRET_BYTES, Secret, Socket, Stream, connect, expose,
-    first_ring, monotonic_nanos, open_private, own_uid, pair, randomize, read_file, read_trusted, take_stdin,
-    uid_of_peer, wait, write_token,
+    Bell, Credentials, Listener, PATH_BYTES_MAX, SECRET_BYTES, Secret, Socket, Stream, connect,
+    connect_at_once, expose, first_ring, monotonic_nanos, open_private, own_uid, pair, randomize, read_file,
+    read_trusted, take_stdin, uid_of_peer, wait, write_token,
 };
 
 /// The group that may connect to a broker, where [`socket_mode`](crate::BrokerOptions::socket_mode) lets one.

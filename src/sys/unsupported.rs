@@ -102,6 +102,11 @@ pub(crate) fn connect(_: &Path, _: Instant) -> io::Result<Socket> {
     Err(unsupported())
 }
 
+/// Connects to the broker's socket at `path`, if that takes no wait.
+pub(crate) fn connect_at_once(_: &Path) -> io::Result<Option<Socket>> {
+    Err(unsupported())
+}
+
 /// A connected control socket: there is none.
 #[derive(Debug)]
 pub(crate) struct Stream(Infallible);
@@ -129,6 +134,10 @@ impl Stream {
     }
 
     pub(crate) async fn receive(&self, _: &mut [u8]) -> io::Result<Received> {
+        match self.0 {}
+    }
+
+    pub(crate) async fn receive_soon(&self, _: &mut [u8], _: Instant) -> io::Result<Received> {
         match self.0 {}
     }
 

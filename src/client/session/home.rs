@@ -80,7 +80,7 @@ impl Home {
             if let Some(seat) = &self.seat {
                 seat.look(&self.options.path);
             }
-            match connect::introduce(&self.options, self.life).await {
+            match connect::introduce(&self.options, None, self.life).await {
                 Ok(found) => {
                     self.pace.found = Instant::now();
                     return Some(found);

@@ -115,6 +115,13 @@ pub(crate) const HELLO_GRACE: Duration = Duration::from_secs(1);
 /// at once; this is what a host with many newcomers may keep it from that.
 pub(crate) const HELLO_TURN: Duration = Duration::from_millis(50);
 
+/// For how long the broker does not sleep while it waits for the hello of one whom it has just let in: a hello takes about 100 µs, and to be
+/// woken for it 40 to 80 more.
+pub(crate) const HELLO_ATTENTION: Duration = Duration::from_micros(200);
+
+/// For how long it sleeps instead, after one who took longer or was not let in. So such newcomers have it awake for 0.2 % of the time.
+pub(crate) const HELLO_INATTENTION: Duration = Duration::from_millis(100);
+
 /// Connections that were made for processes which have not spoken yet. Above it: refused.
 pub(crate) const PAIRS_WAITING_MAX: usize = 64;
 

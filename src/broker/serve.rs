@@ -111,6 +111,8 @@ struct Server {
     since: Instant,
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
+    /// No newcomer is waited for awake before.
+    attentive_from: Instant,
     roll: Roll,
     poisonings: Ledger,
     doorkeeper: Doorkeeper,
@@ -138,7 +140,13 @@ pub(super) async fn run(
                 None => break None,
             },
             Some(event) = incoming.recv() => server.event(event),
-            accepted = accept(server.listener.as_ref(), server.accept_from) => server.accepted(accepted).await,
+            accepted = accept(server.listener.as_ref(), server.accept_from) => {
+                if let Some(newcomer) = server.accepted(accepted) {
+                    server.attend(newcomer, &mut incoming).await;
+                }
+                // Those who are there say something before the next comes: else a storm of newcomers holds them up.
+                tokio::task::yield_now().await;
+            }
             () = sleep_until(deadline) => server.tick(&mut incoming).await,
         }
     };
@@ -201,6 +209,7 @@ impl Server {
             inquiries: HashMap::new(),
             since: Instant::now(),
             accept_from: None,
+            attentive_from: Instant::now(),
             roll,
             poisonings: Ledger::default(),
             doorkeeper,

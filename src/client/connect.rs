@@ -430,7 +430,8 @@ fn live(
         // A connection that was inherited can't be made anew.
         let comes_back = options.comes_back && options.inherited.is_none();
         let home = comes_back.then(|| Home::new(options, seat.cloned(), life));
-        session::run(ground, welcome, link, channels, home).await;
+        // On the heap: the stack of a new thread has few pages that are there already, and the hello has no use for more.
+        Box::pin(session::run(ground, welcome, link, channels, home)).await;
     });
 }
 

@@ -419,6 +419,16 @@ impl<F> Machine<F> {
         self.names.get(&Component::from_client_id(client_id).ok()?).copied()
     }
 
+    /// Whether a session is there, and has said nothing.
+    pub(crate) fn awaits_hello(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(Session::is_new)
+    }
+
+    /// Whether it has been let in.
+    pub(crate) fn is_welcome(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|state| state.component.is_some())
+    }
+
     /// Who is connected, and how that is known.
     pub(crate) fn members(&self) -> impl Iterator<Item = (SessionId, &Component, Identity)> {
         self.names.iter().map(|(component, session)| (*session, component, self.sessions[session].identity()))

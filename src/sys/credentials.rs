@@ -6,6 +6,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -33,7 +34,7 @@ pub(crate) struct Credentials {
 /// The process itself, which its number is not: that may be another's by now.
 #[derive(Debug)]
 enum Process {
-    Watched(OwnedFd),
+    Watched(Arc<AsyncFd<OwnedFd>>),
     Gone,
     /// The host does not tell.
     Unknown,
@@ -45,7 +46,7 @@ impl Credentials {
         let peer = peer_of(stream.socket())?;
         let pid = number(peer.pid());
         let process = match getsockopt(stream.socket(), sockopt::PeerPidfd) {
-            Ok(process) => Process::Watched(process),
+            Ok(process) => Process::watched(process, pid),
             // Before 6.16 the kernel does not open who has died and been reaped.
             Err(Errno::ESRCH | Errno::EINVAL) => Process::Gone,
             // Before 6.5 it opens nobody.
@@ -71,7 +72,7 @@ impl Credentials {
     /// Whether the process has ended, though its socket may live on in a child of it.
     pub(crate) fn is_dead(&self) -> bool {
         let process = match &self.process {
-            Process::Watched(process) => process,
+            Process::Watched(process) => process.get_ref(),
             Process::Gone => return true,
             Process::Unknown => return false,
         };
@@ -82,11 +83,8 @@ impl Credentials {
 
     /// Resolves when the process has ended. Never, where the kernel can't tell.
     pub(crate) fn death(&self) -> impl Future<Output = ()> + use<> {
-        let watch = |process: &OwnedFd| AsyncFd::with_interest(process.try_clone()?, Interest::READABLE);
         let watched = match &self.process {
-            Process::Watched(process) => {
-                watch(process).map_err(|error| drop(Process::unwatched(self.pid, &error))).ok()
-            }
+            Process::Watched(process) => Some(Arc::clone(process)),
             Process::Gone | Process::Unknown => None,
         };
         let gone = matches!(self.process, Process::Gone);
@@ -105,12 +103,19 @@ impl Process {
     fn of(pid: Option<u32>) -> Self {
         let open = |pid| retry_on_intr(|| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
         match pid.and_then(|pid| Pid::from_raw(pid.cast_signed())).map(open) {
-            Some(Ok(process)) => Self::Watched(process),
+            Some(Ok(process)) => Self::watched(process, pid),
             Some(Err(rustix::io::Errno::SRCH)) => Self::Gone,
             Some(Err(errno)) => Self::unwatched(pid, &errno.into()),
             None => {
                 Self::unwatched(pid, &io::Error::other("it has no number here: it is in another namespace"))
             }
+        }
+    }
+
+    fn watched(process: OwnedFd, pid: Option<u32>) -> Self {
+        match AsyncFd::with_interest(process, Interest::READABLE) {
+            Ok(process) => Self::Watched(Arc::new(process)),
+            Err(error) => Self::unwatched(pid, &error),
         }
     }
 

@@ -12,9 +12,9 @@ use super::super::outgoing::Outgoing;
 use super::super::pairs::{self, Spoke};
 use super::log::TARGET;
 use super::streams::{Source, read_all, write_all};
-use super::{Connection, Peer, Remote, Server};
+use super::{Connection, Event, Peer, Remote, Server};
 use crate::access::Component;
-use crate::config::{HOST_RETRY, PAIRS_WAITING_MAX};
+use crate::config::{HELLO_ATTENTION, HELLO_INATTENTION, HOST_RETRY, PAIRS_WAITING_MAX};
 use crate::control::{Input, Member, Origin, Report, SessionId};
 use crate::identity::nonce;
 use crate::sys::{self, Credentials, Socket, SocketEnd, Stream};
@@ -22,6 +22,7 @@ use crate::wire::codec::encode;
 use crate::wire::frames::frame;
 use crate::wire::{GoodbyeReason, Hello, Nonce, Notice, Payer};
 use shm::Descriptor;
+use tokio::sync::mpsc;
 
 /// Says the first word over a connection. There is room for it: nothing was said before.
 fn greet(stream: &Stream, nonce: Nonce) {
@@ -30,8 +31,8 @@ fn greet(stream: &Stream, nonce: Nonce) {
 }
 
 impl Server {
-    /// Lets one connection in, and those that are there say something before the next: else a storm of newcomers holds them up.
-    pub(super) async fn accepted(&mut self, accepted: std::io::Result<Socket>) {
+    /// Lets one connection in. Yields who is to say hello next.
+    pub(super) fn accepted(&mut self, accepted: std::io::Result<Socket>) -> Option<SessionId> {
         self.accept_from = accepted.is_err().then(|| Instant::now() + HOST_RETRY);
         let connected = accepted.and_then(|socket| {
             // First of all, so that nothing a client may have sent by now keeps us when it is turned away.
@@ -43,16 +44,40 @@ impl Server {
                 let stream = Rc::new(stream);
                 let session = self.connect(credentials, Rc::clone(&stream), nonce, None);
                 // Who was turned away has heard why.
-                if self.connections.contains_key(&session) {
+                self.connections.contains_key(&session).then(|| {
                     greet(&stream, nonce);
-                }
+                    session
+                })
             }
             Err(error) => {
                 tracing::warn!(name: "accept_failed", target: TARGET, %error, "a client could not be accepted");
                 self.feed(Input::Crowded);
+                None
             }
         }
-        tokio::task::yield_now().await;
+    }
+
+    /// Waits for the hello of who was just let in, and does not sleep for that moment, which costs less than to be woken. Others are heard meanwhile,
+    /// and other processes go first. Who takes longer, or is not let in, has it not done for a while: those who are not to be here don't keep
+    /// a processor busy.
+    pub(super) async fn attend(&mut self, newcomer: SessionId, incoming: &mut mpsc::Receiver<Event>) {
+        let since = Instant::now();
+        if since < self.attentive_from {
+            return;
+        }
+        while self.machine.awaits_hello(newcomer) && since.elapsed() < HELLO_ATTENTION {
+            std::thread::yield_now();
+            // In the first turn the runtime looks what there is to read, in the second it is read.
+            for _ in 0..2 {
+                tokio::task::yield_now().await;
+            }
+            while let Ok(event) = incoming.try_recv() {
+                self.event(event);
+            }
+        }
+        if !self.machine.is_welcome(newcomer) {
+            self.attentive_from = Instant::now() + HELLO_INATTENTION;
+        }
     }
 
     /// Makes a connection over which nobody has spoken yet.

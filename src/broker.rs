@@ -1,5 +1,6 @@
 //! The embedded broker: a handle, and a thread with the one loop that owns all state.
 
+mod attention;
 mod audit;
 mod doorkeeper;
 mod membership;

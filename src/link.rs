@@ -465,6 +465,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_that_takes_more_than_a_moment_is_waited_for_and_others_go_on() {
+        let (mut peer, stream, _) = pair();
+        let mut link = Link::over(stream);
+        let finish = frame(&encode(&Notice::Finish));
+        peer.write_all(&finish).expect("it is connected");
+        assert_eq!(link.next_soon().await.expect("it is there").0, Notice::Finish);
+        let mut answer = std::pin::pin!(link.next_soon());
+        tokio::select! {
+            biased;
+            answer = &mut answer => panic!("nothing was said: {answer:?}"),
+            () = std::future::ready(()) => {}
+        }
+        peer.write_all(&finish).expect("it is connected");
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(20), answer).await;
+        assert_eq!(answer.expect("it is heard").expect("a frame").0, Notice::Finish);
+    }
+
+    #[tokio::test]
     async fn of_a_message_in_parts_one_is_read_in_each_pause_and_whole_ones_wait_for_none() {
         let (peer, stream, _) = pair();
         let hour = Duration::from_secs(3600);

@@ -13,6 +13,7 @@ use shm::{Backing, Descriptor, Doorbell, SegmentError};
 use tokio::sync::{OwnedSemaphorePermit as Turn, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use super::attention::Attention;
 use super::audit::Audit;
 use super::doorkeeper::Doorkeeper;
 use super::membership::Roll;
@@ -111,8 +112,7 @@ struct Server {
     since: Instant,
     /// Nobody is accepted before.
     accept_from: Option<Instant>,
-    /// No newcomer is waited for awake before.
-    attentive_from: Instant,
+    attention: Attention,
     roll: Roll,
     poisonings: Ledger,
     doorkeeper: Doorkeeper,
@@ -209,7 +209,7 @@ impl Server {
             inquiries: HashMap::new(),
             since: Instant::now(),
             accept_from: None,
-            attentive_from: Instant::now(),
+            attention: Attention::default(),
             roll,
             poisonings: Ledger::default(),
             doorkeeper,

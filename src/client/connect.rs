@@ -626,6 +626,29 @@ mod tests {
         assert!(matches!(refused, Err(ConnectError::NoBroker { .. })), "{:?}", refused.err());
     }
 
+    #[tokio::test]
+    async fn where_there_is_no_room_in_the_queue_the_callers_executor_goes_on() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("bus.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&path).expect("a free path");
+        rustix::net::listen(&listener, 0).expect("it is a socket");
+        let mut waiting = Vec::new();
+        while let Some(socket) = sys::connect_at_once(&path).expect("it listens") {
+            waiting.push(socket);
+        }
+        let deadline = Duration::from_millis(500);
+        let mut connecting =
+            std::pin::pin!(connect(ConnectOptions::new("procmond").path(&path).deadline(deadline)));
+        let since = Instant::now();
+        tokio::select! {
+            biased;
+            connected = &mut connecting => panic!("nobody accepts: {:?}", connected.err()),
+            () = std::future::ready(()) => {}
+        }
+        assert!(since.elapsed() < deadline / 2, "it was held up for {:?}", since.elapsed());
+        assert!(matches!(connecting.await, Err(ConnectError::Timeout { .. })));
+    }
+
     /// The broker asks for nothing there, and who can prove something takes no welcome without.
     #[tokio::test]
     async fn over_a_connection_that_was_inherited_no_token_is_offered() {

@@ -152,7 +152,7 @@ pub(crate) fn with_data_thread(held: Held) -> Held {
     Held { descriptors: held.descriptors + 2, threads: held.threads + 1, ..held }
 }
 
-/// And what a broker opens for a client: its socket, and its process, once to ask and once to wait for.
+/// And what a broker opens for a client: its socket, and its process.
 pub(crate) fn with_connection(held: Held) -> Held {
-    Held { descriptors: held.descriptors + 3, ..held }
+    Held { descriptors: held.descriptors + 2, ..held }
 }

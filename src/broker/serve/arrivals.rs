@@ -14,9 +14,10 @@ use super::log::TARGET;
 use super::streams::{Source, read_all, write_all};
 use super::{Connection, Event, Peer, Remote, Server};
 use crate::access::Component;
-use crate::config::{HELLO_ATTENTION, HELLO_INATTENTION, HOST_RETRY, PAIRS_WAITING_MAX};
+use crate::config::{HOST_RETRY, PAIRS_WAITING_MAX};
 use crate::control::{Input, Member, Origin, Report, SessionId};
 use crate::identity::nonce;
+use crate::link::LinkError;
 use crate::sys::{self, Credentials, Socket, SocketEnd, Stream};
 use crate::wire::codec::encode;
 use crate::wire::frames::frame;
@@ -25,9 +26,12 @@ use shm::Descriptor;
 use tokio::sync::mpsc;
 
 /// Says the first word over a connection. There is room for it: nothing was said before.
-fn greet(stream: &Stream, nonce: Nonce) {
-    // Who has gone hears nothing, and the reader sees that.
-    let _ = stream.send_now(&frame(&encode(&Notice::Greeting { nonce })));
+fn greet(stream: &Stream, nonce: Nonce) -> std::io::Result<()> {
+    match stream.send_now(&frame(&encode(&Notice::Greeting { nonce }))).map_err(LinkError::from) {
+        // Who has gone hears nothing, and the reader sees that.
+        Ok(_) | Err(LinkError::Closed) => Ok(()),
+        Err(error) => Err(std::io::Error::other(error)),
+    }
 }
 
 impl Server {
@@ -44,10 +48,14 @@ impl Server {
                 let stream = Rc::new(stream);
                 let session = self.connect(credentials, Rc::clone(&stream), nonce, None);
                 // Who was turned away has heard why.
-                self.connections.contains_key(&session).then(|| {
-                    greet(&stream, nonce);
-                    session
-                })
+                if !self.connections.contains_key(&session) {
+                    return None;
+                }
+                if let Err(error) = greet(&stream, nonce) {
+                    let reason = GoodbyeReason::Host { cause: error.to_string() };
+                    self.feed(Input::Faulty { session, reason });
+                }
+                Some(session)
             }
             Err(error) => {
                 tracing::warn!(name: "accept_failed", target: TARGET, %error, "a client could not be accepted");
@@ -57,15 +65,10 @@ impl Server {
         }
     }
 
-    /// Waits for the hello of who was just let in, and does not sleep for that moment, which costs less than to be woken. Others are heard meanwhile,
-    /// and other processes go first. Who takes longer, or is not let in, has it not done for a while: those who are not to be here don't keep
-    /// a processor busy.
+    /// Waits awake for the hello of who was just let in, if that is worth it. Others are heard meanwhile, and other processes go first.
     pub(super) async fn attend(&mut self, newcomer: SessionId, incoming: &mut mpsc::Receiver<Event>) {
-        let since = Instant::now();
-        if since < self.attentive_from {
-            return;
-        }
-        while self.machine.awaits_hello(newcomer) && since.elapsed() < HELLO_ATTENTION {
+        let Some(until) = self.attention.until(Instant::now()) else { return };
+        while self.machine.awaits_hello(newcomer) && Instant::now() < until {
             std::thread::yield_now();
             // In the first turn the runtime looks what there is to read, in the second it is read.
             for _ in 0..2 {
@@ -75,9 +78,7 @@ impl Server {
                 self.event(event);
             }
         }
-        if !self.machine.is_welcome(newcomer) {
-            self.attentive_from = Instant::now() + HELLO_INATTENTION;
-        }
+        self.attention.ended(Instant::now(), self.machine.is_welcome(newcomer));
     }
 
     /// Makes a connection over which nobody has spoken yet.
@@ -88,7 +89,7 @@ impl Server {
         let (stream, end) = sys::pair()?;
         // Nothing is to be proven over it.
         let nonce = nonce()?;
-        greet(&stream, nonce);
+        greet(&stream, nonce)?;
         self.pairs_waiting += 1;
         tokio::task::spawn_local(pairs::await_word(stream, nonce, invited, self.events.clone()));
         Ok(end)

@@ -60,7 +60,8 @@ async fn who_sends_what_is_no_message_is_sent_away_after_a_pause() {
     let mut told = Vec::new();
     let end = tokio::time::timeout(LONG, stream.read_to_end(&mut told)).await;
     end.expect("it ends").expect("it is closed");
-    assert!(!told.is_empty(), "it is told why");
+    // Behind the greeting: its length, its place in the enum, and the number.
+    assert!(told.len() > 4 + 1 + 32, "it is told why");
     assert!(since.elapsed() >= BREACH_PAUSE, "it was hung up on after {:?}", since.elapsed());
 }
 
@@ -78,7 +79,7 @@ async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
         events,
     );
     let before = Instant::now();
-    server.accepted(Err(std::io::Error::other("no descriptors"))).await;
+    server.accepted(Err(std::io::Error::other("no descriptors")));
     assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");
     let _client = sys::connect(&path, Instant::now() + LONG).expect("it listens");
     let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;

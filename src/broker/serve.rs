@@ -304,7 +304,7 @@ impl Server {
             life,
             proof: None,
         };
-        self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
+        self.feed(Input::Frame { session, request: Request::Hello(Box::new(hello)), descriptor: None });
         let welcome = match notices.try_recv() {
             Ok((Notice::Welcome(welcome), _)) => welcome,
             Ok((Notice::Refused { refusal, .. }, _)) => return drop(reply.send(Err(refusal.into()))),

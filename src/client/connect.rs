@@ -529,7 +529,7 @@ async fn greet(
     let proofs = known.secret().map(|secret| Proofs::new(secret, &hello, &nonce)).transpose();
     let proofs = proofs.map_err(ConnectError::Host)?;
     hello.proof = proofs.as_ref().map(|proofs| proofs.of_client);
-    match link.send(Request::Hello(hello), None).await {
+    match link.send(Request::Hello(Box::new(hello)), None).await {
         // It may have said why before it hung up.
         Ok(()) | Err(LinkError::Closed) => {}
         Err(error) => return Err(broken(error)),

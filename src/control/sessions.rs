@@ -345,7 +345,7 @@ impl<F> Machine<F> {
         self.half_open.iter().copied().filter(of_it)
     }
 
-    pub(super) fn hello(&mut self, session: SessionId, hello: Hello) {
+    pub(super) fn hello(&mut self, session: SessionId, hello: Box<Hello>) {
         let state = self.sessions.get_mut(&session).expect("the caller found the session");
         let known_by = match state.origin {
             Origin::Remote { .. } => None,
@@ -356,7 +356,7 @@ impl<F> Machine<F> {
             (Ok(greeted), Some(known_by)) => self.enter(session, greeted, known_by, None),
             (Ok(greeted), None) => {
                 state.entry = Entry::Greeted(greeted);
-                self.actions.push(Action::Admit { session, hello: Box::new(hello) });
+                self.actions.push(Action::Admit { session, hello });
             }
             (Err(refusal), _) => self.turn_away(session, cut(&hello.client_id, NAME_BYTES_MAX), refusal),
         }

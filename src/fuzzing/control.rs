@@ -217,7 +217,7 @@ impl Bus {
                 life: Life { client: 0, before: 0 },
                 proof: Some(Proof([0; 32])),
             };
-            self.feed(Input::Frame { session, request: Request::Hello(hello), descriptor: None });
+            self.feed(Input::Frame { session, request: Request::Hello(Box::new(hello)), descriptor: None });
         }
         Some(())
     }

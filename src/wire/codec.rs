@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn hello() -> Request {
-        Request::Hello(Hello {
+        Request::Hello(Box::new(Hello {
             versions: Versions::OURS,
             features: 0,
             client_id: "procmond".into(),
@@ -71,7 +71,7 @@ mod tests {
             credential: Credential::Key,
             life: Life { client: 0, before: 0 },
             proof: None,
-        })
+        }))
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub(crate) const BEGUN_SINCE: u16 = 2;
 /// Client to broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
-    Hello(Hello),
+    Hello(Box<Hello>),
     /// Resolve a topic for a publisher of this session; both are numbered by the client, from 0 and without gaps.
     Declare {
         request: u32,

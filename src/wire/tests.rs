@@ -117,7 +117,7 @@ fn the_page_says_which_messages_carry_a_descriptor() {
 
 #[test]
 fn the_frame_of_a_hello_is_the_one_on_the_page() {
-    assert_eq!(frame(&encode(&Request::Hello(hello()))), block("frame"));
+    assert_eq!(frame(&encode(&Request::Hello(Box::new(hello())))), block("frame"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn a_client_of_another_version_is_told_both_versions_and_sent_away() {
     let session = world.connect(USER);
     let client = Versions { oldest: 3, newest: 9 };
     let hello = Hello { versions: client, ..hello_of("procmond") };
-    world.say(session, Request::Hello(hello));
+    world.say(session, Request::Hello(Box::new(hello)));
     let heard = world.heard(session);
     assert_eq!(*refusal(&heard), Refusal::Version { broker: Versions::OURS, client });
     assert!(!world.is_connected(session));
@@ -27,7 +27,7 @@ fn a_version_range_that_is_upside_down_is_refused() {
     let session = world.connect(USER);
     let client = Versions { oldest: 9, newest: 1 };
     let hello = Hello { versions: client, ..hello_of("procmond") };
-    world.say(session, Request::Hello(hello));
+    world.say(session, Request::Hello(Box::new(hello)));
     assert_eq!(*refusal(&world.heard(session)), Refusal::Version { broker: Versions::OURS, client });
 }
 

@@ -210,7 +210,7 @@ fn a_client_of_an_older_version_is_not_asked() {
     let (old, asker) = (world.connect(USER), world.join("tool"));
     let mut hello = hello_of("procmond");
     hello.versions = Versions { oldest: 1, newest: 1 };
-    world.say(old, Request::Hello(hello));
+    world.say(old, Request::Hello(Box::new(hello)));
     ask(&mut world, asker, 1);
     world.settle();
     assert_eq!(tells(&world.heard(old)), 0);
@@ -223,7 +223,7 @@ fn what_an_older_version_does_not_have_is_a_breach_there() {
     let old = world.connect(USER);
     let mut hello = hello_of("procmond");
     hello.versions = Versions { oldest: 1, newest: 1 };
-    world.say(old, Request::Hello(hello));
+    world.say(old, Request::Hello(Box::new(hello)));
     world.heard(old);
     ask(&mut world, old, 1);
     assert_eq!(fault(&world.heard(old)), "a request of a later version");
@@ -238,7 +238,7 @@ fn who_comes_while_an_inquiry_is_under_way_is_asked_too_and_does_not_prolong_it(
     world.wait(TELL_DEADLINE - Duration::from_millis(1));
     let [late, later] = ["detector", "exporter"].map(|component| {
         let session = world.connect(USER);
-        world.say(session, Request::Hello(hello_of(component)));
+        world.say(session, Request::Hello(Box::new(hello_of(component))));
         assert!(matches!(world.heard(session)[..], [Notice::Welcome(_), Notice::Tell]), "{component}");
         session
     });

@@ -6,7 +6,7 @@ use crate::wire::{GoodbyeReason, Hello, Life, Notice, Request};
 
 fn join(world: &mut World, name: &str, life: Life) -> SessionId {
     let session = world.connect(USER);
-    world.say(session, Request::Hello(Hello { life, ..hello_of(name) }));
+    world.say(session, Request::Hello(Box::new(Hello { life, ..hello_of(name) })));
     assert_eq!(names(&world.heard(session)), ["welcome"]);
     session
 }
@@ -33,7 +33,7 @@ fn who_is_back_hears_of_each_other_that_is_back_with_all_that_it_had_whoever_was
         let procmond = world.connect(USER);
         world.say(
             procmond,
-            Request::Hello(Hello { life: Life { client: 1, before: 1 }, ..hello_of("procmond") }),
+            Request::Hello(Box::new(Hello { life: Life { client: 1, before: 1 }, ..hello_of("procmond") })),
         );
         world.declare(procmond, 0, 0, "events.process.batch");
         world.settle();

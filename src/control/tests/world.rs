@@ -215,7 +215,7 @@ impl World {
     pub(super) fn hello(&mut self, session: SessionId, client_id: &str) {
         let mut hello = hello_of(client_id);
         hello.versions.newest = self.newest;
-        self.say(session, Request::Hello(hello));
+        self.say(session, Request::Hello(Box::new(hello)));
     }
 
     /// Another policy; the number of the reload.

@@ -203,7 +203,7 @@ fn name() -> SegmentName {
 fn requests() -> Vec<Request> {
     let ring = RingId(300);
     vec![
-        Request::Hello(hello()),
+        Request::Hello(Box::new(hello())),
         Request::Declare { request: 1, publisher: 2, topic_number: 3, topic: "a.b".into() },
         Request::ClosePublisher { publisher: 2 },
         Request::Subscribe {

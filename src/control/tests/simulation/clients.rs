@@ -131,7 +131,7 @@ impl Simulation {
             self.clients.get_mut(&session).expect("it was just put there").came_back = came_back;
             // The agent's is in the same process.
             let after = if origin == Origin::Embedded { Duration::ZERO } else { self.dice.millis(2000) };
-            self.say_after(session, Request::Hello(hello), after);
+            self.say_after(session, Request::Hello(Box::new(hello)), after);
         } else if self.dice.chance(2) {
             self.die(session);
         }

@@ -1,5 +1,7 @@
 //! The loop, with clients in its own process.
 
+use std::path::Path;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
@@ -9,7 +11,7 @@ use crate::broker::TokenTerms;
 use crate::client::{
     ConnectError, ConnectOptions, Disconnected, EventBusClient, SubscribeError, SubscribeOptions,
 };
-use crate::config::{BREACH_PAUSE, HOST_RETRY};
+use crate::config::{BREACH_PAUSE, HELLO_TURN, HOST_RETRY};
 use crate::sys::Access;
 use crate::wire::Refusal;
 
@@ -65,19 +67,20 @@ async fn who_sends_what_is_no_message_is_sent_away_after_a_pause() {
     assert!(since.elapsed() >= BREACH_PAUSE, "it was hung up on after {:?}", since.elapsed());
 }
 
+/// A server that does nothing of its own accord, and the socket at its path.
+fn idle_server(path: &Path) -> (Server, Listener) {
+    let access = Access { mode: 0o600, group: None };
+    let listener = Listener::bind(path, &access, &sys::Secret::new().expect("memory")).expect("a free path");
+    let (events, _incoming) = mpsc::channel(1);
+    let doorkeeper = Doorkeeper::new(false).expect("descriptors");
+    (Server::new(BrokerOptions::new(path), doorkeeper, Roll::new().0, events), listener)
+}
+
 #[tokio::test]
 async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("bus.sock");
-    let access = Access { mode: 0o600, group: None };
-    let listener = Listener::bind(&path, &access, &sys::Secret::new().expect("memory")).expect("a free path");
-    let (events, _incoming) = mpsc::channel(1);
-    let mut server = Server::new(
-        BrokerOptions::new(&path),
-        Doorkeeper::new(false).expect("descriptors"),
-        Roll::new().0,
-        events,
-    );
+    let (mut server, listener) = idle_server(&path);
     let before = Instant::now();
     server.accepted(Err(std::io::Error::other("no descriptors")));
     assert!(before.elapsed() < HOST_RETRY, "the loop did not wait");
@@ -85,4 +88,19 @@ async fn after_a_failure_to_accept_there_is_a_pause_for_newcomers_alone() {
     let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
     accepted.expect("the pause ends").expect("the client was waiting");
     assert!(before.elapsed() >= HOST_RETRY);
+}
+
+#[tokio::test]
+async fn newcomers_wait_until_those_before_them_have_had_their_turn() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("bus.sock");
+    let (mut server, listener) = idle_server(&path);
+    let until = Instant::now() + HELLO_TURN;
+    for until in [until, until - HELLO_TURN / 2] {
+        assert!(server.perform(Action::Hold { until }).is_none());
+    }
+    let _client = sys::connect(&path, Instant::now() + LONG).expect("it listens");
+    let accepted = tokio::time::timeout(LONG, accept(Some(&listener), server.accept_from)).await;
+    accepted.expect("the turn ends").expect("the client was waiting");
+    assert!(Instant::now() >= until);
 }

@@ -100,7 +100,6 @@ fn a_storm_of_connections_that_say_nothing_sweeps_nobody_away_who_says_hello() {
     let before: Vec<UnixStream> = (0..500).map(connect).collect();
     let honest = connect(500);
     let after: Vec<UnixStream> = (0..1500).map(connect).collect();
-    let since = Instant::now();
     scene.agent.go_on();
     let mut notices = [&honest, &after[1499]].map(|stream| {
         stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
@@ -112,9 +111,7 @@ fn a_storm_of_connections_that_say_nothing_sweeps_nobody_away_who_says_hello() {
     wire::hello("exporter", &key, &nonce).send(&honest, &[]).expect("it is connected");
     let answer = notices[0].next().map(|(notice, _)| notice);
     assert!(matches!(answer, Some(wire::Notice::Welcome { .. })), "{answer:?}");
-    // 576 are there without a hello, for 50 ms at least: the last comes after two rounds of them.
-    assert!(matches!(notices[1].next(), Some((wire::Notice::Greeting { .. }, _))));
-    assert!(since.elapsed() >= Duration::from_millis(100), "all were let in after {:?}", since.elapsed());
+    assert!(matches!(notices[1].next(), Some((wire::Notice::Greeting { .. }, _))), "the last is let in");
     drop(before);
 }
 

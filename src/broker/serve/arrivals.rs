@@ -26,7 +26,7 @@ use shm::Descriptor;
 use tokio::sync::mpsc;
 
 /// Says the first word over a connection. There is room for it: nothing was said before.
-fn greet(stream: &Stream, nonce: Nonce) -> std::io::Result<()> {
+pub(super) fn greet(stream: &Stream, nonce: Nonce) -> std::io::Result<()> {
     match stream.send_now(&frame(&encode(&Notice::Greeting { nonce }))).map_err(LinkError::from) {
         // Who has gone hears nothing, and the reader sees that.
         Ok(_) | Err(LinkError::Closed) => Ok(()),

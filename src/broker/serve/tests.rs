@@ -104,3 +104,16 @@ async fn newcomers_wait_until_those_before_them_have_had_their_turn() {
     accepted.expect("the turn ends").expect("the client was waiting");
     assert!(Instant::now() >= until);
 }
+
+#[tokio::test]
+async fn a_greeting_that_can_not_be_sent_is_an_error_but_to_who_has_gone() {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("descriptors");
+    let stream = sys::Stream::new(ours.into()).expect("a runtime");
+    let greet = || arrivals::greet(&stream, Nonce([7; 32]));
+    greet().expect("there is room");
+    while stream.send_now(&[0; 4096]).is_ok() {}
+    while stream.send_now(&[0]).is_ok() {}
+    greet().expect_err("there is none");
+    drop(theirs);
+    greet().expect("the reader sees its end");
+}

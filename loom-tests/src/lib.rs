@@ -9,13 +9,13 @@
 pub mod segment;
 pub mod sync;
 
-#[path = "../../shm/src/consumer.rs"]
+#[path = "shipped/consumer.rs"]
 pub mod consumer;
-#[path = "../../shm/src/layout.rs"]
+#[path = "shipped/layout.rs"]
 pub mod layout;
-#[path = "../../shm/src/producer.rs"]
+#[path = "shipped/producer.rs"]
 pub mod producer;
-#[path = "../../shm/src/ring.rs"]
+#[path = "shipped/ring.rs"]
 pub mod ring;
 
 use std::sync::Arc;

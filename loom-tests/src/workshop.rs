@@ -181,7 +181,12 @@ fn copy_folder(from: &Path, to: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// What is a link is the copy of the file that it leads to, so that a mutant of the one is one of the other.
 fn copy_file(from: &Path, to: &Path) -> Result<(), String> {
     let folder = to.parent().expect("each part has a folder");
-    fs::create_dir_all(folder).and_then(|()| fs::copy(from, to)).map_err(said("the sources")).map(drop)
+    let copied = fs::create_dir_all(folder).and_then(|()| match fs::read_link(from) {
+        Ok(original) => fs::hard_link(folder.join(original), to),
+        Err(_) => fs::copy(from, to).map(drop),
+    });
+    copied.map_err(said("the sources"))
 }

@@ -1,0 +1,1 @@
+../../../shm/src/ring.rs

@@ -173,8 +173,8 @@ pub(crate) const PART_BYTES: usize = 4 << 10;
 /// session costs a thousand looks a second, and not as many as the host can make.
 pub(crate) const PART_PAUSE: Duration = Duration::from_millis(1);
 
-/// For how long a session that has sent what is no message is kept, unread, before it is sent away: who comes again and again to do so
-/// comes ten times a second with each connection that its user may have without a hello.
+/// For how long a session that has sent what is no message, or no hello first, is kept, unread, before it is sent away: who comes again
+/// and again to do so comes ten times a second with each connection that its user may have without a hello.
 pub(crate) const BREACH_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a client whose last handle has gone waits for the broker to take note, before it lets go of its thread: who connects again from the

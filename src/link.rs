@@ -31,12 +31,14 @@ pub(crate) enum LinkError {
     Undecodable(#[from] Undecodable),
     #[error("the peer broke the protocol: a descriptor where none belongs, or none where one does")]
     Descriptor,
+    #[error("the peer broke the protocol: the first message is a hello")]
+    NoHello,
 }
 
 impl LinkError {
     /// Whether it is the peer's fault.
     pub(crate) fn is_breach(&self) -> bool {
-        matches!(self, Self::Length(_) | Self::Undecodable(_) | Self::Descriptor)
+        matches!(self, Self::Length(_) | Self::Undecodable(_) | Self::Descriptor | Self::NoHello)
     }
 }
 
@@ -116,7 +118,8 @@ impl MessageReader {
         next
     }
 
-    fn close_descriptors(&mut self) {
+    /// Closes what has come, and belongs to no message yet.
+    pub(crate) fn close_descriptors(&mut self) {
         shm::close_together(self.descriptors.drain(..));
     }
 

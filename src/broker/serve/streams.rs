@@ -29,11 +29,19 @@ pub(super) struct Source {
 
 impl Source {
     /// The next message, once it is to be read, or what ends the session. To be cancelled only where the session ends.
-    async fn next(&self, reader: &mut MessageReader) -> Result<(Request, Option<Descriptor>), LinkError> {
+    async fn next(
+        &self,
+        reader: &mut MessageReader,
+        is_first: bool,
+    ) -> Result<(Request, Option<Descriptor>), LinkError> {
         while let Some(until) = self.paused.take() {
             tokio::time::sleep_until(until.into()).await;
         }
-        let next = reader.next::<Request>(&self.stream).await;
+        let mut next = reader.next::<Request>(&self.stream).await;
+        if is_first && next.as_ref().is_ok_and(|(request, _)| !matches!(request, Request::Hello(_))) {
+            reader.close_descriptors();
+            next = Err(LinkError::NoHello);
+        }
         if next.as_ref().is_err_and(LinkError::is_breach) {
             tokio::time::sleep(BREACH_PAUSE).await;
         }
@@ -48,8 +56,9 @@ pub(super) async fn read_all(from: Source, death: impl Future<Output = ()>, even
     // The socket may live on in a child that the process left behind.
     let mut death = std::pin::pin!(death);
     let mut until: Option<tokio::time::Instant> = None;
+    let mut is_first = true;
     loop {
-        let next = &mut std::pin::pin!(from.next(&mut reader));
+        let next = &mut std::pin::pin!(from.next(&mut reader, std::mem::take(&mut is_first)));
         let message = loop {
             tokio::select! {
                 message = &mut *next => break Some(message),

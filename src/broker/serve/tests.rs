@@ -14,6 +14,8 @@ use crate::client::{
 use crate::config::{BREACH_PAUSE, HELLO_TURN, HOST_RETRY};
 use crate::sys::Access;
 use crate::wire::Refusal;
+use crate::wire::codec::encode;
+use crate::wire::frames::frame;
 
 /// Long enough for a slow machine; what is waited for takes milliseconds.
 const LONG: Duration = Duration::from_secs(20);
@@ -51,20 +53,23 @@ async fn the_agents_name_is_for_another_process_that_has_a_token_for_it() {
 }
 
 #[tokio::test]
-async fn who_sends_what_is_no_message_is_sent_away_after_a_pause() {
+async fn who_sends_what_is_no_message_or_no_hello_first_is_sent_away_after_a_pause() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("bus.sock");
     let broker = DaemoneyeBroker::new(path.to_str().expect("ASCII")).await.expect("a thread");
     broker.start().await.expect("a free path");
-    let since = Instant::now();
-    let mut stream = tokio::net::UnixStream::connect(&path).await.expect("it listens");
-    stream.write_all(&[0xFF; 4]).await.expect("it is read");
-    let mut told = Vec::new();
-    let end = tokio::time::timeout(LONG, stream.read_to_end(&mut told)).await;
-    end.expect("it ends").expect("it is closed");
-    // Behind the greeting: its length, its place in the enum, and the number.
-    assert!(told.len() > 4 + 1 + 32, "it is told why");
-    assert!(since.elapsed() >= BREACH_PAUSE, "it was hung up on after {:?}", since.elapsed());
+    let no_hello = frame(&encode(&Request::ClosePublisher { publisher: 0 }));
+    for said in [&[0xFF; 4], &no_hello[..]] {
+        let since = Instant::now();
+        let mut stream = tokio::net::UnixStream::connect(&path).await.expect("it listens");
+        stream.write_all(said).await.expect("it is read");
+        let mut told = Vec::new();
+        let end = tokio::time::timeout(LONG, stream.read_to_end(&mut told)).await;
+        end.expect("it ends").expect("it is closed");
+        // Behind the greeting: its length, its place in the enum, and the number.
+        assert!(told.len() > 4 + 1 + 32, "it is told why");
+        assert!(since.elapsed() >= BREACH_PAUSE, "it was hung up on after {:?}", since.elapsed());
+    }
 }
 
 /// A server that does nothing of its own accord, and the socket at its path.

@@ -417,6 +417,7 @@ impl Core {
         event: &impl BatchEvent,
         correlation: &CorrelationMetadata,
     ) -> Result<Delivery, PublishError> {
+        correlation.check()?;
         loop {
             let published = self.shared.lock().publish(topic, event, correlation);
             match published {

@@ -10,6 +10,10 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use limits::CorrelationError;
+
+pub(crate) mod limits;
+
 /// The place of an event in a workflow that spans collectors.
 ///
 /// ```

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::{Component, ComponentError};
 use crate::batch::{CorrelationRef, EventRef, Pairs};
-use crate::correlation::{CorrelationMetadata, matches_glob};
+use crate::correlation::{CorrelationError, CorrelationMetadata, limits, matches_glob};
 use crate::topic::{Topic, TopicError, TopicPattern};
 
 /// Which correlations a subscriber wants. Each field that is set has to hold; of a list, one of its items has to. One without any field set
@@ -109,6 +109,17 @@ impl CorrelationFilter {
     pub const fn with_sequence_range(mut self, min: Option<u64>, max: Option<u64>) -> Self {
         (self.min_sequence, self.max_sequence) = (min, max);
         self
+    }
+
+    /// Whether there can be correlations like those that it wants, and its patterns are within their limit.
+    fn check(&self) -> Result<(), CorrelationError> {
+        let ids = [&self.correlation_ids, &self.parent_correlation_ids, &self.root_correlation_ids];
+        ids.into_iter().flatten().try_for_each(|id| limits::check_id(id))?;
+        self.correlation_patterns.iter().try_for_each(|pattern| limits::check_pattern(pattern))?;
+        self.workflow_stages.iter().try_for_each(|stage| limits::check_stage(stage))?;
+        limits::check_tag_count(self.required_tags.len())?;
+        let mut tags = self.required_tags.iter().chain(&self.any_tags);
+        tags.try_for_each(|(name, value)| limits::check_tag(name, value))
     }
 
     /// Whether it takes this correlation. Allocates nothing.
@@ -267,6 +278,9 @@ pub enum FilterError {
     /// No component has such a name.
     #[error("a source: {0}")]
     Source(#[from] ComponentError),
+    /// No correlation can be like one that is wanted, or a pattern for ids is too long.
+    #[error("a correlation filter: {0}")]
+    Correlation(#[from] CorrelationError),
     /// No topic is left: all are of control, which is not included, or there are none.
     #[error("no topic is left: patterns of control are for who includes control")]
     NoTopic,
@@ -373,6 +387,7 @@ impl Filter {
     /// # Errors
     /// [`FilterError`] says which of the filters can't be.
     pub(crate) fn of(subscription: &EventSubscription) -> Result<Self, FilterError> {
+        subscription.correlation_filter.as_ref().map_or(Ok(()), CorrelationFilter::check)?;
         let filter = subscription.event_filter.clone().unwrap_or_default();
         let SourceCaps { event_types, collectors, max_priority } = &subscription.capabilities;
         let sources = |names: &[String]| {

@@ -87,8 +87,9 @@ pub use access::{
     AccessPolicy, Component, ComponentError, Denial, LoadPolicyError, Narrowed, PolicyError, Withheld,
 };
 pub use batch::{
-    Batch, BatchEvent, BatchView, CorrelationRef, EventRef, EventTooLarge, Events, FilesystemEventRef,
-    NetworkEventRef, NotAnEvent, Opaque, Pairs, PerformanceEventRef, ProcessEventRef, TriggerRequestRef,
+    Batch, BatchEvent, BatchView, CorrelationRef, EncodeError, EventRef, EventTooLarge, Events,
+    FilesystemEventRef, NetworkEventRef, NotAnEvent, Opaque, Pairs, PerformanceEventRef, ProcessEventRef,
+    TriggerRequestRef,
 };
 pub use broker::{
     BrokerOptions, DaemoneyeBroker, Departure, Membership, MembershipChange, Missed, Poisoning, Presence,
@@ -104,7 +105,7 @@ pub use client::{
     StatisticsError, SubscribeError, SubscribeOptions, Subscription, Unread,
 };
 pub use control::{Member, PolicyChange, RingCharge};
-pub use correlation::CorrelationMetadata;
+pub use correlation::{CorrelationError, CorrelationMetadata};
 pub use dataplane::{Delivery, Losses, ReceivedBatch, RecvError, WaitPolicy};
 pub use error::{EventBusError, NotSubscribed, Result, StartError};
 pub use event::{

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::batch::{from_epoch, to_epoch};
 use crate::config::{MESSAGE_BYTES_MAX, MESSAGE_TAG_BYTES};
-use crate::correlation::CorrelationMetadata;
+use crate::correlation::{CorrelationError, CorrelationMetadata};
 use crate::topic::Topic;
 use crate::wire::codec::{self, Undecodable};
 
@@ -79,7 +79,7 @@ impl MessageType {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// It is above the limit; each tag of its correlation counts 64 bytes beside its text.
+    /// It is above the limit.
     #[error("a message of {bytes} bytes is above the limit of {limit}")]
     TooLarge {
         /// How large it is.
@@ -99,6 +99,9 @@ pub enum MessageError {
         /// How many.
         surplus: usize,
     },
+    /// Its correlation is above a limit.
+    #[error(transparent)]
+    Correlation(#[from] CorrelationError),
     /// Its type is none that this version knows: somebody's of a later one.
     #[error("messages of type {code} are unknown to this version")]
     UnknownType {
@@ -261,10 +264,11 @@ impl Message {
     /// The message as bytes. The same message gives the same bytes.
     ///
     /// # Errors
-    /// [`MessageError::TooLarge`] above 2 MiB.
+    /// [`MessageError::TooLarge`] above 2 MiB, [`MessageError::Correlation`] if its correlation is above a limit.
     pub fn to_bytes(&self) -> Result<Vec<u8>, MessageError> {
+        self.correlation_metadata.check()?;
         let bytes = codec::encode(&Form::of(self));
-        self.limit(bytes.len())?;
+        check_length(bytes.len())?;
         Ok(bytes)
     }
 
@@ -273,9 +277,7 @@ impl Message {
     /// # Errors
     /// [`MessageError`] says what is wrong with them.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MessageError> {
-        if bytes.len() > MESSAGE_BYTES_MAX {
-            return Err(MessageError::TooLarge { bytes: bytes.len(), limit: MESSAGE_BYTES_MAX });
-        }
+        check_length(bytes.len())?;
         let form: Form<'static> = codec::decode_kept(bytes).map_err(|error| match error {
             Undecodable::Malformed { bytes } => MessageError::Malformed { bytes },
             Undecodable::Trailing { surplus } => MessageError::Trailing { surplus },
@@ -284,18 +286,15 @@ impl Message {
         let message_type = MessageType::of_code(code).ok_or(MessageError::UnknownType { code })?;
         let message = form.into_message(message_type);
         let message = message.ok_or(MessageError::Malformed { bytes: bytes.len() })?;
-        message.limit(bytes.len())?;
+        message.correlation_metadata.check()?;
         Ok(message)
     }
+}
 
-    /// Tags count more than their text: each takes a place in a map, and there could be a million of them.
-    fn limit(&self, bytes: usize) -> Result<(), MessageError> {
-        let tags = self.correlation_metadata.correlation_tags.len();
-        let bytes = bytes.saturating_add(tags.saturating_mul(MESSAGE_TAG_BYTES));
-        match bytes {
-            0..=MESSAGE_BYTES_MAX => Ok(()),
-            _ => Err(MessageError::TooLarge { bytes, limit: MESSAGE_BYTES_MAX }),
-        }
+const fn check_length(bytes: usize) -> Result<(), MessageError> {
+    match bytes {
+        0..=MESSAGE_BYTES_MAX => Ok(()),
+        _ => Err(MessageError::TooLarge { bytes, limit: MESSAGE_BYTES_MAX }),
     }
 }
 

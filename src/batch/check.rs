@@ -9,7 +9,9 @@ use std::mem::{size_of, size_of_val};
 use thiserror::Error;
 use zerocopy::FromBytes;
 
+use super::fields::Fields;
 use super::layout::{Entry, Header, Kind, Pair, VERSION, WORD_BYTES, index, split};
+use super::refs::CorrelationRef;
 use super::time::is_time;
 use super::{RECORD_BYTES_TARGET, RECORD_EVENTS_MAX};
 
@@ -116,6 +118,12 @@ pub(crate) enum Malformed {
     /// A priority that is more than a byte.
     #[error("the priority of entry {entry} is more than a byte")]
     Priority {
+        /// Which entry.
+        entry: u16,
+    },
+    /// A correlation that is above one of its limits.
+    #[error("the correlation in entry {entry} is above its limits")]
+    Correlation {
         /// Which entry.
         entry: u16,
     },
@@ -257,7 +265,18 @@ impl<'a, const ASCII: bool> Walk<'a, ASCII> {
             self.blob(number, entry)?;
         }
         self.strings(number, entry)?;
-        self.pairs(number, entry)
+        self.pairs(number, entry)?;
+        if kind == Kind::Correlation {
+            self.correlation(number, entry)?;
+        }
+        Ok(())
+    }
+
+    /// Judges how large a correlation is whose strings and pairs are in their places.
+    fn correlation(&self, number: u16, entry: &Entry) -> Result<(), Malformed> {
+        let pairs = &self.head.pairs[index(entry.pairs)..self.head.pairs_end(usize::from(number))];
+        let fields = Fields { entry, pairs, strings: self.string_area };
+        CorrelationRef::new(fields).check().map_err(|_| Malformed::Correlation { entry: number })
     }
 
     fn blob(&mut self, number: u16, entry: &Entry) -> Result<(), Malformed> {

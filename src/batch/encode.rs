@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::layout::{Kind, flag, join};
 use super::time::to_epoch;
-use crate::correlation::CorrelationMetadata;
+use crate::correlation::{CorrelationError, CorrelationMetadata};
 use crate::event::{
     CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };
@@ -58,6 +58,27 @@ pub struct EventTooLarge {
     pub limit: u64,
 }
 
+/// Why there is no batch of an event and a correlation. Nothing was encoded.
+///
+/// ```
+/// use daemoneye_eventbus::{Batch, CorrelationError, CorrelationMetadata, EncodeError, Opaque};
+/// use std::time::UNIX_EPOCH;
+///
+/// let scan = CorrelationMetadata::new("scan".repeat(100));
+/// let error = Batch::of(&Opaque(b"PING"), &scan, UNIX_EPOCH).expect_err("an id has 256 bytes at most");
+/// assert_eq!(error, EncodeError::Correlation(CorrelationError::Id { bytes: 400 }));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum EncodeError {
+    /// The event is above the limit.
+    #[error(transparent)]
+    TooLarge(#[from] EventTooLarge),
+    /// The correlation is.
+    #[error(transparent)]
+    Correlation(#[from] CorrelationError),
+}
+
 /// An event that the bus does not look into: bytes of the caller's own making.
 ///
 /// ```
@@ -67,7 +88,7 @@ pub struct EventTooLarge {
 /// let batch = Batch::of(&Opaque(b"PING"), &CorrelationMetadata::default(), UNIX_EPOCH)?;
 /// let event = batch.view().iter().next().expect("a batch is never empty");
 /// assert!(matches!(event, EventRef::Opaque(b"PING")));
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Opaque<'a>(pub &'a [u8]);
@@ -200,8 +221,10 @@ impl Encode for Opaque<'_> {
     }
 }
 
-/// A correlation is an entry too, though no event: the writer puts it where correlations belong.
+/// A correlation is an entry too, though no event: the writer puts it where correlations belong. Who takes it from a caller has checked it: a
+/// reader takes no other.
 pub(super) fn flat_correlation(correlation: &CorrelationMetadata) -> Flat<'_> {
+    debug_assert_eq!(correlation.check(), Ok(()), "the caller is told before");
     let parent = correlation.parent_correlation_id.as_deref().unwrap_or_default();
     let stage = correlation.workflow_stage.as_deref().unwrap_or_default();
     let strings = [&*correlation.correlation_id, parent, &correlation.root_correlation_id, stage];

@@ -74,7 +74,7 @@ impl<'a> Fields<'a> {
 /// let mut tags = batch.view().correlation().correlation_tags();
 /// assert_eq!(tags.len(), 1);
 /// assert_eq!(tags.next(), Some(("host", "a")));
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone)]
 pub struct Pairs<'a> {

@@ -62,7 +62,7 @@ mod time;
 mod write;
 
 pub(crate) use check::{Malformed, event_count};
-pub use encode::{BatchEvent, EventTooLarge, Opaque};
+pub use encode::{BatchEvent, EncodeError, EventTooLarge, Opaque};
 pub use fields::Pairs;
 pub use read::{Batch, BatchView, Events};
 pub(crate) use records::Records;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::check::Head;
 #[cfg(test)]
 use super::check::{Malformed, check};
-use super::encode::{BatchEvent, EventTooLarge};
+use super::encode::{BatchEvent, EncodeError};
 use super::fields::Fields;
 use super::layout::index;
 use super::records::Records;
@@ -38,7 +38,7 @@ use crate::correlation::CorrelationMetadata;
 ///     assert_eq!(file.path(), "/etc/passwd");
 /// }
 /// assert_eq!(view.correlation().correlation_id(), "scan-42");
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone)]
 pub struct Batch {
@@ -52,7 +52,7 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// [`EventTooLarge`] from 4 GiB on.
+    /// [`EncodeError`] from 4 GiB on, or if the correlation is above a limit.
     ///
     /// ```
     /// use daemoneye_eventbus::{Batch, CorrelationMetadata, PerformanceEvent};
@@ -68,13 +68,14 @@ impl Batch {
     /// let batch = Batch::of(&load, &CorrelationMetadata::default(), UNIX_EPOCH)?;
     /// assert_eq!(batch.len(), 1);
     /// assert_eq!(batch.view().published_at(), UNIX_EPOCH);
-    /// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+    /// # Ok::<(), daemoneye_eventbus::EncodeError>(())
     /// ```
     pub fn of(
         event: &impl BatchEvent,
         correlation: &CorrelationMetadata,
         published_at: SystemTime,
-    ) -> Result<Self, EventTooLarge> {
+    ) -> Result<Self, EncodeError> {
+        correlation.check()?;
         let mut writer = BatchWriter::new(u32::MAX);
         writer.begin(correlation)?;
         writer.push(event, None).map_err(|error| match error {
@@ -131,7 +132,7 @@ impl fmt::Debug for Batch {
 /// let view = batch.view();
 /// assert_eq!(view.len(), 1);
 /// assert_eq!(view.correlation_of(0).correlation_id(), "scan-42");
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct BatchView<'a> {

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use super::fields::{Fields, Pairs};
 use super::layout::{Kind, flag, split};
-use crate::correlation::CorrelationMetadata;
+use crate::correlation::{CorrelationError, CorrelationMetadata, limits};
 use crate::event::{
     CollectionEvent, FilesystemEvent, NetworkEvent, PerformanceEvent, ProcessEvent, TriggerRequest,
 };
@@ -41,7 +41,7 @@ use crate::event::{
 ///     assert_eq!(subject(event), "load.1m");
 ///     assert_eq!(event.to_owned(), Some(load.clone().into()));
 /// }
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
@@ -111,7 +111,7 @@ impl<'a> EventRef<'a> {
 /// assert_eq!(process.executable_path(), None);
 /// assert_eq!(process.metadata().next(), Some(("user", "root")));
 /// assert_eq!(process.to_owned(), event);
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct ProcessEventRef<'a> {
@@ -208,7 +208,7 @@ impl fmt::Debug for ProcessEventRef<'_> {
 /// let Some(EventRef::Network(connection)) = batch.view().iter().next() else { panic!("not what was pushed") };
 /// assert_eq!(connection.destination_address(), "10.0.0.9:443");
 /// assert_eq!(connection.to_owned(), event);
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct NetworkEventRef<'a> {
@@ -288,7 +288,7 @@ impl fmt::Debug for NetworkEventRef<'_> {
 /// let Some(EventRef::Filesystem(file)) = batch.view().iter().next() else { panic!("not what was pushed") };
 /// assert_eq!((file.path(), file.size()), ("/etc/passwd", Some(2_048)));
 /// assert_eq!(file.to_owned(), event);
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct FilesystemEventRef<'a> {
@@ -360,7 +360,7 @@ impl fmt::Debug for FilesystemEventRef<'_> {
 /// let Some(EventRef::Performance(load)) = batch.view().iter().next() else { panic!("not what was pushed") };
 /// assert_eq!((load.value(), load.unit()), (0.75, "runnable"));
 /// assert_eq!(load.to_owned(), event);
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct PerformanceEventRef<'a> {
@@ -433,7 +433,7 @@ impl fmt::Debug for PerformanceEventRef<'_> {
 /// let Some(EventRef::Trigger(request)) = batch.view().iter().next() else { panic!("not what was pushed") };
 /// assert_eq!((request.priority(), request.payload()), (200, &b"/tmp/dropper"[..]));
 /// assert_eq!(request.to_owned(), event);
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct TriggerRequestRef<'a> {
@@ -515,7 +515,7 @@ impl fmt::Debug for TriggerRequestRef<'_> {
 /// let correlation = batch.view().correlation_of(0);
 /// assert_eq!(correlation.workflow_stage(), Some("collection"));
 /// assert_eq!(correlation.to_owned(), scan);
-/// # Ok::<(), daemoneye_eventbus::EventTooLarge>(())
+/// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct CorrelationRef<'a> {
@@ -574,6 +574,16 @@ impl<'a> CorrelationRef<'a> {
     #[inline]
     pub fn correlation_tags(&self) -> Pairs<'a> {
         self.fields.pairs()
+    }
+
+    /// Whether it keeps the limits of a [`CorrelationMetadata`]. Allocates nothing.
+    pub(super) fn check(&self) -> Result<(), CorrelationError> {
+        limits::check_id(self.correlation_id())?;
+        limits::check_id(self.root_correlation_id())?;
+        self.parent_correlation_id().map_or(Ok(()), limits::check_id)?;
+        self.workflow_stage().map_or(Ok(()), limits::check_stage)?;
+        limits::check_tag_count(self.correlation_tags().len())?;
+        self.correlation_tags().try_for_each(|(name, value)| limits::check_tag(name, value))
     }
 
     /// The correlation as a value of its own.

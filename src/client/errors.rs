@@ -2,6 +2,7 @@
 
 use super::Disconnected;
 use crate::batch::EventTooLarge;
+use crate::correlation::CorrelationError;
 use crate::filter::FilterError;
 use crate::topic::TopicError;
 use crate::wire::Refusal;
@@ -34,6 +35,9 @@ pub enum PublishError {
     /// The caller's: the event is above the limit.
     #[error(transparent)]
     TooLarge(#[from] EventTooLarge),
+    /// The caller's: its correlation is above a limit.
+    #[error(transparent)]
+    Correlation(#[from] CorrelationError),
 }
 
 /// Why a subscription was not made. Nothing has changed. There is an example at [`EventBusClient::subscription`](crate::EventBusClient::subscription).

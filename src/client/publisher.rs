@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::session::{Command, Commands, Ground};
-use crate::batch::{BatchEvent, BatchWriter, EventTooLarge, PushError, RECORD_BYTES_TARGET};
-use crate::correlation::CorrelationMetadata;
+use crate::batch::{BatchEvent, BatchWriter, EncodeError, EventTooLarge, PushError, RECORD_BYTES_TARGET};
+use crate::correlation::{CorrelationError, CorrelationMetadata};
 use crate::dataplane::{Delivery, Outbox, OutboxShared, RecordLimits};
 use crate::routing::TopicId;
 
@@ -52,7 +52,7 @@ pub struct Unread {
 /// let procmond = EventBusClient::connect(ConnectOptions::new("procmond").path(&path)).await?;
 ///
 /// let mut publisher = procmond.publisher("events.process.start").await?;
-/// publisher.set_correlation(CorrelationMetadata::new("scan-1".to_string()));
+/// publisher.set_correlation(CorrelationMetadata::new("scan-1".to_string()))?;
 /// let delivery = publisher.publish(&process(1234))?;
 /// assert_eq!((delivery.subscribers, delivery.reached), (1, 1));
 ///
@@ -121,9 +121,14 @@ impl Publisher {
     }
 
     /// Sets what later events are correlated with, unless they say otherwise. At first it is a new id.
-    pub fn set_correlation(&mut self, correlation: CorrelationMetadata) {
+    ///
+    /// # Errors
+    /// [`CorrelationError`], if something of it is above its limit; the one before stays.
+    pub fn set_correlation(&mut self, correlation: CorrelationMetadata) -> Result<(), CorrelationError> {
+        correlation.check()?;
         self.correlation = correlation;
         self.stamp = self.stamp.checked_add(1).expect("nobody sets it for centuries");
+        Ok(())
     }
 
     /// Publishes one event. Never waits.
@@ -371,13 +376,14 @@ impl BatchBuilder<'_> {
     /// Adds an event that is correlated otherwise than the rest of the batch.
     ///
     /// # Errors
-    /// As [`push`](Self::push).
+    /// As [`push`](Self::push), and if something of the correlation is above its limit.
     pub fn push_correlated(
         &mut self,
         event: &impl BatchEvent,
         correlation: &CorrelationMetadata,
-    ) -> Result<(), EventTooLarge> {
-        self.push_event(event, Some(correlation))
+    ) -> Result<(), EncodeError> {
+        correlation.check()?;
+        Ok(self.push_event(event, Some(correlation))?)
     }
 
     /// Events in the batch so far.

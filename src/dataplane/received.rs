@@ -239,7 +239,7 @@ mod tests {
     fn owned_events_are_shared_unless_their_correlations_would_fill_the_memory() {
         let of = |text: usize| {
             let mut writer = BatchWriter::new(u32::MAX);
-            let correlation = CorrelationMetadata::new("c".repeat(text));
+            let correlation = CorrelationMetadata::default().with_tag("t".to_owned(), "v".repeat(text));
             writer.begin(&correlation).expect("it fits");
             for pid in 0..500 {
                 let metric = crate::event::PerformanceEvent {
@@ -260,7 +260,7 @@ mod tests {
         let (one, other) = twice(&of(10));
         assert!(Arc::ptr_eq(&one, &other));
         let (one, other) = twice(&of(1000));
-        assert!(!Arc::ptr_eq(&one, &other), "500 events with two texts of 1,000 bytes each");
+        assert!(!Arc::ptr_eq(&one, &other), "500 events with a text of 1,000 bytes each");
         assert_eq!(one, other);
         assert_eq!(of(10).event(500), None);
     }

@@ -3,6 +3,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use proptest::prelude::*;
 
 use super::*;
+use crate::correlation::limits::extremes;
 
 /// Each field has a value that no other has.
 fn whole() -> Message {
@@ -91,7 +92,7 @@ fn a_time_that_is_none_is_refused() {
 #[test]
 fn what_can_be_written_can_be_read_and_what_is_above_the_limit_neither() {
     let mut message = whole();
-    let overhead = message.to_bytes().expect("it is small").len() + 2 * MESSAGE_TAG_BYTES;
+    let overhead = message.to_bytes().expect("it is small").len();
     // A length of more than a byte takes five.
     message.payload = vec![7; MESSAGE_BYTES_MAX - overhead + 3 - 4];
     let bytes = message.to_bytes().expect("just so");
@@ -105,25 +106,15 @@ fn what_can_be_written_can_be_read_and_what_is_above_the_limit_neither() {
 }
 
 #[test]
-fn tags_count_as_what_they_take() {
-    let mut message = whole();
-    message.payload.clear();
-    let tags = &mut message.correlation_metadata.correlation_tags;
-    *tags = (0..MESSAGE_BYTES_MAX / (MESSAGE_TAG_BYTES + 8))
-        .map(|n| (format!("{n:06}"), String::new()))
-        .collect();
-    while message.to_bytes().is_err() {
-        let tags = &mut message.correlation_metadata.correlation_tags;
-        let one = tags.keys().next().cloned().expect("there are many");
-        tags.remove(&one);
+fn a_message_whose_correlation_is_above_a_limit_is_neither_written_nor_read() {
+    for (make, limit, error) in extremes::ALL {
+        let message = Message { correlation_metadata: make(limit), ..whole() };
+        assert_eq!(Message::from_bytes(&message.to_bytes().expect("just so")), Ok(message.clone()));
+        let above = Message { correlation_metadata: make(limit + 1), ..message };
+        let refused = MessageError::Correlation(error(limit + 1));
+        assert_eq!(above.to_bytes(), Err(refused));
+        assert_eq!(Message::from_bytes(&codec::encode(&Form::of(&above))), Err(refused));
     }
-    let bytes = message.to_bytes().expect("it was just so");
-    assert_eq!(Message::from_bytes(&bytes), Ok(message.clone()));
-    let more = (0..MESSAGE_BYTES_MAX / MESSAGE_TAG_BYTES).map(|n| (format!("{n:x}"), String::new()));
-    message.correlation_metadata.correlation_tags = more.collect();
-    assert!(matches!(message.to_bytes(), Err(MessageError::TooLarge { .. })));
-    let refused = Message::from_bytes(&codec::encode(&Form::of(&message)));
-    assert!(refused.is_err(), "nor can somebody else have written it");
 }
 
 #[test]

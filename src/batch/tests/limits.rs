@@ -108,11 +108,11 @@ fn blobs_count_with_their_padding() {
 
 #[test]
 fn a_correlation_that_fits_no_record_is_refused() {
-    let correlation = CorrelationMetadata::new("c".repeat(500));
-    let needed = (size_of::<Header>() + size_of::<Entry>() + 1_000) as u64;
-    let mut writer = BatchWriter::new(1_095);
-    assert_eq!(writer.begin(&correlation), Err(EventTooLarge { bytes: needed, limit: 1_095 }));
-    assert_eq!(BatchWriter::new(1_096).begin(&correlation), Ok(()));
+    let correlation = CorrelationMetadata::new("c".repeat(250));
+    let needed = (size_of::<Header>() + size_of::<Entry>() + 500) as u64;
+    let mut writer = BatchWriter::new(595);
+    assert_eq!(writer.begin(&correlation), Err(EventTooLarge { bytes: needed, limit: 595 }));
+    assert_eq!(BatchWriter::new(596).begin(&correlation), Ok(()));
     assert_eq!(BatchWriter::new(47).begin(&correlation), Err(EventTooLarge { bytes: needed, limit: 47 }));
 }
 
@@ -138,7 +138,8 @@ fn a_refused_event_leaves_no_trace() {
         .into(),
     ];
     let own = CorrelationMetadata::new("own".to_string()).with_tag("k".to_string(), "v".to_string());
-    let large_own = own.clone().with_tag("large".to_string(), "v".repeat(100_000));
+    let large_own =
+        (1..64).fold(own.clone(), |node, tag| node.with_tag(format!("{tag:0128}"), "v".repeat(1_024)));
     for record_bytes_max in [RECORD_BYTES_MAX, 80_000] {
         let mut writer = BatchWriter::new(record_bytes_max);
         let correlation = CorrelationMetadata::new("scan".to_string());

@@ -194,3 +194,56 @@ fn a_record_of_several_events_is_no_longer_than_a_batch_makes_it() {
     assert!(BatchView::parse(&record_of(1)).is_ok());
     assert_eq!(BatchView::parse(&record_of(2)).err(), Some(Malformed::Length));
 }
+
+/// `record` with what stands at these places moved up by one.
+fn grown(mut record: Vec<u8>, places: &[usize]) -> Malformed {
+    for &at in places {
+        let (field, _) = record[at..].split_first_chunk_mut::<4>().expect("it is there");
+        *field = (u32::from_le_bytes(*field) + 1).to_le_bytes();
+    }
+    refusal(&record)
+}
+
+#[test]
+fn a_correlation_above_a_limit_is_refused() {
+    let metric = PerformanceEvent {
+        metric_name: String::new(),
+        value: 1.0,
+        unit: String::new(),
+        metadata: HashMap::from([(String::new(), String::new())]),
+    };
+    let events = [(Ok(metric.into()), None)];
+    let scan = || CorrelationMetadata::new("scan".to_string());
+    let ends = field!(0, ends);
+    let first_pair = field(2, 0);
+    // What is at its limit takes the first byte of what stands behind it.
+    let behind = |correlation: CorrelationMetadata| CorrelationMetadata {
+        root_correlation_id: "r".to_string(),
+        ..correlation
+    };
+    let id = behind(CorrelationMetadata::new("i".repeat(256)));
+    let parent = CorrelationMetadata { parent_correlation_id: Some("p".repeat(256)), ..behind(scan()) };
+    let root =
+        CorrelationMetadata { root_correlation_id: "r".repeat(256), ..scan().with_stage("s".to_string()) };
+    let tag = |node: CorrelationMetadata, name: &str, value: &str| {
+        node.with_tag(name.to_string(), value.to_string())
+    };
+    let stage = tag(scan().with_stage("s".repeat(128)), "n", "");
+    let name = tag(scan(), &"n".repeat(128), "v");
+    let value = tag(tag(scan(), "m", &"v".repeat(1_024)), "n", &"v".repeat(1_024));
+    let tags = (0..64).fold(scan(), |node, number| tag(node, &number.to_string(), ""));
+    for (correlation, places) in [
+        (id, &[ends, ends + 4][..]),
+        (parent, &[ends + 4]),
+        (root, &[ends + 8]),
+        (stage, &[ends + 12]),
+        (name, &[first_pair]),
+        (value, &[first_pair + 4]),
+        // The event has one pair less, which takes no byte.
+        (tags, &[field!(1, pairs)]),
+    ] {
+        let record = record(&correlation, &events);
+        assert_eq!(BatchView::parse(&record).map(|view| view.len()), Ok(1), "at the limit");
+        assert_eq!(grown(record, places), Malformed::Correlation { entry: 0 }, "{correlation:?}");
+    }
+}

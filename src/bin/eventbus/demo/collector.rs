@@ -144,8 +144,8 @@ impl Scanner {
         let correlation = CorrelationMetadata::new(format!("scan-{}-{number}", self.run))
             .with_stage("collection".to_owned())
             .with_sequence(number);
-        batches.set_correlation(correlation.clone());
-        self.lifecycle.set_correlation(correlation);
+        batches.set_correlation(correlation.clone()).expect("two numbers are a short id");
+        self.lifecycle.set_correlation(correlation).expect("it was short");
         publish_batch(batches, scan.values())?;
         for change in self.before.iter().flat_map(|before| changes(before, &scan)) {
             self.lifecycle.publish(&change)?;

@@ -8,6 +8,7 @@ mod backing;
 mod bad_input;
 mod blocking;
 mod config;
+mod correlation;
 mod crash;
 mod death;
 mod delivery;

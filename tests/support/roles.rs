@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{ANSWER, DEADLINE, ROLE};
 
+mod correlation;
 mod filters;
 mod flow;
 mod frugal;
@@ -272,6 +273,7 @@ impl BusRole {
             "bus_subscribe" | "bus_unsubscribe" | "bus_read" | "publish_event" => self.filters(command).await,
             "raw_publish" | "publish_control" | "subscribe_raw" | "unsubscribe_raw" | "drop_raw"
             | "read_raw" | "account_raw" | "read_opaque" => self.raw(command).await,
+            "correlate" | "read_correlated" => self.correlation(command).await,
             "launch" => self.launch(command).await,
             "join" => self.join(command).await,
             "publish_from_each" => self.publish_from_each(command).await,

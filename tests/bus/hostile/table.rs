@@ -103,6 +103,7 @@ pub(super) const AS_PUBLISHER: &[Attack] = &[
     poisons("entry-flags", "entry 1 cannot have the flags"),
     poisons("entry-time", "the time of entry 1 is no time"),
     poisons("entry-correlation", "entry 1 belongs to correlation 1, which does not exist"),
+    poisons("correlation-too-long", "the correlation in entry 0 is above its limits"),
     poisons("entry-strings-backwards", STRINGS),
     poisons("entry-strings-past-the-end", STRINGS),
     poisons("entry-first-pair", "the pairs of entry 0 are out of place"),

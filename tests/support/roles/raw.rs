@@ -163,7 +163,7 @@ fn correlation() -> CorrelationMetadata {
 }
 
 /// All of a correlation, to be compared as text.
-fn in_order(correlation: &CorrelationMetadata) -> Value {
+pub(super) fn in_order(correlation: &CorrelationMetadata) -> Value {
     let mut tags: Vec<_> = correlation.correlation_tags.iter().collect();
     tags.sort();
     json!([

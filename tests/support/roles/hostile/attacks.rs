@@ -141,6 +141,7 @@ fn damaged(ring: &mut Ring, name: &str) {
         // The name is `ev\u{e9}l`: two bytes of the area, then e, v, and two bytes of one character.
         "strings-split" => put(at::ENDS, &[5, 0, 0, 0, 5, 0, 0, 0, 5, 0, 0, 0, 5, 0, 0, 0]),
         "strings-unclaimed" => put(at::ENDS, &[3, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0]),
+        "correlation-too-long" => payload = record::correlated(&"x".repeat(257), "", 0),
         "batch-cut" => payload.truncate(40),
         "batch-empty" => payload.clear(),
         "batch-tail" => payload.extend([0; 16]),

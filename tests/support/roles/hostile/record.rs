@@ -26,22 +26,25 @@ pub(super) mod at {
     pub(crate) const STRING_AREA: usize = EVENT + ENTRY;
 }
 
-/// Strings of the correlation: its id, and the root's.
-const CORRELATION: &[u8] = b"xx";
-
 /// A batch of one process event with this name and pid.
 pub(super) fn batch(name: &str, pid: u32) -> Vec<u8> {
-    let strings = [CORRELATION, name.as_bytes()].concat();
+    correlated("x", name, pid)
+}
+
+/// The same under a correlation with this id, which is its own root.
+pub(super) fn correlated(id: &str, name: &str, pid: u32) -> Vec<u8> {
+    let strings = [id, id, name].concat();
     let mut bytes = Vec::new();
     bytes.extend(1_u32.to_le_bytes());
     bytes.extend([1_u16, 0].map(u16::to_le_bytes).concat());
     let sections = [0, 0, u32::try_from(strings.len()).expect("a short name"), 0];
     bytes.extend(sections.map(u32::to_le_bytes).concat());
     bytes.extend([0; 24]);
-    bytes.extend(entry(6, 0, [1, 1, 2, 2], 0));
+    let id = u32::try_from(id.len()).expect("a short id");
+    bytes.extend(entry(6, 0, [id, id, 2 * id, 2 * id], 0));
     let end = sections[2];
-    bytes.extend(entry(1, pid.into(), [end; 4], 2));
-    bytes.extend(strings);
+    bytes.extend(entry(1, pid.into(), [end; 4], 2 * id));
+    bytes.extend(strings.as_bytes());
     bytes
 }
 

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::access::Component;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Answer, Fact, Identity, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingState, SubscriptionClaim,
-    TopicClaim,
+    Answer, Fact, Identity, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingPath, RingState,
+    RouteClaim, SubscriptionClaim, TopicClaim,
 };
 
 /// A bus in five figures, from [`DaemoneyeBroker::statistics`](crate::DaemoneyeBroker::statistics): sums of what clients that are there now
@@ -40,7 +40,7 @@ use crate::wire::{
 pub struct EventBusStatistics {
     /// Events that publishers have published, whether anybody was there for them or not.
     pub messages_published: u64,
-    /// Events that came to subscriptions: one for two of them counts twice.
+    /// Events that came to subscriptions, without those that their filters have rejected: one for two of them counts twice.
     pub messages_delivered: u64,
     /// Subscriptions.
     pub active_subscribers: usize,
@@ -60,12 +60,17 @@ impl From<&BrokerStatistics> for EventBusStatistics {
         let published = topics.iter().filter_map(|topic| topic.claim);
         Self {
             messages_published: published.fold(0, |sum, claim| sum.saturating_add(claim.events)),
-            messages_delivered: received.fold(0, |sum, claim| sum.saturating_add(claim.received)),
+            messages_delivered: received.fold(0, |sum, claim| sum.saturating_add(delivered(&claim))),
             active_subscribers: subscriptions().count(),
             active_topics: names.len(),
             uptime_seconds: whole.uptime.as_secs(),
         }
     }
+}
+
+/// What of that which came was not rejected by filters.
+fn delivered(claim: &SubscriptionClaim) -> u64 {
+    claim.received.saturating_sub(claim.filtered)
 }
 
 /// What there is on a bus, from [`DaemoneyeBroker::broker_statistics`](crate::DaemoneyeBroker::broker_statistics) or
@@ -194,10 +199,28 @@ pub struct RingStatistics {
     pub bytes: u64,
     /// How far it is.
     pub state: RingState,
-    /// Topics that lead over it.
-    pub routes: u32,
+    /// What it leads through, and why.
+    pub path: RingPath,
+    /// Events that the broker has not sent on, since what waits for its subscriber had come up to a limit: [`Resource::RelayedBytes`].
+    pub withheld: u64,
+    /// Topics that lead over it: so many, and those that there was room to tell of.
+    pub route_count: u32,
+    /// These topics.
+    pub routes: Vec<RouteStatistics>,
     /// What its publisher says that it did with it; clients speak of 256 at most.
     pub claim: Option<RingClaim>,
+}
+
+/// One topic of a ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RouteStatistics {
+    /// The topic.
+    pub topic: Topic,
+    /// Whether its events go there: a way that is being made, or taken back, may not lead there yet, or any more.
+    pub active: bool,
+    /// What its subscriber says that came of it; clients speak of 256 at most.
+    pub claim: Option<RouteClaim>,
 }
 
 /// Refusals of one cause: [`Refusal`] has a variant for each.
@@ -255,6 +278,8 @@ impl BrokerStatistics {
 struct Assembly {
     whole: BrokerStatistics,
     sessions: BTreeMap<u64, usize>,
+    /// The ring that was told of last made sense.
+    of_ring: bool,
 }
 
 impl Assembly {
@@ -294,9 +319,11 @@ impl Assembly {
                 }
                 publishers.last_mut()?.topics.push(TopicStatistics { topic, claim });
             }
-            Fact::Ring { publisher, from, to, bytes, state, routes, claim } => {
-                let (from, to) = (self.session(from)?.component.clone(), self.session(to)?.component.clone());
-                self.whole.rings.push(RingStatistics { publisher, from, to, bytes, state, routes, claim });
+            fact @ Fact::Ring { .. } => self.take_ring(fact)?,
+            Fact::Route { topic, active, claim } => {
+                // Routes come right behind their ring.
+                let ring = self.whole.rings.last_mut().filter(|_| self.of_ring)?;
+                ring.routes.push(RouteStatistics { topic, active, claim });
             }
             Fact::Refusals { count, last } => self.whole.refusals.push(RefusalStatistics { count, last }),
             Fact::Poisonings { component, by, count, last_violation } => {
@@ -310,6 +337,22 @@ impl Assembly {
             }
             Fact::Omitted { facts } => self.whole.omitted = self.whole.omitted.saturating_add(facts),
         }
+        Some(())
+    }
+
+    fn take_ring(&mut self, fact: Fact) -> Option<()> {
+        let Fact::Ring { publisher, from, to, bytes, state, path, withheld, routes: route_count, claim } =
+            fact
+        else {
+            return None;
+        };
+        self.of_ring = false;
+        let (from, to) = (self.session(from)?.component.clone(), self.session(to)?.component.clone());
+        self.of_ring = true;
+        let routes = Vec::new();
+        let ring =
+            RingStatistics { publisher, from, to, bytes, state, path, withheld, route_count, routes, claim };
+        self.whole.rings.push(ring);
         Some(())
     }
 
@@ -360,8 +403,23 @@ mod tests {
             pattern: TopicPattern::new("a.#").expect("a pattern"),
             withheld: true,
         };
+        let (path, withheld) = (RingPath::Memory, 0);
         let (publisher, from, bytes, state, routes, claim) = (1, 1, 1, RingState::Ready, 1, None);
-        let ring = |to| Fact::Ring { publisher, from, to, bytes, state, routes, claim };
+        let ring = |to| Fact::Ring {
+            publisher,
+            from,
+            to,
+            bytes,
+            state,
+            path: path.clone(),
+            withheld,
+            routes,
+            claim,
+        };
+        let route = || {
+            let topic = Topic::new("a.b").expect("a topic");
+            Fact::Route { topic, active: true, claim: None }
+        };
         let facts = [
             subscription(1),
             session("No Name"),
@@ -370,13 +428,17 @@ mod tests {
             subscription(2),
             pattern(2),
             pattern(3),
+            route(),
             ring(1),
+            route(),
             ring(2),
+            route(),
             Fact::Omitted { facts: 10 },
         ];
         let whole = BrokerStatistics::of(facts);
-        assert_eq!(whole.omitted, 15);
+        assert_eq!(whole.omitted, 17);
         assert_eq!((whole.sessions.len(), whole.rings.len()), (1, 1));
+        assert_eq!(whole.rings[0].routes.len(), 1);
         let [subscription] = &whole.sessions[0].subscriptions[..] else { panic!("one") };
         assert_eq!((subscription.granted.len(), subscription.withheld.len()), (0, 1));
     }

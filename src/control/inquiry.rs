@@ -135,6 +135,14 @@ impl<F> Machine<F> {
         claims.rings.retain(|(ring, _)| is_its_own(*ring));
         claims.rings.sort_unstable_by_key(|(ring, _)| *ring);
         claims.rings.dedup_by_key(|(ring, _)| *ring);
+        let is_heard = |ring: u64, slot: u16| {
+            let ring = self.rings.get(&RingId(ring)).filter(|ring| ring.subscriber == session);
+            ring.is_some_and(|ring| usize::from(slot) < ring.slots.len())
+        };
+        claims.routes.retain(|(ring, slot, _)| is_heard(*ring, *slot));
+        claims.routes.sort_unstable_by_key(|(ring, slot, _)| (*ring, *slot));
+        claims.routes.dedup_by_key(|(ring, slot, _)| (*ring, *slot));
+        claims.routes.shrink_to_fit();
         claims.subscriptions.retain(|(subscription, _)| state.subscriptions.contains_key(subscription));
         claims.subscriptions.sort_unstable_by_key(|(subscription, _)| *subscription);
         claims.subscriptions.dedup_by_key(|(subscription, _)| *subscription);

@@ -11,8 +11,8 @@ use crate::control::{
 use crate::wire::relayed::{Head, Row};
 use crate::wire::{
     Claims, Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Needed, Nonce, Notice, Proof,
-    ReceivedClaim, RelayedRecords, Request, Resource, RingClaim, RingId, SubscriptionClaim, TopicClaim,
-    Versions, codec, statistics::in_frames,
+    ReceivedClaim, RelayedRecords, Request, Resource, RingClaim, RingId, RouteClaim, SubscriptionClaim,
+    TopicClaim, Versions, codec, statistics::in_frames,
 };
 
 const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
@@ -257,7 +257,8 @@ fn claims(choices: &mut Choices<'_>) -> Option<Claims> {
     let topics = vec![(choices.number()? % 4, choices.number()? % 4, TopicClaim::default()); 2];
     let rings = vec![(choices.byte()?.into(), RingClaim::default()); 2];
     let subscriptions = vec![(choices.number()? % 8, SubscriptionClaim::default()); 2];
-    Some(Claims { received, topics, rings, subscriptions })
+    let routes = vec![(choices.byte()?.into(), u16::from(choices.byte()? % 3), RouteClaim::default()); 2];
+    Some(Claims { received, topics, rings, subscriptions, routes })
 }
 
 /// Records of which some may be in order, and the last cut.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{PublisherState, Session};
 use crate::config::CLAIMS_MAX;
+use crate::dataplane::Inbox;
 use crate::wire::{Claims, ReceivedClaim, Request};
 
 impl Session {
@@ -32,6 +33,9 @@ impl Session {
             claims.rings.extend(rings.take(CLAIMS_MAX - claims.rings.len()));
         }
         claims.subscriptions = self.ground.hub.claims(CLAIMS_MAX);
+        let routes = self.inbox.iter().flat_map(Inbox::route_claims);
+        let routes = routes.filter_map(|(ring, slot, claim)| Some((self.of_broker(ring)?.0, slot, claim)));
+        claims.routes = routes.take(CLAIMS_MAX).collect();
         self.ask(Request::Told { claims: Box::new(claims) });
     }
 }

@@ -9,8 +9,8 @@ use crate::wire::relayed::Head;
 use crate::wire::{
     Answer, Claims, Credential, Epoch, Fact, GoodbyeReason, Handle, Hello, Identity, Latencies, Life, Needed,
     Nonce, Notice, OrderId, Payer, Proof, PublisherId, ReceivedClaim, Refusal, RelayedRecords, Request,
-    Resource, RingClaim, RingId, RingState, Sharer, SlotTarget, SubscriptionClaim, TokenId, TopicClaim,
-    Versions, Welcome,
+    Resource, RingClaim, RingId, RingPath, RingState, RouteClaim, Sharer, SlotTarget, SubscriptionClaim,
+    TokenId, TopicClaim, Versions, Welcome,
 };
 
 /// An enum of the protocol, which the page has a table for.
@@ -156,15 +156,16 @@ documented!(
     vec![Self::Weak, Self::Token, Self::Invitation, Self::Embedded]
 );
 documented!(Answer, [Told, NotAnswering, Unable], vec![Self::Told, Self::NotAnswering, Self::Unable]);
+documented!(RingState, [Forming, Ready, Poisoned], vec![Self::Forming, Self::Ready, Self::Poisoned]);
 documented!(
-    RingState,
-    [Forming, Ready, Poisoned, Relayed],
-    vec![Self::Forming, Self::Ready, Self::Poisoned, Self::Relayed]
+    RingPath,
+    [Memory, RelayOfControl, RelayOfAll, RelayInstead],
+    vec![Self::Memory, Self::RelayOfControl, Self::RelayOfAll, Self::RelayInstead { cause: "why".into() },]
 );
 documented!(Payer, [Agent, Uid], vec![Self::Agent, Self::Uid(1000)]);
 documented!(
     Fact,
-    [Broker, Session, Subscription, Pattern, Topic, Ring, Refusals, Poisonings, Share, Omitted],
+    [Broker, Session, Subscription, Pattern, Topic, Ring, Refusals, Poisonings, Share, Omitted, Route],
     facts()
 );
 documented!(Needed, [Key, Token], vec![Self::Key, Self::Token]);
@@ -302,19 +303,29 @@ fn received() -> ReceivedClaim {
 }
 
 fn claims() -> Claims {
-    let topic = TopicClaim { events: 7, reached: 8, dropped: 9 };
-    let ring = RingClaim { events: 10, dropped: 11, bytes: 12, bytes_waiting: 27 };
-    let subscription = SubscriptionClaim { received: 14, lost_in_ring: 15, lost_in_queue: 16 };
+    let topic = TopicClaim {
+        events: 7,
+        reached: 8,
+        dropped: 9,
+        too_large: 28,
+        too_late: 29,
+        unkept: 30,
+        kept: 31,
+        expired: 32,
+    };
+    let ring = RingClaim { events: 10, dropped: 11, too_large: 33, bytes: 12, bytes_waiting: 27 };
+    let subscription = SubscriptionClaim { received: 14, lost_in_ring: 15, lost_in_queue: 16, filtered: 34 };
     Claims {
         received: received(),
         topics: vec![(5, 6, topic)],
         rings: vec![(300, ring)],
         subscriptions: vec![(13, subscription)],
+        routes: vec![(301, 35, RouteClaim { received: 36 })],
     }
 }
 
 fn facts() -> Vec<Fact> {
-    let Claims { topics, rings, subscriptions, .. } = claims();
+    let Claims { topics, rings, subscriptions, routes, .. } = claims();
     vec![
         Fact::Broker { uptime_ms: 1000, connections: 1, accepted: 2, turned_away: 3 },
         Fact::Session {
@@ -346,6 +357,8 @@ fn facts() -> Vec<Fact> {
             to: 3,
             bytes: 4,
             state: RingState::Ready,
+            path: RingPath::RelayInstead { cause: "why".into() },
+            withheld: 6,
             routes: 5,
             claim: Some(rings[0].1),
         },
@@ -353,6 +366,7 @@ fn facts() -> Vec<Fact> {
         Fact::Poisonings { component: "a".into(), by: "b".into(), count: 1, last_violation: "how".into() },
         Fact::Share { payer: Some(Payer::Uid(1000)), resource: Resource::Topics, in_use: 1, limit: Some(2) },
         Fact::Omitted { facts: 1 },
+        Fact::Route { topic: Topic::new("a.b").expect("it is one"), active: true, claim: Some(routes[0].2) },
     ]
 }
 

@@ -3,7 +3,8 @@
 use std::time::UNIX_EPOCH;
 
 use daemoneye_eventbus::{
-    BrokerStatistics, EventBusClient, Latencies, MembershipChange, Missed, StatisticsError, TopicPattern,
+    BrokerStatistics, EventBusClient, Latencies, MembershipChange, Missed, StatisticsError, TopicClaim,
+    TopicPattern,
 };
 use serde_json::{Value, json};
 
@@ -67,7 +68,21 @@ fn shown(statistics: &BrokerStatistics) -> Value {
             let claim = topic.claim.map(|claim| [claim.events, claim.reached, claim.dropped]);
             json!([topic.topic.as_str(), claim])
         });
+        let causes = session.publishers.iter().flat_map(|publisher| &publisher.topics).map(|topic| {
+            let causes = |claim: TopicClaim| {
+                let lost = (claim.ring_full(), claim.too_large, claim.too_late, claim.unkept);
+                json!({
+                    "ring_full": lost.0, "too_large": lost.1, "too_late": lost.2, "unkept": lost.3,
+                    "kept": claim.kept, "expired": claim.expired,
+                })
+            };
+            topic.claim.map(causes)
+        });
+        let filtered =
+            session.subscriptions.iter().map(|subscription| subscription.claim.map(|claim| claim.filtered));
         let facts = json!({
+            "filtered": filtered.collect::<Vec<_>>(),
+            "causes": causes.collect::<Vec<_>>(),
             "uid": session.uid,
             "pid": session.pid,
             "identity": format!("{:?}", session.identity),
@@ -82,12 +97,19 @@ fn shown(statistics: &BrokerStatistics) -> Value {
     let rings = statistics.rings.iter().map(|ring| {
         let claim = ring.claim.map(|claim| [claim.events, claim.dropped]);
         let state = format!("{:?}", ring.state);
-        json!([ring.from.as_str(), ring.to.as_str(), ring.bytes, state, ring.routes, claim])
+        json!([ring.from.as_str(), ring.to.as_str(), ring.bytes, state, ring.route_count, claim])
+    });
+    let paths = statistics.rings.iter().map(|ring| {
+        let routes = ring.routes.iter().map(|route| {
+            json!([route.topic.as_str(), route.active, route.claim.map(|claim| claim.received)])
+        });
+        json!({ "path": format!("{:?}", ring.path), "withheld": ring.withheld, "routes": routes.collect::<Vec<_>>() })
     });
     let shares = statistics.shares.iter().filter(|share| share.payer.is_none());
     json!({
         "sessions": Value::Object(sessions.collect()),
         "rings": rings.collect::<Vec<_>>(),
+        "paths": paths.collect::<Vec<_>>(),
         "bytes_waiting": statistics.rings.iter().map(|ring| ring.claim.map(|claim| claim.bytes_waiting)).collect::<Vec<_>>(),
         "bytes": statistics.rings.iter().map(|ring| ring.claim.map(|claim| claim.bytes)).collect::<Vec<_>>(),
         "connections": statistics.connections,

@@ -6,7 +6,7 @@ use daemoneye_eventbus::{
 };
 use serde_json::{Value, json};
 
-use super::{answer, state};
+use super::{answer, path, state};
 
 pub(super) fn json(statistics: &BrokerStatistics) -> Value {
     let list = |values: Vec<Value>| Value::Array(values);
@@ -73,6 +73,7 @@ fn subscription(subscription: &SubscriptionStatistics) -> Value {
             "received_events": claim.received,
             "lost_in_ring_events": claim.lost_in_ring,
             "lost_in_queue_events": claim.lost_in_queue,
+            "filtered_events": claim.filtered,
         })
     });
     let texts = |patterns: &[TopicPattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -91,6 +92,14 @@ fn topic(topic: &TopicStatistics) -> Value {
             "published_events": claim.events,
             "reached_events": claim.reached,
             "dropped_events": claim.dropped,
+            "dropped_by_cause": {
+                "ring_full_events": claim.ring_full(),
+                "too_large_events": claim.too_large,
+                "too_late_events": claim.too_late,
+                "outbox_full_events": claim.unkept,
+            },
+            "kept_events": claim.kept,
+            "expired_events": claim.expired,
         })
     });
     json!({ "topic": topic.topic.as_str(), "claimed": claimed })
@@ -101,8 +110,17 @@ fn ring(ring: &RingStatistics) -> Value {
         json!({
             "events": claim.events,
             "dropped_events": claim.dropped,
+            "too_large_events": claim.too_large,
             "bytes": claim.bytes,
             "bytes_waiting": claim.bytes_waiting,
+        })
+    });
+    let (way, why) = path(&ring.path);
+    let routes = ring.routes.iter().map(|route| {
+        json!({
+            "topic": route.topic.as_str(),
+            "active": route.active,
+            "claimed_received_events": route.claim.map(|claim| claim.received),
         })
     });
     json!({
@@ -111,7 +129,11 @@ fn ring(ring: &RingStatistics) -> Value {
         "to": ring.to.as_str(),
         "bytes": ring.bytes,
         "state": state(ring.state),
-        "routes": ring.routes,
+        "path": way,
+        "relayed_since": why,
+        "withheld_events": ring.withheld,
+        "topics": ring.route_count,
+        "routes": routes.collect::<Vec<_>>(),
         "claimed": claimed,
     })
 }

@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::access::Component;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Answer, Fact, Identity, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingPath, RingState,
-    RouteClaim, SubscriptionClaim, TopicClaim,
+    Answer, Fact, GoodbyeReason, Identity, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingPath,
+    RingState, RouteClaim, SubscriptionClaim, TopicClaim, TotalClaim,
 };
 
-/// A bus in five figures, from [`DaemoneyeBroker::statistics`](crate::DaemoneyeBroker::statistics): sums of what clients that are there now
-/// say of themselves. What those have published and received who have left is in none of them, so they can fall.
+/// A bus in five figures, from [`DaemoneyeBroker::statistics`](crate::DaemoneyeBroker::statistics): sums of what clients
+/// say of themselves, those among them that have left. They do not fall. What a client has counted since it was last asked is missing as long as it does not answer,
+/// and for good if it goes without a word: [`BrokerStatistics::missing`] says of how many clients something is missing.
 ///
 /// ```
 /// use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, Opaque};
@@ -56,21 +57,16 @@ impl From<&BrokerStatistics> for EventBusStatistics {
         let publishers = whole.sessions.iter().flat_map(|session| &session.publishers);
         let topics: Vec<&TopicStatistics> = publishers.flat_map(|publisher| &publisher.topics).collect();
         let names: BTreeSet<&str> = topics.iter().map(|topic| topic.topic.as_str()).collect();
-        let received = subscriptions().filter_map(|subscription| subscription.claim);
-        let published = topics.iter().filter_map(|topic| topic.claim);
+        let totals = || whole.sessions.iter().filter_map(|session| session.totals);
+        let TotalClaim { published, delivered } = whole.departed.totals;
         Self {
-            messages_published: published.fold(0, |sum, claim| sum.saturating_add(claim.events)),
-            messages_delivered: received.fold(0, |sum, claim| sum.saturating_add(delivered(&claim))),
+            messages_published: totals().fold(published, |sum, claim| sum.saturating_add(claim.published)),
+            messages_delivered: totals().fold(delivered, |sum, claim| sum.saturating_add(claim.delivered)),
             active_subscribers: subscriptions().count(),
             active_topics: names.len(),
             uptime_seconds: whole.uptime.as_secs(),
         }
     }
-}
-
-/// What of that which came was not rejected by filters.
-fn delivered(claim: &SubscriptionClaim) -> u64 {
-    claim.received.saturating_sub(claim.filtered)
 }
 
 /// What there is on a bus, from [`DaemoneyeBroker::broker_statistics`](crate::DaemoneyeBroker::broker_statistics) or
@@ -113,6 +109,10 @@ pub struct BrokerStatistics {
     pub sessions: Vec<SessionStatistics>,
     /// The rings between them.
     pub rings: Vec<RingStatistics>,
+    /// Who was there and is not any more.
+    pub departed: DepartedStatistics,
+    /// How often components have joined and left: of 64, those first that have joined more often.
+    pub turnover: Vec<TurnoverStatistics>,
     /// Refusals since the broker was made, by cause.
     pub refusals: Vec<RefusalStatistics>,
     /// Rings that were said to be broken, by who broke them and who says so: the latest 64 of these pairs.
@@ -121,6 +121,35 @@ pub struct BrokerStatistics {
     pub shares: Vec<ShareStatistics>,
     /// Facts that are left out here, since there are too many: topics, rings, subscriptions, patterns.
     pub omitted: u64,
+}
+
+/// Sessions that are over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DepartedStatistics {
+    /// How many.
+    pub sessions: u64,
+    /// Of these, those that have gone without a last word: killed, sent away, or of an older version. What they have counted since they were last asked is
+    /// missing below.
+    pub without_word: u64,
+    /// What they have said of themselves, together.
+    pub totals: TotalClaim,
+}
+
+/// How often a component has joined and left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TurnoverStatistics {
+    /// Who.
+    pub component: Component,
+    /// How often it was let in.
+    pub joined: u64,
+    /// How often it has left.
+    pub left: u64,
+    /// How long ago it has left last, in whole milliseconds; `None`: it never has.
+    pub last_left: Option<Duration>,
+    /// Why the broker has ended that session; `None`: the connection or the process has ended.
+    pub reason: Option<GoodbyeReason>,
 }
 
 /// One session.
@@ -141,6 +170,8 @@ pub struct SessionStatistics {
     pub connected: Duration,
     /// Whether it has said what it has counted; without that none of its claims is there.
     pub answer: Answer,
+    /// What it has said of all its publishers and subscriptions when it last answered, also if it does not now.
+    pub totals: Option<TotalClaim>,
     /// What it says that it has received.
     pub received: Option<ReceivedClaim>,
     /// Its subscriptions.
@@ -262,6 +293,14 @@ pub struct ShareStatistics {
 }
 
 impl BrokerStatistics {
+    /// Of how many clients something is missing in the sums of [`EventBusStatistics`]: of those that have not answered, and those that have gone without
+    /// a last word.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        let mute = self.sessions.iter().filter(|session| session.answer != Answer::Told).count();
+        self.departed.without_word.saturating_add(mute as u64)
+    }
+
     /// Puts facts together. One that makes no sense, being about nothing that was told before, counts as left out.
     pub(crate) fn of(facts: impl IntoIterator<Item = Fact>) -> Self {
         let mut assembly = Assembly::default();
@@ -335,6 +374,14 @@ impl Assembly {
             Fact::Share { payer, resource, in_use, limit } => {
                 self.whole.shares.push(ShareStatistics { payer, resource, in_use, limit });
             }
+            Fact::Departed { sessions, without_word, totals } => {
+                self.whole.departed = DepartedStatistics { sessions, without_word, totals };
+            }
+            Fact::Turnover { component, joined, left, last_left_ms, reason } => {
+                let component = Component::from_client_id(&component).ok()?;
+                let last_left = last_left_ms.map(Duration::from_millis);
+                self.whole.turnover.push(TurnoverStatistics { component, joined, left, last_left, reason });
+            }
             Fact::Omitted { facts } => self.whole.omitted = self.whole.omitted.saturating_add(facts),
         }
         Some(())
@@ -357,7 +404,8 @@ impl Assembly {
     }
 
     fn take_session(&mut self, fact: Fact) -> Option<()> {
-        let Fact::Session { session, component, uid, pid, identity, connected_ms, answer, received } = fact
+        let Fact::Session { session, component, uid, pid, identity, connected_ms, answer, totals, received } =
+            fact
         else {
             return None;
         };
@@ -371,6 +419,7 @@ impl Assembly {
             identity,
             connected: Duration::from_millis(connected_ms),
             answer,
+            totals,
             received,
             subscriptions: Vec::new(),
             publishers: Vec::new(),
@@ -393,6 +442,7 @@ mod tests {
             identity: Identity::Weak,
             connected_ms: 1,
             answer: Answer::Unable,
+            totals: None,
             received: None,
         };
         let subscription =

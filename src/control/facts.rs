@@ -72,6 +72,7 @@ impl<F> Machine<F> {
         process: impl Fn(SessionId) -> (u32, Option<u32>),
     ) {
         self.tell_shares(facts);
+        facts.add(self.inquiries.departed.tell());
         let in_it = self.sessions.iter().filter(|(_, state)| state.component.is_some());
         let mut left = 0_usize;
         for (session, state) in in_it.clone() {
@@ -105,6 +106,7 @@ impl<F> Machine<F> {
             identity: state.identity(),
             connected_ms: millis(self.now.saturating_duration_since(state.since)),
             answer,
+            totals: state.totals,
             received: claims.map(|claims| claims.received),
         }
     }

@@ -211,6 +211,11 @@ impl Queue {
         self.filtered.store(self.filtered.load(Ordering::Relaxed) + events, Ordering::Relaxed);
     }
 
+    /// Events that were taken in so far, and that the reader's filters have not rejected.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.state.lock().received.saturating_sub(self.filtered())
+    }
+
     /// Those so far.
     pub(crate) fn filtered(&self) -> u64 {
         self.filtered.load(Ordering::Relaxed)

@@ -25,6 +25,6 @@ pub use quota::{Resource, Sharer};
 pub(crate) use relayed::RelayedRecords;
 pub use statistics::{
     Answer, Identity, Latencies, Payer, ReceivedClaim, RingClaim, RingPath, RingState, RouteClaim,
-    SubscriptionClaim, TopicClaim,
+    SubscriptionClaim, TopicClaim, TotalClaim,
 };
 pub(crate) use statistics::{Claims, Fact, STATISTICS_SINCE};

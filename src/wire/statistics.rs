@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::codec::encode;
-use super::{Refusal, Resource, message::list};
+use super::{GoodbyeReason, Refusal, Resource, message::list};
 use crate::config::{CLAIMS_MAX, FRAME_BYTES_MAX, FRAME_MEMORY_MAX};
 use crate::topic::{Topic, TopicPattern};
 
@@ -222,9 +222,21 @@ pub struct Latencies {
     pub max_nanos: u64,
 }
 
+/// What a client says of all its publishers and subscriptions, those that it has closed among them. It says the same to no other broker: what it has
+/// told one before does not count again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TotalClaim {
+    /// Events that were published.
+    pub published: u64,
+    /// Events that came to its subscriptions, without those that their filters have rejected.
+    pub delivered: u64,
+}
+
 /// The answer of a client that is asked what it has counted. Each list names what it is about, and is cut.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Claims {
+    pub(crate) totals: TotalClaim,
     pub(crate) received: ReceivedClaim,
     /// By the client's numbers of publisher and topic.
     #[serde(deserialize_with = "list")]
@@ -265,6 +277,7 @@ pub(crate) enum Fact {
         identity: Identity,
         connected_ms: u64,
         answer: Answer,
+        totals: Option<TotalClaim>,
         received: Option<ReceivedClaim>,
     },
     Subscription {
@@ -325,6 +338,20 @@ pub(crate) enum Fact {
         active: bool,
         claim: Option<RouteClaim>,
     },
+    /// Sessions that are over, and what they have said of themselves.
+    Departed {
+        sessions: u64,
+        without_word: u64,
+        totals: TotalClaim,
+    },
+    /// How often a component has joined and left, how long ago it has left last, and why, if the broker has ended that session.
+    Turnover {
+        component: String,
+        joined: u64,
+        left: u64,
+        last_left_ms: Option<u64>,
+        reason: Option<GoodbyeReason>,
+    },
 }
 
 /// Facts in parts that are a frame each, in bytes as well as in what it decodes into; at least one part.
@@ -371,6 +398,7 @@ mod tests {
         let subscription =
             SubscriptionClaim { received: MOST, lost_in_ring: MOST, lost_in_queue: MOST, filtered: MOST };
         let claims = Claims {
+            totals: TotalClaim { published: MOST, delivered: MOST },
             received: ReceivedClaim {
                 events: MOST,
                 skipped: MOST,

@@ -52,6 +52,7 @@ fn an_operator_sees_who_is_there_what_was_published_and_who_does_not_answer() {
     let table = text(&shown.stdout);
     assert_eq!((shown.status.code(), text(&shown.stderr)), (Some(0), ""), "{table}");
     for line in [
+        "10 events published, 10 delivered",
         "  publishes events.process.batch: 10 published, 10 reached, 0 dropped",
         "  hears events.process.# (withheld: no.row): 10 received, 0 filtered out, 0 lost in rings, 0 lost in its queue",
         "  brings events.process.batch: 10 received",

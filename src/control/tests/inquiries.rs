@@ -8,7 +8,7 @@ use crate::config::{CLAIMS_MAX, STATISTICS_BYTES_MAX, TELL_DEADLINE, TELL_PAUSE}
 use crate::wire::codec::encode;
 use crate::wire::{
     Answer, Claims, Fact, Latencies, Notice, Payer, ReceivedClaim, Refusal, Request, Resource, RingClaim,
-    RingPath, RingState, RouteClaim, SubscriptionClaim, TopicClaim, Versions,
+    RingPath, RingState, RouteClaim, SubscriptionClaim, TopicClaim, TotalClaim, Versions,
 };
 
 const STRANGER: Origin = Origin::Remote { uid: 7 };
@@ -195,6 +195,7 @@ fn what_a_client_says_of_what_it_does_not_have_is_not_kept() {
     let ring = world.only_ring();
     ask(&mut world, asker, 1);
     let claims = Claims {
+        totals: TotalClaim::default(),
         received: ReceivedClaim::default(),
         topics: vec![(0, 0, TopicClaim::default()); CLAIMS_MAX],
         rings: vec![(ring.0, RingClaim::default()); CLAIMS_MAX],

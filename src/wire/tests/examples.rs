@@ -10,7 +10,7 @@ use crate::wire::{
     Answer, Claims, Credential, Epoch, Fact, GoodbyeReason, Handle, Hello, Identity, Latencies, Life, Needed,
     Nonce, Notice, OrderId, Payer, Proof, PublisherId, ReceivedClaim, Refusal, RelayedRecords, Request,
     Resource, RingClaim, RingId, RingPath, RingState, RouteClaim, Sharer, SlotTarget, SubscriptionClaim,
-    TokenId, TopicClaim, Versions, Welcome,
+    TokenId, TopicClaim, TotalClaim, Versions, Welcome,
 };
 
 /// An enum of the protocol, which the page has a table for.
@@ -65,6 +65,7 @@ documented!(
         Took,
         Finished,
         Begun,
+        Leaving,
     ],
     requests()
 );
@@ -165,7 +166,21 @@ documented!(
 documented!(Payer, [Agent, Uid], vec![Self::Agent, Self::Uid(1000)]);
 documented!(
     Fact,
-    [Broker, Session, Subscription, Pattern, Topic, Ring, Refusals, Poisonings, Share, Omitted, Route],
+    [
+        Broker,
+        Session,
+        Subscription,
+        Pattern,
+        Topic,
+        Ring,
+        Refusals,
+        Poisonings,
+        Share,
+        Omitted,
+        Route,
+        Departed,
+        Turnover
+    ],
     facts()
 );
 documented!(Needed, [Key, Token], vec![Self::Key, Self::Token]);
@@ -226,6 +241,7 @@ fn requests() -> Vec<Request> {
         Request::Took { ring, cost: 1000 },
         Request::Finished,
         Request::Begun,
+        Request::Leaving { totals: totals() },
     ]
 }
 
@@ -296,6 +312,10 @@ fn records() -> RelayedRecords {
     RelayedRecords([&head.to_bytes()[..], &[0xaa, 0xbb]].concat())
 }
 
+fn totals() -> TotalClaim {
+    TotalClaim { published: 37, delivered: 38 }
+}
+
 fn received() -> ReceivedClaim {
     let latencies =
         Latencies { events: 21, p50_nanos: 22, p90_nanos: 23, p99_nanos: 24, p999_nanos: 25, max_nanos: 26 };
@@ -316,6 +336,7 @@ fn claims() -> Claims {
     let ring = RingClaim { events: 10, dropped: 11, too_large: 33, bytes: 12, bytes_waiting: 27 };
     let subscription = SubscriptionClaim { received: 14, lost_in_ring: 15, lost_in_queue: 16, filtered: 34 };
     Claims {
+        totals: totals(),
         received: received(),
         topics: vec![(5, 6, topic)],
         rings: vec![(300, ring)],
@@ -336,6 +357,7 @@ fn facts() -> Vec<Fact> {
             identity: Identity::Token,
             connected_ms: 2,
             answer: Answer::Told,
+            totals: Some(totals()),
             received: Some(received()),
         },
         Fact::Subscription { session: 1, subscription: 2, ring_bytes: 3, claim: Some(subscriptions[0].1) },
@@ -367,6 +389,14 @@ fn facts() -> Vec<Fact> {
         Fact::Share { payer: Some(Payer::Uid(1000)), resource: Resource::Topics, in_use: 1, limit: Some(2) },
         Fact::Omitted { facts: 1 },
         Fact::Route { topic: Topic::new("a.b").expect("it is one"), active: true, claim: Some(routes[0].2) },
+        Fact::Departed { sessions: 1, without_word: 2, totals: totals() },
+        Fact::Turnover {
+            component: "a".into(),
+            joined: 1,
+            left: 2,
+            last_left_ms: Some(3),
+            reason: Some(GoodbyeReason::RouteDeadline),
+        },
     ]
 }
 

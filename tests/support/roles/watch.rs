@@ -4,7 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use daemoneye_eventbus::{
     BrokerStatistics, EventBusClient, Latencies, MembershipChange, Missed, StatisticsError, TopicClaim,
-    TopicPattern,
+    TopicPattern, TurnoverStatistics,
 };
 use serde_json::{Value, json};
 
@@ -110,6 +110,12 @@ fn shown(statistics: &BrokerStatistics) -> Value {
         "sessions": Value::Object(sessions.collect()),
         "rings": rings.collect::<Vec<_>>(),
         "paths": paths.collect::<Vec<_>>(),
+        "departed": [
+            json!(statistics.departed.sessions), json!(statistics.departed.without_word),
+            json!([statistics.departed.totals.published, statistics.departed.totals.delivered]),
+        ],
+        "missing": statistics.missing(),
+        "turnover": statistics.turnover.iter().map(turnover).collect::<serde_json::Map<_, Value>>(),
         "bytes_waiting": statistics.rings.iter().map(|ring| ring.claim.map(|claim| claim.bytes_waiting)).collect::<Vec<_>>(),
         "bytes": statistics.rings.iter().map(|ring| ring.claim.map(|claim| claim.bytes)).collect::<Vec<_>>(),
         "connections": statistics.connections,
@@ -120,6 +126,15 @@ fn shown(statistics: &BrokerStatistics) -> Value {
         "in_use": shares.map(|share| (format!("{:?}", share.resource), share.in_use.into())).collect::<serde_json::Map<_, Value>>(),
         "omitted": statistics.omitted,
     })
+}
+
+/// How often it joined and left, whether it is known when it left last, and why.
+fn turnover(turnover: &TurnoverStatistics) -> (String, Value) {
+    let TurnoverStatistics { component, joined, left, last_left, reason, .. } = turnover;
+    (
+        component.to_string(),
+        json!([joined, left, last_left.is_some(), reason.as_ref().map(ToString::to_string)]),
+    )
 }
 
 fn change(change: Result<MembershipChange, Missed>) -> Value {

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    Answer, BrokerStatistics, Latencies, Payer, Resource, RingClaim, RingStatistics, SessionStatistics,
-    TopicClaim, TopicPattern,
+    Answer, BrokerStatistics, EventBusStatistics, Latencies, Payer, Resource, RingClaim, RingStatistics,
+    SessionStatistics, TopicClaim, TopicPattern, TurnoverStatistics,
 };
 
 use super::{answer, path, state};
@@ -46,6 +46,13 @@ fn head(statistics: &BrokerStatistics) -> Vec<String> {
         "up {}, {connections} connections, {accepted} ever, {turned_away} turned away",
         time(statistics.uptime)
     )];
+    let five = EventBusStatistics::from(statistics);
+    let (published, delivered) = (five.messages_published, five.messages_delivered);
+    let missing = match statistics.missing() {
+        0 => String::new(),
+        clients => format!(", without what {clients} clients have not said"),
+    };
+    lines.push(format!("{published} events published, {delivered} delivered{missing}"));
     let totals = statistics.shares.iter().filter(|share| share.payer.is_none() && share.in_use > 0);
     let totals = totals.map(|share| match share.limit {
         Some(limit) => {
@@ -164,7 +171,7 @@ fn ring_lines(ring: &RingStatistics) -> Vec<String> {
     lines
 }
 
-/// Shares of users, refusals, broken rings, and what is not shown.
+/// Shares of users, who comes and goes, refusals, broken rings, and what is not shown.
 fn troubles(statistics: &BrokerStatistics) -> Vec<String> {
     let mut lines = vec![String::new()];
     for share in &statistics.shares {
@@ -177,6 +184,7 @@ fn troubles(statistics: &BrokerStatistics) -> Vec<String> {
         let limit = share.limit.map_or_else(String::new, |limit| format!(" of {}", shown(limit)));
         lines.push(format!("{whose} has {}{limit} {}", shown(share.in_use), share.resource));
     }
+    lines.extend(statistics.turnover.iter().filter(|component| component.joined > 1).map(turnover_line));
     for cause in &statistics.refusals {
         let last = printable(&cause.last.to_string(), TEXT_COLUMNS);
         lines.push(format!("refused {} times, the last: {last}", cause.count));
@@ -191,6 +199,18 @@ fn troubles(statistics: &BrokerStatistics) -> Vec<String> {
         lines.push(format!("{} more facts are not shown: there are too many", statistics.omitted));
     }
     if lines.len() == 1 { Vec::new() } else { lines }
+}
+
+/// A component that has come more than once.
+fn turnover_line(turnover: &TurnoverStatistics) -> String {
+    let component = printable(turnover.component.as_str(), NAME_COLUMNS);
+    let mut line = format!("{component} joined {} times, left {} times", turnover.joined, turnover.left);
+    if let Some(ago) = turnover.last_left {
+        let why =
+            turnover.reason.as_ref().map_or_else(|| "its connection ended".to_owned(), ToString::to_string);
+        let _ = write!(line, ", the last time {} ago: {}", time(ago), printable(&why, TEXT_COLUMNS));
+    }
+    line
 }
 
 fn texts(patterns: &[TopicPattern]) -> String {

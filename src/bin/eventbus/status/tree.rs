@@ -17,6 +17,20 @@ pub(super) fn json(statistics: &BrokerStatistics) -> Value {
         "connections_turned_away": statistics.turned_away,
         "sessions": list(statistics.sessions.iter().map(session).collect()),
         "rings": list(statistics.rings.iter().map(ring).collect()),
+        "departed": {
+            "sessions": statistics.departed.sessions,
+            "without_word": statistics.departed.without_word,
+            "claimed_published_events": statistics.departed.totals.published,
+            "claimed_delivered_events": statistics.departed.totals.delivered,
+        },
+        "missing_in_sums": statistics.missing(),
+        "turnover": list(statistics.turnover.iter().map(|component| json!({
+            "component": component.component.as_str(),
+            "joined": component.joined,
+            "left": component.left,
+            "last_left_seconds": component.last_left.map(|ago| ago.as_secs_f64()),
+            "reason": component.reason.as_ref().map(ToString::to_string),
+        })).collect()),
         "refusals": list(statistics.refusals.iter().map(|cause| {
             json!({ "count": cause.count, "last": cause.last.to_string() })
         }).collect()),
@@ -61,6 +75,9 @@ fn session(session: &SessionStatistics) -> Value {
         "identity": session.identity.to_string(),
         "connected_seconds": session.connected.as_secs_f64(),
         "answer": answer(session.answer),
+        "claimed_totals": session.totals.map(|totals| {
+            json!({ "published_events": totals.published, "delivered_events": totals.delivered })
+        }),
         "claimed_received": received,
         "subscriptions": session.subscriptions.iter().map(subscription).collect::<Vec<_>>(),
         "publishers": publishers.collect::<Vec<_>>(),

@@ -3,8 +3,8 @@
 use std::time::UNIX_EPOCH;
 
 use daemoneye_eventbus::{
-    BrokerStatistics, EventBusClient, Latencies, MembershipChange, Missed, StatisticsError, TopicClaim,
-    TopicPattern, TurnoverStatistics,
+    BrokerStatistics, EventBusClient, Latencies, MembershipChange, Missed, SessionStatistics,
+    StatisticsError, TopicClaim, TopicPattern, TurnoverStatistics,
 };
 use serde_json::{Value, json};
 
@@ -52,6 +52,22 @@ fn patterns(patterns: &[TopicPattern]) -> Vec<&str> {
     patterns.iter().map(TopicPattern::as_str).collect()
 }
 
+/// Of each topic, why what was lost was lost.
+fn causes(session: &SessionStatistics) -> Vec<Option<Value>> {
+    let of = |claim: TopicClaim| {
+        json!({
+            "ring_full": claim.ring_full(),
+            "too_large": claim.too_large,
+            "too_late": claim.too_late,
+            "unkept": claim.unkept,
+            "kept": claim.kept,
+            "expired": claim.expired,
+        })
+    };
+    let topics = session.publishers.iter().flat_map(|publisher| &publisher.topics);
+    topics.map(|topic| topic.claim.map(of)).collect()
+}
+
 /// Sessions by component, and rings; claims as arrays, in the order of their fields.
 fn shown(statistics: &BrokerStatistics) -> Value {
     let sessions = statistics.sessions.iter().map(|session| {
@@ -68,21 +84,11 @@ fn shown(statistics: &BrokerStatistics) -> Value {
             let claim = topic.claim.map(|claim| [claim.events, claim.reached, claim.dropped]);
             json!([topic.topic.as_str(), claim])
         });
-        let causes = session.publishers.iter().flat_map(|publisher| &publisher.topics).map(|topic| {
-            let causes = |claim: TopicClaim| {
-                let lost = (claim.ring_full(), claim.too_large, claim.too_late, claim.unkept);
-                json!({
-                    "ring_full": lost.0, "too_large": lost.1, "too_late": lost.2, "unkept": lost.3,
-                    "kept": claim.kept, "expired": claim.expired,
-                })
-            };
-            topic.claim.map(causes)
-        });
         let filtered =
             session.subscriptions.iter().map(|subscription| subscription.claim.map(|claim| claim.filtered));
         let facts = json!({
             "filtered": filtered.collect::<Vec<_>>(),
-            "causes": causes.collect::<Vec<_>>(),
+            "causes": causes(session),
             "uid": session.uid,
             "pid": session.pid,
             "identity": format!("{:?}", session.identity),

@@ -11,6 +11,7 @@ mod raw;
 mod serve;
 mod shares;
 mod statistics;
+mod turnover;
 
 use std::io;
 use std::path::PathBuf;

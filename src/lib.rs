@@ -118,14 +118,15 @@ pub use instance::{Instance, InstanceError};
 pub use message::{Message, MessageError, MessageType};
 pub use shm::Backing;
 pub use statistics::{
-    BrokerStatistics, EventBusStatistics, PoisoningStatistics, PublisherStatistics, RefusalStatistics,
-    RingStatistics, SessionStatistics, ShareStatistics, SubscriptionStatistics, TopicStatistics,
+    BrokerStatistics, DepartedStatistics, EventBusStatistics, PoisoningStatistics, PublisherStatistics,
+    RefusalStatistics, RingStatistics, RouteStatistics, SessionStatistics, ShareStatistics,
+    SubscriptionStatistics, TopicStatistics, TurnoverStatistics,
 };
 pub use sys::{FileError, ListenError, SocketEnd, SocketGroup};
 pub use topic::{Topic, TopicError, TopicPattern};
 pub use wire::{
     Answer, GoodbyeReason, Identity, Latencies, Needed, Payer, ReceivedClaim, Refusal, Resource, RingClaim,
-    RingState, Sharer, SubscriptionClaim, TopicClaim, Versions,
+    RingPath, RingState, RouteClaim, Sharer, SubscriptionClaim, TopicClaim, TotalClaim, Versions,
 };
 
 /// The examples of the front page compile.

@@ -11,12 +11,13 @@ use serde::{Deserialize, Serialize};
 use crate::access::Component;
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
-    Answer, Fact, Identity, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingState, SubscriptionClaim,
-    TopicClaim,
+    Answer, Fact, GoodbyeReason, Identity, Payer, ReceivedClaim, Refusal, Resource, RingClaim, RingPath,
+    RingState, RouteClaim, SubscriptionClaim, TopicClaim, TotalClaim,
 };
 
-/// A bus in five figures, from [`DaemoneyeBroker::statistics`](crate::DaemoneyeBroker::statistics): sums of what clients that are there now
-/// say of themselves. What those have published and received who have left is in none of them, so they can fall.
+/// A bus in five figures, from [`DaemoneyeBroker::statistics`](crate::DaemoneyeBroker::statistics): sums of what clients
+/// say of themselves, those among them that have left. They do not fall. What a client has counted since it was last asked is missing as long as it does not answer,
+/// and for good if it goes without a word: [`BrokerStatistics::missing`] says of how many clients something is missing.
 ///
 /// ```
 /// use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, Opaque};
@@ -40,7 +41,7 @@ use crate::wire::{
 pub struct EventBusStatistics {
     /// Events that publishers have published, whether anybody was there for them or not.
     pub messages_published: u64,
-    /// Events that came to subscriptions: one for two of them counts twice.
+    /// Events that came to subscriptions, without those that their filters have rejected: one for two of them counts twice.
     pub messages_delivered: u64,
     /// Subscriptions.
     pub active_subscribers: usize,
@@ -56,11 +57,11 @@ impl From<&BrokerStatistics> for EventBusStatistics {
         let publishers = whole.sessions.iter().flat_map(|session| &session.publishers);
         let topics: Vec<&TopicStatistics> = publishers.flat_map(|publisher| &publisher.topics).collect();
         let names: BTreeSet<&str> = topics.iter().map(|topic| topic.topic.as_str()).collect();
-        let received = subscriptions().filter_map(|subscription| subscription.claim);
-        let published = topics.iter().filter_map(|topic| topic.claim);
+        let totals = || whole.sessions.iter().filter_map(|session| session.totals);
+        let TotalClaim { published, delivered } = whole.departed.totals;
         Self {
-            messages_published: published.fold(0, |sum, claim| sum.saturating_add(claim.events)),
-            messages_delivered: received.fold(0, |sum, claim| sum.saturating_add(claim.received)),
+            messages_published: totals().fold(published, |sum, claim| sum.saturating_add(claim.published)),
+            messages_delivered: totals().fold(delivered, |sum, claim| sum.saturating_add(claim.delivered)),
             active_subscribers: subscriptions().count(),
             active_topics: names.len(),
             uptime_seconds: whole.uptime.as_secs(),
@@ -108,6 +109,10 @@ pub struct BrokerStatistics {
     pub sessions: Vec<SessionStatistics>,
     /// The rings between them.
     pub rings: Vec<RingStatistics>,
+    /// Who was there and is not any more.
+    pub departed: DepartedStatistics,
+    /// How often components have joined and left: of 64, those first that have joined more often.
+    pub turnover: Vec<TurnoverStatistics>,
     /// Refusals since the broker was made, by cause.
     pub refusals: Vec<RefusalStatistics>,
     /// Rings that were said to be broken, by who broke them and who says so: the latest 64 of these pairs.
@@ -116,6 +121,35 @@ pub struct BrokerStatistics {
     pub shares: Vec<ShareStatistics>,
     /// Facts that are left out here, since there are too many: topics, rings, subscriptions, patterns.
     pub omitted: u64,
+}
+
+/// Sessions that are over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DepartedStatistics {
+    /// How many.
+    pub sessions: u64,
+    /// Of these, those that have gone without a last word: killed, sent away, or of an older version. What they have counted since they were last asked is
+    /// missing below.
+    pub without_word: u64,
+    /// What they have said of themselves, together.
+    pub totals: TotalClaim,
+}
+
+/// How often a component has joined and left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TurnoverStatistics {
+    /// Who.
+    pub component: Component,
+    /// How often it was let in.
+    pub joined: u64,
+    /// How often it has left.
+    pub left: u64,
+    /// How long ago it has left last, in whole milliseconds; `None`: it never has.
+    pub last_left: Option<Duration>,
+    /// Why the broker has ended that session; `None`: the connection or the process has ended.
+    pub reason: Option<GoodbyeReason>,
 }
 
 /// One session.
@@ -136,6 +170,8 @@ pub struct SessionStatistics {
     pub connected: Duration,
     /// Whether it has said what it has counted; without that none of its claims is there.
     pub answer: Answer,
+    /// What it has said of all its publishers and subscriptions when it last answered, also if it does not now.
+    pub totals: Option<TotalClaim>,
     /// What it says that it has received.
     pub received: Option<ReceivedClaim>,
     /// Its subscriptions.
@@ -194,10 +230,28 @@ pub struct RingStatistics {
     pub bytes: u64,
     /// How far it is.
     pub state: RingState,
-    /// Topics that lead over it.
-    pub routes: u32,
+    /// What it leads through, and why.
+    pub path: RingPath,
+    /// Events that the broker has not sent on, since what waits for its subscriber had come up to a limit: [`Resource::RelayedBytes`].
+    pub withheld: u64,
+    /// Topics that lead over it: so many, and those that there was room to tell of.
+    pub route_count: u32,
+    /// These topics.
+    pub routes: Vec<RouteStatistics>,
     /// What its publisher says that it did with it; clients speak of 256 at most.
     pub claim: Option<RingClaim>,
+}
+
+/// One topic of a ring.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RouteStatistics {
+    /// The topic.
+    pub topic: Topic,
+    /// Whether its events go there: a way that is being made, or taken back, may not lead there yet, or any more.
+    pub active: bool,
+    /// What its subscriber says that came of it; clients speak of 256 at most.
+    pub claim: Option<RouteClaim>,
 }
 
 /// Refusals of one cause: [`Refusal`] has a variant for each.
@@ -239,6 +293,14 @@ pub struct ShareStatistics {
 }
 
 impl BrokerStatistics {
+    /// Of how many clients something is missing in the sums of [`EventBusStatistics`]: of those that have not answered, and those that have gone without
+    /// a last word.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        let mute = self.sessions.iter().filter(|session| session.answer != Answer::Told).count();
+        self.departed.without_word.saturating_add(mute as u64)
+    }
+
     /// Puts facts together. One that makes no sense, being about nothing that was told before, counts as left out.
     pub(crate) fn of(facts: impl IntoIterator<Item = Fact>) -> Self {
         let mut assembly = Assembly::default();
@@ -255,6 +317,8 @@ impl BrokerStatistics {
 struct Assembly {
     whole: BrokerStatistics,
     sessions: BTreeMap<u64, usize>,
+    /// The ring that was told of last made sense.
+    of_ring: bool,
 }
 
 impl Assembly {
@@ -294,9 +358,11 @@ impl Assembly {
                 }
                 publishers.last_mut()?.topics.push(TopicStatistics { topic, claim });
             }
-            Fact::Ring { publisher, from, to, bytes, state, routes, claim } => {
-                let (from, to) = (self.session(from)?.component.clone(), self.session(to)?.component.clone());
-                self.whole.rings.push(RingStatistics { publisher, from, to, bytes, state, routes, claim });
+            fact @ Fact::Ring { .. } => self.take_ring(fact)?,
+            Fact::Route { topic, active, claim } => {
+                // Routes come right behind their ring.
+                let ring = self.whole.rings.last_mut().filter(|_| self.of_ring)?;
+                ring.routes.push(RouteStatistics { topic, active, claim });
             }
             Fact::Refusals { count, last } => self.whole.refusals.push(RefusalStatistics { count, last }),
             Fact::Poisonings { component, by, count, last_violation } => {
@@ -308,13 +374,38 @@ impl Assembly {
             Fact::Share { payer, resource, in_use, limit } => {
                 self.whole.shares.push(ShareStatistics { payer, resource, in_use, limit });
             }
+            Fact::Departed { sessions, without_word, totals } => {
+                self.whole.departed = DepartedStatistics { sessions, without_word, totals };
+            }
+            Fact::Turnover { component, joined, left, last_left_ms, reason } => {
+                let component = Component::from_client_id(&component).ok()?;
+                let last_left = last_left_ms.map(Duration::from_millis);
+                self.whole.turnover.push(TurnoverStatistics { component, joined, left, last_left, reason });
+            }
             Fact::Omitted { facts } => self.whole.omitted = self.whole.omitted.saturating_add(facts),
         }
         Some(())
     }
 
+    fn take_ring(&mut self, fact: Fact) -> Option<()> {
+        let Fact::Ring { publisher, from, to, bytes, state, path, withheld, routes: route_count, claim } =
+            fact
+        else {
+            return None;
+        };
+        self.of_ring = false;
+        let (from, to) = (self.session(from)?.component.clone(), self.session(to)?.component.clone());
+        self.of_ring = true;
+        let routes = Vec::new();
+        let ring =
+            RingStatistics { publisher, from, to, bytes, state, path, withheld, route_count, routes, claim };
+        self.whole.rings.push(ring);
+        Some(())
+    }
+
     fn take_session(&mut self, fact: Fact) -> Option<()> {
-        let Fact::Session { session, component, uid, pid, identity, connected_ms, answer, received } = fact
+        let Fact::Session { session, component, uid, pid, identity, connected_ms, answer, totals, received } =
+            fact
         else {
             return None;
         };
@@ -328,6 +419,7 @@ impl Assembly {
             identity,
             connected: Duration::from_millis(connected_ms),
             answer,
+            totals,
             received,
             subscriptions: Vec::new(),
             publishers: Vec::new(),
@@ -350,6 +442,7 @@ mod tests {
             identity: Identity::Weak,
             connected_ms: 1,
             answer: Answer::Unable,
+            totals: None,
             received: None,
         };
         let subscription =
@@ -360,8 +453,23 @@ mod tests {
             pattern: TopicPattern::new("a.#").expect("a pattern"),
             withheld: true,
         };
+        let (path, withheld) = (RingPath::Memory, 0);
         let (publisher, from, bytes, state, routes, claim) = (1, 1, 1, RingState::Ready, 1, None);
-        let ring = |to| Fact::Ring { publisher, from, to, bytes, state, routes, claim };
+        let ring = |to| Fact::Ring {
+            publisher,
+            from,
+            to,
+            bytes,
+            state,
+            path: path.clone(),
+            withheld,
+            routes,
+            claim,
+        };
+        let route = || {
+            let topic = Topic::new("a.b").expect("a topic");
+            Fact::Route { topic, active: true, claim: None }
+        };
         let facts = [
             subscription(1),
             session("No Name"),
@@ -370,13 +478,17 @@ mod tests {
             subscription(2),
             pattern(2),
             pattern(3),
+            route(),
             ring(1),
+            route(),
             ring(2),
+            route(),
             Fact::Omitted { facts: 10 },
         ];
         let whole = BrokerStatistics::of(facts);
-        assert_eq!(whole.omitted, 15);
+        assert_eq!(whole.omitted, 17);
         assert_eq!((whole.sessions.len(), whole.rings.len()), (1, 1));
+        assert_eq!(whole.rings[0].routes.len(), 1);
         let [subscription] = &whole.sessions[0].subscriptions[..] else { panic!("one") };
         assert_eq!((subscription.granted.len(), subscription.withheld.len()), (0, 1));
     }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::broadcast::{self, Receiver, Sender, WeakSender};
 
+use super::turnover::Turnover;
 use crate::access::Component;
 use crate::config::MEMBERSHIP_CHANGES_MAX;
 use crate::control::Member;
@@ -104,6 +105,7 @@ impl Membership {
 pub(super) struct Roll {
     present: HashMap<Component, Member>,
     changes: Sender<Arc<MembershipChange>>,
+    pub(super) turnover: Turnover,
 }
 
 impl Roll {
@@ -111,16 +113,18 @@ impl Roll {
     pub(super) fn new() -> (Self, WeakSender<Arc<MembershipChange>>) {
         let changes = broadcast::channel(MEMBERSHIP_CHANGES_MAX).0;
         let weak = changes.downgrade();
-        (Self { present: HashMap::new(), changes }, weak)
+        (Self { present: HashMap::new(), changes, turnover: Turnover::default() }, weak)
     }
 
     pub(super) fn join(&mut self, member: Member, at: SystemTime) {
+        self.turnover.join(&member.component);
         self.tell(member.clone(), Presence::Joined, at);
         self.present.insert(member.component.clone(), member);
     }
 
     pub(super) fn leave(&mut self, component: &Component, reason: Option<GoodbyeReason>, at: SystemTime) {
         if let Some(member) = self.present.remove(component) {
+            self.turnover.leave(component, reason.clone(), at);
             let departure = reason.map_or(Departure::Ended, Departure::Dismissed);
             self.tell(member, Presence::Left(departure), at);
         }

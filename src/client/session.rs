@@ -31,6 +31,7 @@ mod publishers;
 mod relays;
 mod rings;
 mod subscriptions;
+use claims::Totals;
 pub(crate) use command::{Command, Commands, Reply};
 pub(crate) use home::Home;
 use inquiry::Gathering;
@@ -103,6 +104,7 @@ pub(crate) struct Session {
     /// Brokers that are gone, and of which the data thread has yet to take note.
     detaching: u32,
     making: Making,
+    totals: Totals,
     asked: HashMap<u32, Asked>,
     last_request: u32,
     outgoing: VecDeque<(Request, Option<Descriptor>)>,
@@ -166,6 +168,7 @@ impl Session {
             released: Vec::new(),
             detaching: 0,
             making: Making::new(),
+            totals: Totals::default(),
             asked: HashMap::new(),
             last_request: 0,
             outgoing: VecDeque::new(),
@@ -227,6 +230,7 @@ impl Session {
     /// Nobody holds a handle any more: what was published is sent, if the broker takes it in time.
     async fn send_last(&mut self, link: &mut Link) {
         self.send_all_relayed(None);
+        self.leave();
         let deadline = self.ground.deadline;
         // However it ends: there is nobody to tell.
         let _ = tokio::time::timeout(deadline, self.send_outgoing(link)).await;

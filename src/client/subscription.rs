@@ -303,7 +303,6 @@ impl Subscription {
             batch: None,
             left_out: 0,
             filter: None,
-            filtered: 0,
             interruptions: Interruptions::default(),
         }
     }
@@ -385,7 +384,6 @@ pub struct EventReceiver {
     batch: Option<(ReceivedBatch, usize)>,
     left_out: u64,
     filter: Option<Box<Filter>>,
-    filtered: u64,
     interruptions: Interruptions,
 }
 
@@ -448,7 +446,7 @@ impl EventReceiver {
     /// Events that came here and that the filters of an [`EventSubscription`](crate::EventSubscription) have rejected, so far.
     #[must_use]
     pub fn filtered(&self) -> u64 {
-        self.filtered
+        self.subscription.queue.filtered()
     }
 
     /// What ends it from elsewhere.
@@ -502,7 +500,7 @@ impl EventReceiver {
             if let Some(filter) = &self.filter {
                 let view = batch.view();
                 if !filter.admits(&view.event(position), &view.correlation_of(position)) {
-                    self.filtered += 1;
+                    self.subscription.queue.reject(1);
                     continue;
                 }
             }
@@ -522,7 +520,7 @@ impl EventReceiver {
                 if self.filter.as_deref().is_none_or(admits) {
                     self.batch = Some((batch, 0));
                 } else {
-                    self.filtered += batch.len() as u64;
+                    self.subscription.queue.reject(batch.len() as u64);
                 }
             }
             Err(error) => {

@@ -46,6 +46,9 @@ impl<F> Machine<F> {
         };
         let account = state.account;
         self.inquiries.forget(session);
+        if state.component.is_some() {
+            self.inquiries.departed.add(state.totals, state.has_left);
+        }
         self.finishing.remove(&session);
         self.charges.release(account, Resource::Connections, 1);
         self.charges.release(account, Resource::RelayedBytes, state.relayed);

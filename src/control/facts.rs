@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::routes::{Ring, Stage};
+use super::routes::{Phase, Ring, RouteKey, Stage};
 use super::sessions::Session;
 use super::{Machine, SessionId};
 use crate::config::{STATISTICS_BYTES_MAX, STATISTICS_LISTED_MAX};
 use crate::topic::TopicPattern;
 use crate::wire::codec::encode;
-use crate::wire::{Answer, Claims, Fact, Payer, PublisherId, Resource, RingState};
+use crate::wire::{Answer, Claims, Fact, Payer, PublisherId, Resource, RingId, RingState};
 
 /// Facts, and room for more.
 #[derive(Debug)]
@@ -29,16 +29,17 @@ impl Facts {
         self.add_within(&mut left, fact);
     }
 
-    /// The same, where a part of the room is for it.
-    fn add_within(&mut self, part: &mut usize, fact: Fact) {
+    /// The same, where a part of the room is for it; whether there was room.
+    fn add_within(&mut self, part: &mut usize, fact: Fact) -> bool {
         let bytes = encode(&fact).len();
         if bytes > (*part).min(self.bytes_left) {
             self.omitted += 1;
-            return;
+            return false;
         }
         self.bytes_left -= bytes;
         *part -= bytes;
         self.facts.push(fact);
+        true
     }
 
     pub(crate) fn omit(&mut self, facts: u64) {
@@ -71,6 +72,7 @@ impl<F> Machine<F> {
         process: impl Fn(SessionId) -> (u32, Option<u32>),
     ) {
         self.tell_shares(facts);
+        facts.add(self.inquiries.departed.tell());
         let in_it = self.sessions.iter().filter(|(_, state)| state.component.is_some());
         let mut left = 0_usize;
         for (session, state) in in_it.clone() {
@@ -80,13 +82,7 @@ impl<F> Machine<F> {
         for (session, state) in in_it {
             let mut part = facts.bytes_left / left.max(1);
             left -= 1;
-            self.tell_details(
-                facts,
-                &mut part,
-                *session,
-                state,
-                claims.get(session).unwrap_or(&Claims::default()),
-            );
+            self.tell_details(facts, &mut part, *session, state, claims);
         }
     }
 
@@ -110,6 +106,7 @@ impl<F> Machine<F> {
             identity: state.identity(),
             connected_ms: millis(self.now.saturating_duration_since(state.since)),
             answer,
+            totals: state.totals,
             received: claims.map(|claims| claims.received),
         }
     }
@@ -122,10 +119,12 @@ impl<F> Machine<F> {
         part: &mut usize,
         session: SessionId,
         state: &Session,
-        claims: &Claims,
+        claims_of: &BTreeMap<SessionId, Claims>,
     ) {
+        let none = Claims::default();
+        let claims = claims_of.get(&session).unwrap_or(&none);
         for (number, publisher) in &state.publishers {
-            self.tell_rings(facts, part, session, *publisher, claims);
+            self.tell_rings(facts, part, session, *publisher, claims_of);
             let topics = &self.publishers[publisher].topics;
             for (topic_number, topic) in topics.iter().enumerate() {
                 if *part < FACT_BYTES {
@@ -159,8 +158,10 @@ impl<F> Machine<F> {
         part: &mut usize,
         session: SessionId,
         publisher: PublisherId,
-        claims: &Claims,
+        claims_of: &BTreeMap<SessionId, Claims>,
     ) {
+        let none = Claims::default();
+        let claims = claims_of.get(&session).unwrap_or(&none);
         for id in self.rings_from(publisher) {
             if *part < FACT_BYTES {
                 facts.omit(1);
@@ -168,17 +169,49 @@ impl<F> Machine<F> {
             }
             let about = claims.rings.binary_search_by_key(&id.0, |(ring, _)| *ring).ok();
             let ring = &self.rings[&id];
-            let routes = self.routes_between(publisher, ring.subscriber, ring.lane).len();
+            let routes = self.routes_between(publisher, ring.subscriber, ring.lane);
             let fact = Fact::Ring {
                 publisher: publisher.0,
                 from: session.0,
                 to: ring.subscriber.0,
                 bytes: ring.bytes,
                 state: state_of(ring),
-                routes: u32::try_from(routes).unwrap_or(u32::MAX),
+                path: ring.path.clone(),
+                withheld: ring.relay.as_ref().map_or(0, |relay| relay.withheld_events),
+                routes: u32::try_from(routes.len()).unwrap_or(u32::MAX),
                 claim: about.map(|about| claims.rings[about].1),
             };
-            facts.add_within(part, fact);
+            let subscriber = claims_of.get(&ring.subscriber);
+            if facts.add_within(part, fact) {
+                self.tell_routes(facts, part, id, &routes, subscriber);
+            } else {
+                facts.omit(routes.len() as u64);
+            }
+        }
+    }
+
+    /// The topics of a ring; what came of them its subscriber says.
+    fn tell_routes(
+        &self,
+        facts: &mut Facts,
+        part: &mut usize,
+        ring: RingId,
+        routes: &[RouteKey],
+        subscriber: Option<&Claims>,
+    ) {
+        for (told, key) in routes.iter().enumerate() {
+            if *part < FACT_BYTES {
+                return facts.omit((routes.len() - told) as u64);
+            }
+            let route = &self.routes[key];
+            let claim = route.target.and_then(|target| {
+                let claims = &subscriber?.routes;
+                let place = (ring.0, target.slot);
+                let about = claims.binary_search_by_key(&place, |(ring, slot, _)| (*ring, *slot)).ok()?;
+                Some(claims[about].2)
+            });
+            let (topic, active) = (self.topic_of(*key).clone(), route.phase == Phase::Active);
+            facts.add_within(part, Fact::Route { topic, active, claim });
         }
     }
 
@@ -236,7 +269,6 @@ pub(crate) fn millis(time: std::time::Duration) -> u64 {
 fn state_of<F>(ring: &Ring<F>) -> RingState {
     match ring.stage {
         Stage::NeedsDoorbell | Stage::NeedsSegments { .. } => RingState::Forming,
-        Stage::Ready if ring.relay.is_some() => RingState::Relayed,
         Stage::Ready => RingState::Ready,
         Stage::Poisoned => RingState::Poisoned,
     }

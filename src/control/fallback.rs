@@ -3,7 +3,7 @@
 use super::relay::Lane;
 use super::routes::{Phase, Ring, RouteKey, Stage};
 use super::{Machine, Origin, Report, SessionId};
-use crate::wire::{GoodbyeReason, Notice, RingId};
+use crate::wire::{GoodbyeReason, Notice, RingId, RingPath};
 
 impl<F> Machine<F> {
     /// A client can't have its side of a ring. A publisher's that is larger than usual is made smaller; else the events go over the broker.
@@ -86,7 +86,8 @@ impl<F> Machine<F> {
         }
         let (by, of) = (self.component(producer), self.component(consumer));
         self.report(Report::Relayed { publisher: by, subscriber: of, cause: cause.to_owned() });
-        self.start_relay(publisher, subscriber, lane);
+        let path = RingPath::RelayInstead { cause: cause.to_owned() };
+        self.start_relay(publisher, subscriber, lane, path);
         for key in self.routes_between(publisher, subscriber, lane) {
             self.begin_again(key);
         }

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::{Action, Machine, Origin, Report, Right, SessionId};
 use crate::config::{TELL_DEADLINE, TELL_PAUSE};
-use crate::wire::{Claims, Fact, Notice, Refusal, RingId};
+use crate::wire::{Claims, Fact, Notice, Refusal, RingId, TotalClaim};
 
 /// Who wants to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,32 @@ pub(super) struct Inquiries {
     pub(super) waiting: Vec<Asker>,
     /// The next may begin then.
     from: Option<Instant>,
+    pub(super) departed: Departed,
+}
+
+/// Sessions that are over, and what they have said of themselves: sums, so that they take no room.
+#[derive(Debug, Default)]
+pub(super) struct Departed {
+    sessions: u64,
+    /// Of these, those that have not said a last word: something of theirs is missing.
+    without_word: u64,
+    totals: TotalClaim,
+}
+
+impl Departed {
+    pub(super) fn add(&mut self, totals: Option<TotalClaim>, has_left: bool) {
+        let TotalClaim { published, delivered } = totals.unwrap_or_default();
+        self.sessions += 1;
+        self.without_word += u64::from(!has_left);
+        // These are a client's word, which may be any number.
+        self.totals.published = self.totals.published.saturating_add(published);
+        self.totals.delivered = self.totals.delivered.saturating_add(delivered);
+    }
+
+    pub(super) fn tell(&self) -> Fact {
+        let Self { sessions, without_word, totals } = *self;
+        Fact::Departed { sessions, without_word, totals }
+    }
 }
 
 #[derive(Debug)]
@@ -109,6 +135,7 @@ impl<F> Machine<F> {
         if !claims.is_within_limits() {
             return self.fault(session, "more claims than a client may make");
         }
+        state.totals = Some(claims.totals);
         if self.inquiries.current.is_some() {
             let claims = self.about_its_own(session, claims);
             if let Some(inquiry) = &mut self.inquiries.current {
@@ -116,6 +143,15 @@ impl<F> Machine<F> {
                 inquiry.claims.insert(session, claims);
             }
         }
+    }
+
+    /// A client says its last word.
+    pub(super) fn leaving(&mut self, session: SessionId, totals: TotalClaim) {
+        let state = self.sessions.get_mut(&session).expect("the caller found the session");
+        if !state.can_tell() {
+            return self.fault(session, "a request of a later version");
+        }
+        (state.totals, state.has_left) = (Some(totals), true);
     }
 
     /// Of claims those that are about what the session has, one about each.
@@ -135,6 +171,14 @@ impl<F> Machine<F> {
         claims.rings.retain(|(ring, _)| is_its_own(*ring));
         claims.rings.sort_unstable_by_key(|(ring, _)| *ring);
         claims.rings.dedup_by_key(|(ring, _)| *ring);
+        let is_heard = |ring: u64, slot: u16| {
+            let ring = self.rings.get(&RingId(ring)).filter(|ring| ring.subscriber == session);
+            ring.is_some_and(|ring| usize::from(slot) < ring.slots.len())
+        };
+        claims.routes.retain(|(ring, slot, _)| is_heard(*ring, *slot));
+        claims.routes.sort_unstable_by_key(|(ring, slot, _)| (*ring, *slot));
+        claims.routes.dedup_by_key(|(ring, slot, _)| (*ring, *slot));
+        claims.routes.shrink_to_fit();
         claims.subscriptions.retain(|(subscription, _)| state.subscriptions.contains_key(subscription));
         claims.subscriptions.sort_unstable_by_key(|(subscription, _)| *subscription);
         claims.subscriptions.dedup_by_key(|(subscription, _)| *subscription);

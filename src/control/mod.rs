@@ -502,6 +502,7 @@ impl<F> Machine<F> {
             Request::Relay { ring, records } => self.relay(session, ring, &records),
             Request::Took { ring, cost } => self.took(session, ring, cost),
             Request::Finished => self.finished(session),
+            Request::Leaving { totals } => self.leaving(session, totals),
         }
     }
 

@@ -26,7 +26,7 @@ use super::{Action, Machine, SessionId};
 use crate::config::{RELAYED_BYTES_MAX, SLOTS_MAX};
 use crate::topic::Topic;
 use crate::wire::relayed::{Head, Piece, RECORD_COST, Row};
-use crate::wire::{Notice, PublisherId, RelayedRecords, Resource, RingId};
+use crate::wire::{Notice, PublisherId, RelayedRecords, Resource, RingId, RingPath};
 
 /// What shares a ring from one publisher to one session. Order holds within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +53,8 @@ pub(super) struct Relay {
     outgoing: Row,
     /// The record that is coming is not sent on.
     withholds: bool,
+    /// Events whose records were not sent on, ever.
+    pub(super) withheld_events: u64,
     /// When the next part of it is due at the latest.
     due: Option<Instant>,
     /// Events attempted on each slot, under its last grant, by the end of what was withheld and is not told as lost yet.
@@ -100,6 +102,7 @@ impl Relay {
                     let charge = passed.charge + self.withheld.len() as u64 * RECORD_COST + head.cost();
                     self.withholds = head.is_loss() || !may(Load::Records, charge);
                     if self.withholds {
+                        self.withheld_events += if head.is_loss() { 0 } else { u64::from(head.events) };
                         // What was lost under an earlier grant concerns nobody any more.
                         let known = self.withheld.entry(head.slot).or_default();
                         *known = (head.generation, end).max(*known);
@@ -228,15 +231,20 @@ impl<F> Machine<F> {
     }
 
     /// Has a ring lead over the broker.
-    pub(super) fn start_relay(&mut self, publisher: PublisherId, subscriber: SessionId, lane: Lane) {
+    pub(super) fn start_relay(
+        &mut self,
+        publisher: PublisherId,
+        subscriber: SessionId,
+        lane: Lane,
+        path: RingPath,
+    ) {
         let id = RingId(self.fresh());
         let account = self.account(subscriber);
         self.pairs.insert((publisher, subscriber, lane), id);
         self.inbound.insert((subscriber, publisher, lane));
         let window = self.settings.ring_bytes;
-        let (slots, relay) = (Vec::new(), Some(Relay::default()));
-        let ring =
-            Ring { id, publisher, subscriber, lane, bytes: 0, account, stage: Stage::Ready, slots, relay };
+        let (slots, relay, stage) = (Vec::new(), Some(Relay::default()), Stage::Ready);
+        let ring = Ring { id, publisher, subscriber, lane, bytes: 0, account, stage, slots, path, relay };
         self.rings.insert(id, ring);
         let (session, number) = (self.publishers[&publisher].session, self.publishers[&publisher].number);
         let (component, client) = self.name_and_client(session);

@@ -8,7 +8,7 @@ use super::relay::{Lane, Relay};
 use super::{Action, Machine, Report, SessionId};
 use crate::config::SLOTS_MAX;
 use crate::topic::Topic;
-use crate::wire::{Handle, Notice, OrderId, PublisherId, Resource, RingId, SlotTarget};
+use crate::wire::{Handle, Notice, OrderId, PublisherId, Resource, RingId, RingPath, SlotTarget};
 
 /// One topic of one publisher to one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,7 +68,8 @@ pub(super) struct Ring<F> {
     pub(super) account: Account,
     pub(super) stage: Stage<F>,
     pub(super) slots: Vec<Slot>,
-    /// It leads over the broker.
+    pub(super) path: RingPath,
+    /// What is on its way, if it leads over the broker.
     pub(super) relay: Option<Relay>,
 }
 
@@ -128,7 +129,11 @@ impl<F> Machine<F> {
         }
         if self.ring_of(key).is_none() {
             if self.is_relayed(lane, session, key.subscriber) {
-                self.start_relay(key.publisher, key.subscriber, lane);
+                let path = match lane {
+                    Lane::Control => RingPath::RelayOfControl,
+                    Lane::Events => RingPath::RelayOfAll,
+                };
+                self.start_relay(key.publisher, key.subscriber, lane, path);
             } else {
                 self.start_ring(key.publisher, key.subscriber, ring_bytes);
             }
@@ -447,7 +452,8 @@ impl<F> Machine<F> {
         self.pairs.insert((publisher, subscriber, lane), id);
         self.inbound.insert((subscriber, publisher, lane));
         let (stage, slots) = (Stage::NeedsDoorbell, Vec::new());
-        let ring = Ring { id, publisher, subscriber, lane, bytes, account, stage, slots, relay: None };
+        let (path, relay) = (RingPath::Memory, None);
+        let ring = Ring { id, publisher, subscriber, lane, bytes, account, stage, slots, path, relay };
         self.rings.insert(id, ring);
         self.actions.push(Action::MakeDoorbell { ring: id });
     }

@@ -12,7 +12,7 @@ use crate::config::{HELLO_GRACE, HELLO_TURN, NAME_BYTES_MAX};
 use crate::topic::{Topic, TopicPattern};
 use crate::wire::{
     BEGUN_SINCE, GoodbyeReason, Hello, Identity, Life, Needed, Notice, Proof, PublisherId, RELAY_SINCE,
-    Refusal, Request, Resource, STATISTICS_SINCE, Sharer, TokenId, Versions, Welcome,
+    Refusal, Request, Resource, STATISTICS_SINCE, Sharer, TokenId, TotalClaim, Versions, Welcome,
 };
 
 /// The component that only the process with the broker in it can be.
@@ -41,6 +41,9 @@ pub(super) struct Session {
     pub(super) since: Instant,
     /// It was asked what it has counted, and has not answered.
     pub(super) is_to_tell: bool,
+    /// What it has counted, as of when it last said so; and whether that was its last word.
+    pub(super) totals: Option<TotalClaim>,
+    pub(super) has_left: bool,
     /// It waits for what others have counted.
     pub(super) inquires: bool,
     pub(super) subscriptions: BTreeMap<u32, Subscribed>,
@@ -277,6 +280,8 @@ impl<F> Machine<F> {
             version: 0,
             since: self.now,
             is_to_tell: false,
+            totals: None,
+            has_left: false,
             inquires: false,
             subscriptions: BTreeMap::new(),
             publishers: BTreeMap::new(),

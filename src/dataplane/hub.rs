@@ -26,6 +26,8 @@ struct State {
     interests: Trie<u32>,
     /// Nothing more will come: a new subscription ends at once.
     ended: bool,
+    /// Events that came to subscriptions that are no more, and that their filters had not rejected.
+    delivered_before: u64,
 }
 
 #[derive(Debug)]
@@ -36,7 +38,12 @@ struct Subscription {
 
 impl Hub {
     pub(crate) fn new() -> Self {
-        let state = State { subscriptions: BTreeMap::new(), interests: Trie::default(), ended: false };
+        let state = State {
+            subscriptions: BTreeMap::new(),
+            interests: Trie::default(),
+            ended: false,
+            delivered_before: 0,
+        };
         Self { generation: AtomicU64::new(1), state: Mutex::new(state) }
     }
 
@@ -70,6 +77,7 @@ impl Hub {
         let Some(subscription) = state.subscriptions.remove(&number) else {
             return;
         };
+        state.delivered_before += subscription.queue.delivered();
         for pattern in &subscription.patterns {
             state.interests.remove(pattern, &number);
         }
@@ -117,11 +125,19 @@ impl Hub {
         subscriptions.map(|(number, subscription)| (*number, subscription.queue.claim())).collect()
     }
 
+    /// Events that came to all subscriptions that there are and were, and that their filters have not rejected.
+    pub(crate) fn delivered(&self) -> u64 {
+        let state = self.state.lock();
+        let queues = state.subscriptions.values().map(|subscription| subscription.queue.delivered());
+        state.delivered_before + queues.sum::<u64>()
+    }
+
     /// Ends all subscriptions: nothing more will come.
     pub(crate) fn end(&self) {
         let mut state = self.state.lock();
         state.ended = true;
         let ended = std::mem::take(&mut state.subscriptions);
+        state.delivered_before += ended.values().map(|known| known.queue.delivered()).sum::<u64>();
         state.interests = Trie::default();
         self.changed();
         drop(state);

@@ -8,8 +8,9 @@
 //! slot, looked up in what the broker granted; the same look-up yields the queues. A slot that was granted and since revoked is
 //! skipped; one that was never granted poisons the ring.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::Wake;
 use std::thread::JoinHandle;
 
@@ -20,7 +21,7 @@ use super::wait::WaitPolicy;
 use super::{DataEvents, Hub, Origin};
 use crate::access::Component;
 use crate::topic::Topic;
-use crate::wire::{OrderId, RelayedRecords, RingId};
+use crate::wire::{OrderId, RelayedRecords, RingId, RouteClaim};
 
 mod desk;
 mod intake;
@@ -70,6 +71,8 @@ enum Command {
         slot: u16,
         generation: u16,
         topic: Topic,
+        /// What comes on it is counted here.
+        received: Arc<AtomicU64>,
     },
     Revoke {
         ring: RingId,
@@ -168,6 +171,8 @@ struct Ground {
 pub(crate) struct Inbox {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Events that came, by ring and slot, for as long as the data thread has the ring.
+    received: Mutex<BTreeMap<(RingId, u16), Weak<AtomicU64>>>,
 }
 
 impl Inbox {
@@ -191,7 +196,7 @@ impl Inbox {
         let told = Arc::clone(&shared);
         let work = move || desk.run(told, Box::new(intake));
         let thread = std::thread::Builder::new().name("eventbus-data".into()).spawn(work)?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Some(thread), received: Mutex::default() })
     }
 
     /// Has a ring read, once those before it of the same lineage were read to their end.
@@ -211,7 +216,19 @@ impl Inbox {
 
     /// Has the data thread take records of this slot from now on, and say [`DataEvent::Granted`].
     pub(crate) fn grant(&self, order: OrderId, ring: RingId, slot: u16, generation: u16, topic: Topic) {
-        self.shared.tell(Command::Grant { order, ring, slot, generation, topic });
+        let mut known = self.received.lock();
+        known.retain(|_, received| received.strong_count() > 0);
+        let received = known.get(&(ring, slot)).and_then(Weak::upgrade).unwrap_or_default();
+        known.insert((ring, slot), Arc::downgrade(&received));
+        self.shared.tell(Command::Grant { order, ring, slot, generation, topic, received });
+    }
+
+    /// What came of each topic of each ring.
+    pub(crate) fn route_claims(&self) -> Vec<(RingId, u16, RouteClaim)> {
+        let known = self.received.lock();
+        let there = known.iter().filter_map(|(place, received)| Some((place, received.upgrade()?)));
+        let claim = |received: &AtomicU64| RouteClaim { received: received.load(Ordering::Relaxed) };
+        there.map(|(&(ring, slot), received)| (ring, slot, claim(&received))).collect()
     }
 
     pub(crate) fn revoke(&self, ring: RingId, slot: u16) {

@@ -37,7 +37,7 @@ use kept::{Heard, Keeping};
 pub(crate) use kept::{KeptShare, Poured, Reader};
 pub(crate) use relay::{Line, Relayed};
 pub(crate) use ring::RingEnd;
-use ring::{Address, OutRing, Over, Sealed};
+use ring::{Address, OutRing, Over, Pushed, Sealed};
 pub(crate) use room::Wait;
 use staged::Staged;
 use tally::Tallies;
@@ -98,6 +98,14 @@ impl Delivery {
     }
 }
 
+/// Of what was dropped in one call, what no full ring was the cause of, in events.
+#[derive(Debug, Clone, Copy, Default)]
+struct Drops {
+    too_large: u64,
+    too_late: u64,
+    unkept: u64,
+}
+
 /// Where a topic goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RouteTarget {
@@ -155,6 +163,7 @@ pub(crate) struct Outbox {
     pool: Pool,
     staged: Option<Staged>,
     tallies: Tallies,
+    drops: Drops,
     /// What is published now is kept for who may come.
     keeps: bool,
     /// The most that [`consumed`](Self::consumed) has said.
@@ -200,6 +209,7 @@ impl Outbox {
             pool: Pool::default(),
             staged: None,
             tallies: Tallies::default(),
+            drops: Drops::default(),
             keeps: false,
             consumed: 0,
         }
@@ -264,7 +274,10 @@ impl Outbox {
         match self.shared.keep(topic, record, self.heard(topic), self.sequence) {
             Keeping::Kept => delivery.kept += delivery.events,
             Keeping::Full if is_heard => {}
-            Keeping::Full => delivery.dropped += delivery.events,
+            Keeping::Full => {
+                delivery.dropped += delivery.events;
+                self.drops.unkept += delivery.events;
+            }
             Keeping::Off => self.follow(),
         }
     }
@@ -307,7 +320,12 @@ impl Outbox {
                         self.dirty.push(*index);
                     }
                     match ring.push(*address, &sealed, self.sequence) {
-                        Ok(taken) if taken || !(orphaned && ring.is_deserted()) => taken,
+                        Ok(pushed) if pushed == Pushed::Taken || !(orphaned && ring.is_deserted()) => {
+                            if pushed == Pushed::TooLarge {
+                                self.drops.too_large += delivery.events;
+                            }
+                            pushed == Pushed::Taken
+                        }
                         Ok(_) => {
                             retire(&self.events, place.take());
                             continue;
@@ -344,12 +362,12 @@ impl Outbox {
         }
     }
 
-    fn count(&self, topic: TopicId, delivery: Delivery) -> Delivery {
+    fn count(&mut self, topic: TopicId, delivery: Delivery) -> Delivery {
         // The outbox is the only writer, so a load and a store are enough.
         let add = |counter: &AtomicU64, events| {
             counter.store(counter.load(Ordering::Relaxed) + events, Ordering::Relaxed);
         };
-        self.tallies.count(topic, &delivery);
+        self.tallies.count(topic, &delivery, std::mem::take(&mut self.drops));
         self.shared.counters.subscribers.store(delivery.subscribers, Ordering::Relaxed);
         add(&self.shared.counters.published, delivery.events);
         add(&self.shared.counters.reached, delivery.reached);

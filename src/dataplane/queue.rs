@@ -11,7 +11,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -45,6 +45,8 @@ pub(crate) struct Queue {
     /// A hint to the reader that something waits in the urgent lane.
     urgent_waits: AtomicBool,
     bytes_max: usize,
+    /// Events that the reader's filters have rejected: the reader alone counts them.
+    filtered: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +138,8 @@ impl Taken {
 impl Queue {
     /// A queue in which at most `bytes` wait. As much again of each lane may be with its reader, who takes over all of it at once.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { state: Mutex::default(), urgent_waits: AtomicBool::new(false), bytes_max: bytes }
+        let (urgent_waits, filtered) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { state: Mutex::default(), urgent_waits, bytes_max: bytes, filtered }
     }
 
     /// Takes events, and counts losses, from now on. Not before all routes are there: a route of an earlier subscription may lead
@@ -199,7 +202,23 @@ impl Queue {
     pub(crate) fn claim(&self) -> SubscriptionClaim {
         let state = self.state.lock();
         let Losses { ring: lost_in_ring, queue: lost_in_queue } = state.losses;
-        SubscriptionClaim { received: state.received, lost_in_ring, lost_in_queue }
+        let filtered = self.filtered.load(Ordering::Relaxed);
+        SubscriptionClaim { received: state.received, lost_in_ring, lost_in_queue, filtered }
+    }
+
+    /// Counts events that the reader's filters have rejected.
+    pub(crate) fn reject(&self, events: u64) {
+        self.filtered.store(self.filtered.load(Ordering::Relaxed) + events, Ordering::Relaxed);
+    }
+
+    /// Events that were taken in so far, and that the reader's filters have not rejected.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.state.lock().received.saturating_sub(self.filtered())
+    }
+
+    /// Those so far.
+    pub(crate) fn filtered(&self) -> u64 {
+        self.filtered.load(Ordering::Relaxed)
     }
 
     /// What was lost so far.

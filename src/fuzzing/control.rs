@@ -11,8 +11,8 @@ use crate::control::{
 use crate::wire::relayed::{Head, Row};
 use crate::wire::{
     Claims, Credential, Epoch, GoodbyeReason, Handle, Hello, Life, Needed, Nonce, Notice, Proof,
-    ReceivedClaim, RelayedRecords, Request, Resource, RingClaim, RingId, SubscriptionClaim, TopicClaim,
-    Versions, codec, statistics::in_frames,
+    ReceivedClaim, RelayedRecords, Request, Resource, RingClaim, RingId, RouteClaim, SubscriptionClaim,
+    TopicClaim, TotalClaim, Versions, codec, statistics::in_frames,
 };
 
 const ROUTE_DEADLINE: Duration = Duration::from_millis(500);
@@ -257,7 +257,8 @@ fn claims(choices: &mut Choices<'_>) -> Option<Claims> {
     let topics = vec![(choices.number()? % 4, choices.number()? % 4, TopicClaim::default()); 2];
     let rings = vec![(choices.byte()?.into(), RingClaim::default()); 2];
     let subscriptions = vec![(choices.number()? % 8, SubscriptionClaim::default()); 2];
-    Some(Claims { received, topics, rings, subscriptions })
+    let routes = vec![(choices.byte()?.into(), u16::from(choices.byte()? % 3), RouteClaim::default()); 2];
+    Some(Claims { totals: TotalClaim::default(), received, topics, rings, subscriptions, routes })
 }
 
 /// Records of which some may be in order, and the last cut.
@@ -278,7 +279,7 @@ fn records(choices: &mut Choices<'_>) -> Option<RelayedRecords> {
 /// A request that may make sense.
 fn request(choices: &mut Choices<'_>) -> Option<Request> {
     let ring = |choices: &mut Choices<'_>| choices.byte().map(|byte| RingId(byte.into()));
-    Some(match choices.byte()? % 22 {
+    Some(match choices.byte()? % 23 {
         0..5 => Request::Subscribe {
             request: choices.number()?,
             subscription: choices.number()? % 8,
@@ -296,6 +297,7 @@ fn request(choices: &mut Choices<'_>) -> Option<Request> {
         13 => Request::Poisoned { ring: ring(choices)?, violation: "so".into() },
         16 => Request::Statistics { request: choices.number()? },
         17 => Request::Told { claims: Box::new(claims(choices)?) },
+        22 => Request::Leaving { totals: TotalClaim::default() },
         18..21 => Request::Relay { ring: ring(choices)?, records: records(choices)? },
         21 => Request::Took { ring: ring(choices)?, cost: u64::from(choices.number()?) * 64 },
         14 => Request::NoRing { ring: ring(choices)?, cause: "so".into() },

@@ -13,7 +13,7 @@ use shm::{Descriptor, SegmentName};
 
 use super::proof::{Credential, Needed, Nonce, Proof};
 use super::relayed::RelayedRecords;
-use super::{Claims, Fact, Resource, Sharer};
+use super::{Claims, Fact, Resource, Sharer, TotalClaim};
 use crate::access::{Denial, Withheld};
 use crate::config::FRAME_MEMORY_MAX;
 use crate::topic::{Topic, TopicPattern};
@@ -218,6 +218,10 @@ pub(crate) enum Request {
     Finished,
     /// All subscriptions that were answered since the last such word take what comes for them. Of version 2.
     Begun,
+    /// The client goes, and this is what it has counted. Of version 2.
+    Leaving {
+        totals: TotalClaim,
+    },
 }
 
 impl Request {

@@ -24,6 +24,7 @@ pub(crate) use proof::{Credential, Nonce, Proof, TokenId};
 pub use quota::{Resource, Sharer};
 pub(crate) use relayed::RelayedRecords;
 pub use statistics::{
-    Answer, Identity, Latencies, Payer, ReceivedClaim, RingClaim, RingState, SubscriptionClaim, TopicClaim,
+    Answer, Identity, Latencies, Payer, ReceivedClaim, RingClaim, RingPath, RingState, RouteClaim,
+    SubscriptionClaim, TopicClaim, TotalClaim,
 };
 pub(crate) use statistics::{Claims, Fact, STATISTICS_SINCE};

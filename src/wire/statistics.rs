@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::codec::encode;
-use super::{Refusal, Resource, message::list};
+use super::{GoodbyeReason, Refusal, Resource, message::list};
 use crate::config::{CLAIMS_MAX, FRAME_BYTES_MAX, FRAME_MEMORY_MAX};
 use crate::topic::{Topic, TopicPattern};
 
@@ -68,8 +68,31 @@ pub enum RingState {
     Ready,
     /// One of its ends has said that the other broke it: nothing goes over it, and no other comes to be between the two.
     Poisoned,
-    /// It may be used, and leads over the broker: it is for control topics, or one of the two could not have shared memory.
-    Relayed,
+}
+
+/// What a ring leads through, and why it is not memory if it is not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum RingPath {
+    /// Through memory that its two ends share.
+    Memory,
+    /// Over the broker, since it is for control topics.
+    RelayOfControl,
+    /// Over the broker, since the broker was told to have all go over it.
+    RelayOfAll,
+    /// Over the broker, since one of its two ends could not have shared memory.
+    RelayInstead {
+        /// Why, in the words of that end.
+        cause: String,
+    },
+}
+
+impl RingPath {
+    /// Whether it leads over the broker.
+    #[must_use]
+    pub const fn is_relay(&self) -> bool {
+        !matches!(self, Self::Memory)
+    }
 }
 
 /// What a publisher says that came of its events on one topic, since it declared the topic first, to whichever broker.
@@ -80,8 +103,26 @@ pub struct TopicClaim {
     pub events: u64,
     /// Events that a subscriber's ring, or the queues of its own process, took: an event for two subscribers counts twice.
     pub reached: u64,
-    /// Events that found a subscriber's ring full, or too small.
+    /// Events that were lost, of whatever cause, summed over subscribers: those that found a ring full are what the three next leave of them.
     pub dropped: u64,
+    /// Of these, those that a subscriber's ring is too small for.
+    pub too_large: u64,
+    /// Of these, those that had gone ahead of their batch when the subscriber came.
+    pub too_late: u64,
+    /// Of these, those that nobody was there for while there was no broker, and that the outbox had no room for.
+    pub unkept: u64,
+    /// Events that were kept while there was no broker.
+    pub kept: u64,
+    /// Of these, those that nobody has come for once the broker was back.
+    pub expired: u64,
+}
+
+impl TopicClaim {
+    /// Events that found a subscriber's ring full.
+    #[must_use]
+    pub const fn ring_full(&self) -> u64 {
+        self.dropped.saturating_sub(self.too_large).saturating_sub(self.too_late).saturating_sub(self.unkept)
+    }
 }
 
 /// What a publisher says that it did with a ring, since the ring was made: one that takes its place with the next broker begins anew.
@@ -90,8 +131,10 @@ pub struct TopicClaim {
 pub struct RingClaim {
     /// Events that were to go over it, those that it had no room for among them.
     pub events: u64,
-    /// Events that it had no room for.
+    /// Events that it had no room for, or is too small for.
     pub dropped: u64,
+    /// Of these, those that it is too small for.
+    pub too_large: u64,
     /// Bytes of the records that went into it, with their headers.
     pub bytes: u64,
     /// Of these, the bytes that wait there, by what its subscriber says it has read: one that is stopped leaves them to its publisher to tell.
@@ -108,6 +151,16 @@ pub struct SubscriptionClaim {
     pub lost_in_ring: u64,
     /// Events that found the queue full.
     pub lost_in_queue: u64,
+    /// Of those that came, the events that its filters have rejected when they were taken from the queue.
+    pub filtered: u64,
+}
+
+/// What a subscriber says that came to it of one topic of one publisher, since the way there was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RouteClaim {
+    /// Events that were read from the ring.
+    pub received: u64,
 }
 
 /// What a client says of all rings that lead to it, or led to it since it connected first, to whichever broker.
@@ -169,9 +222,21 @@ pub struct Latencies {
     pub max_nanos: u64,
 }
 
+/// What a client says of all its publishers and subscriptions, those that it has closed among them. It says the same to no other broker: what it has
+/// told one before does not count again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TotalClaim {
+    /// Events that were published.
+    pub published: u64,
+    /// Events that came to its subscriptions, without those that their filters have rejected.
+    pub delivered: u64,
+}
+
 /// The answer of a client that is asked what it has counted. Each list names what it is about, and is cut.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Claims {
+    pub(crate) totals: TotalClaim,
     pub(crate) received: ReceivedClaim,
     /// By the client's numbers of publisher and topic.
     #[serde(deserialize_with = "list")]
@@ -182,12 +247,16 @@ pub(crate) struct Claims {
     /// By the client's number.
     #[serde(deserialize_with = "list")]
     pub(crate) subscriptions: Vec<(u32, SubscriptionClaim)>,
+    /// By the broker's numbers of ring and slot.
+    #[serde(deserialize_with = "list")]
+    pub(crate) routes: Vec<(u64, u16, RouteClaim)>,
 }
 
 impl Claims {
     /// Whether its lists are no longer than they may be.
     pub(crate) fn is_within_limits(&self) -> bool {
-        self.topics.len().max(self.rings.len()).max(self.subscriptions.len()) <= CLAIMS_MAX
+        let lists = [self.topics.len(), self.rings.len(), self.subscriptions.len(), self.routes.len()];
+        lists.into_iter().all(|items| items <= CLAIMS_MAX)
     }
 }
 
@@ -208,6 +277,7 @@ pub(crate) enum Fact {
         identity: Identity,
         connected_ms: u64,
         answer: Answer,
+        totals: Option<TotalClaim>,
         received: Option<ReceivedClaim>,
     },
     Subscription {
@@ -235,6 +305,8 @@ pub(crate) enum Fact {
         to: u64,
         bytes: u64,
         state: RingState,
+        path: RingPath,
+        withheld: u64,
         routes: u32,
         claim: Option<RingClaim>,
     },
@@ -259,6 +331,26 @@ pub(crate) enum Fact {
     /// So many facts are left out, since there are too many.
     Omitted {
         facts: u64,
+    },
+    /// One topic of the ring that was told of last.
+    Route {
+        topic: Topic,
+        active: bool,
+        claim: Option<RouteClaim>,
+    },
+    /// Sessions that are over, and what they have said of themselves.
+    Departed {
+        sessions: u64,
+        without_word: u64,
+        totals: TotalClaim,
+    },
+    /// How often a component has joined and left, how long ago it has left last, and why, if the broker has ended that session.
+    Turnover {
+        component: String,
+        joined: u64,
+        left: u64,
+        last_left_ms: Option<u64>,
+        reason: Option<GoodbyeReason>,
     },
 }
 
@@ -291,10 +383,22 @@ mod tests {
     #[test]
     fn the_largest_claims_that_may_be_can_be_read() {
         const MOST: u64 = u64::MAX;
-        let topic = TopicClaim { events: MOST, reached: MOST, dropped: MOST };
-        let ring = RingClaim { events: MOST, dropped: MOST, bytes: MOST, bytes_waiting: MOST };
-        let subscription = SubscriptionClaim { received: MOST, lost_in_ring: MOST, lost_in_queue: MOST };
+        let topic = TopicClaim {
+            events: MOST,
+            reached: MOST,
+            dropped: MOST,
+            too_large: MOST,
+            too_late: MOST,
+            unkept: MOST,
+            kept: MOST,
+            expired: MOST,
+        };
+        let ring =
+            RingClaim { events: MOST, dropped: MOST, too_large: MOST, bytes: MOST, bytes_waiting: MOST };
+        let subscription =
+            SubscriptionClaim { received: MOST, lost_in_ring: MOST, lost_in_queue: MOST, filtered: MOST };
         let claims = Claims {
+            totals: TotalClaim { published: MOST, delivered: MOST },
             received: ReceivedClaim {
                 events: MOST,
                 skipped: MOST,
@@ -304,10 +408,11 @@ mod tests {
             topics: vec![(u32::MAX, u32::MAX, topic); CLAIMS_MAX],
             rings: vec![(MOST, ring); CLAIMS_MAX],
             subscriptions: vec![(u32::MAX, subscription); CLAIMS_MAX],
+            routes: vec![(MOST, u16::MAX, RouteClaim { received: MOST }); CLAIMS_MAX],
         };
         let told = Request::Told { claims: Box::new(claims) };
         let frame = encode(&told);
-        assert!(frame.len() <= FRAME_BYTES_MAX / 2, "{} bytes", frame.len());
+        assert!(frame.len() <= FRAME_BYTES_MAX / 8 * 7, "{} bytes", frame.len());
         assert_eq!(decode(&frame), Ok(told));
     }
 

@@ -100,6 +100,7 @@ fn what_messages_are_made_of_has_the_numbers_and_bytes_that_the_page_says() {
     assert_documented::<super::Identity>();
     assert_documented::<super::Answer>();
     assert_documented::<super::RingState>();
+    assert_documented::<super::RingPath>();
     assert_documented::<super::Payer>();
     assert_documented::<crate::hierarchy::TopicAccessLevel>();
 }

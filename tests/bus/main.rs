@@ -16,6 +16,7 @@ mod filters;
 mod flow;
 mod hostile;
 mod identity;
+mod losses;
 mod membership;
 mod memory;
 mod outbox;

@@ -123,6 +123,10 @@ fn what_does_not_fit_is_lost_and_told() {
     }
     assert!((100..2000).contains(&kept), "{kept} events fit into 100,000 bytes");
     let mut agent = next_agent(&folder);
+    let seen = agent.must(&json!({"do": "broker_statistics"}));
+    let causes = &seen["sessions"]["procmond"]["causes"][0];
+    let unkept = FIRST + 10_000 - kept;
+    assert_eq!((&causes["unkept"], &causes["kept"]), (&json!(unkept), &json!(kept)), "{seen:#}");
     subscribe(&mut agent);
     let report = agent.must(&json!({"do": "await", "total": FIRST + 10_000}));
     assert_eq!(

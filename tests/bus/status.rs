@@ -33,10 +33,13 @@ fn a_ring_that_leads_over_the_broker_is_shown_as_such() {
     let mut agent = Role::agent(&folder, json!({"backing": "relay"})).up();
     let _procmond = collector(&folder, &mut agent);
     let table = text(&status(&folder, &[]).stdout).to_owned();
-    let ring = table.lines().find(|line| line.starts_with("procmond  ") && line.contains("relayed"));
+    let ring = table.lines().find(|line| line.starts_with("procmond  ") && line.contains("  relay  "));
     assert!(ring.is_some(), "{table}");
+    assert!(table.contains("\n  over the broker: the broker was told to have all go over it\n"), "{table}");
     let whole: Value = serde_json::from_slice(&status(&folder, &["--json"]).stdout).expect("one JSON object");
-    assert_eq!(whole["rings"][0]["state"], "relayed");
+    let ring = &whole["rings"][0];
+    assert_eq!((&ring["state"], &ring["path"]), (&json!("ready"), &json!("relay")));
+    assert_eq!(ring["relayed_since"], "the broker was told to have all go over it");
     assert_eq!(whole["rings"][0]["claimed"]["events"], 10);
 }
 
@@ -49,8 +52,10 @@ fn an_operator_sees_who_is_there_what_was_published_and_who_does_not_answer() {
     let table = text(&shown.stdout);
     assert_eq!((shown.status.code(), text(&shown.stderr)), (Some(0), ""), "{table}");
     for line in [
+        "10 events published, 10 delivered",
         "  publishes events.process.batch: 10 published, 10 reached, 0 dropped",
-        "  hears events.process.# (withheld: no.row): 10 received, 0 lost in rings, 0 lost in its queue",
+        "  hears events.process.# (withheld: no.row): 10 received, 0 filtered out, 0 lost in rings, 0 lost in its queue",
+        "  brings events.process.batch: 10 received",
     ] {
         assert!(table.lines().any(|other| other == line), "{line}\nis not in\n{table}");
     }
@@ -81,7 +86,9 @@ fn an_operator_sees_who_is_there_what_was_published_and_who_does_not_answer() {
     let in_order = ["p50_nanos", "p90_nanos", "p99_nanos", "p999_nanos", "max_nanos"];
     let in_order = in_order.map(|figure| latencies[figure].as_u64().expect("a number"));
     assert!(latencies["events"] == 10 && in_order[0] > 0 && in_order.is_sorted(), "{latencies}");
-    let claimed = json!({"received_events": 10, "lost_in_ring_events": 0, "lost_in_queue_events": 0});
+    let claimed = json!({
+        "received_events": 10, "lost_in_ring_events": 0, "lost_in_queue_events": 0, "filtered_events": 0,
+    });
     assert_eq!(healthy["subscriptions"][0]["claimed"], claimed);
     assert_eq!(tree["rings"][0]["claimed"], Value::Null);
 }

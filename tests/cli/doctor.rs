@@ -80,6 +80,23 @@ fn without_a_broker_that_is_what_is_missing() {
 }
 
 #[test]
+fn without_sealed_memory_events_go_over_the_broker_which_is_called_weak() {
+    let folder = Folder::new();
+    let _broker = Tool::broker(&folder, &[]);
+    let mut denied = Command::new("strace");
+    denied.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=memfd_create"]);
+    denied.args(["-e", "inject=memfd_create:error=EPERM"]).arg(env!("CARGO_BIN_EXE_eventbus"));
+    denied.args(["doctor", "--socket"]).arg(folder.socket());
+    let (code, report) = found(denied);
+    assert_eq!((code, &report["worst"]), (Some(0), &"weak".into()), "{report:#}");
+    assert_state(&report, "sealed memory", "weak", "events go over the broker");
+    assert_state(&report, "rings", "weak", "an event went over the broker, since there was no ring");
+    assert_state(&report, "rings", "weak", "Operation not permitted");
+    let advice = check(&report, "sealed memory")["advice"].as_str().expect("a text");
+    assert!(advice.contains("allow memfd_create") && advice.contains("--backing named"), "{advice}");
+}
+
+#[test]
 fn another_user_is_told_why_it_is_kept_out() {
     let folder = Folder::new();
     let _broker = Tool::broker(&folder, &[]);

@@ -270,7 +270,9 @@ impl BusRole {
                 setrlimit(Resource::Nproc, none).expect("who has more may have less");
                 Ok(json!({}))
             }
-            "bus_subscribe" | "bus_unsubscribe" | "bus_read" | "publish_event" => self.filters(command).await,
+            "bus_subscribe" | "bus_unsubscribe" | "bus_read" | "bus_take" | "publish_event" => {
+                self.filters(command).await
+            }
             "raw_publish" | "publish_control" | "subscribe_raw" | "unsubscribe_raw" | "drop_raw"
             | "read_raw" | "account_raw" | "read_opaque" => self.raw(command).await,
             "correlate" | "read_correlated" => self.correlation(command).await,

@@ -7,7 +7,7 @@ mod tree;
 
 use std::io;
 
-use daemoneye_eventbus::{Answer, BrokerStatistics, RingState, StatisticsError};
+use daemoneye_eventbus::{Answer, BrokerStatistics, RingPath, RingState, StatisticsError};
 
 use crate::ending::Ending;
 use crate::output::print;
@@ -85,8 +85,18 @@ fn state(state: RingState) -> &'static str {
         RingState::Forming => "forming",
         RingState::Ready => "ready",
         RingState::Poisoned => "broken",
-        RingState::Relayed => "relayed",
         _ => "unknown",
+    }
+}
+
+/// What a ring leads through, in a word; and why it is the broker.
+fn path(path: &RingPath) -> (&'static str, Option<&str>) {
+    match path {
+        RingPath::Memory => ("ring", None),
+        RingPath::RelayOfControl => ("relay", Some("it is for control topics")),
+        RingPath::RelayOfAll => ("relay", Some("the broker was told to have all go over it")),
+        RingPath::RelayInstead { cause } => ("relay", Some(cause)),
+        _ => ("unknown", None),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Statistics, for whoever asked for them.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
@@ -50,6 +51,7 @@ impl Server {
             turned_away: self.machine.turned_away(),
         });
         self.audit.causes().tell(&mut facts);
+        self.roll.turnover.tell(SystemTime::now(), &mut facts);
         tell_poisonings(self.poisonings.list(), &mut facts);
         self.machine.tell_facts(&mut facts, claims, |session| (self.uid(session), self.pid(session)));
         facts.finish()

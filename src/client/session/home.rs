@@ -128,6 +128,7 @@ impl Session {
     /// The broker is gone, and there may be another: rings that are complete go on, what was asked is asked again.
     pub(super) fn lose_broker(&mut self, why: &Disconnected) {
         tracing::warn!(name: "broker_lost", target: "daemoneye_eventbus::client", %why, "the session with the broker is over; coming back");
+        self.totals_at_loss();
         self.outgoing.clear();
         self.end_inquiries(why);
         self.asked.clear();
@@ -149,6 +150,7 @@ impl Session {
             self.close_all_rings();
             self.may_have_missed = true;
         }
+        self.totals_since(welcome.epoch == self.welcome.epoch);
         self.welcome = welcome;
         self.life = self.life.wrapping_add(1);
         self.outgoing.clear();

@@ -97,8 +97,11 @@ impl Session {
 
     pub(super) fn close_publisher(&mut self, publisher: u32) {
         self.send_all_relayed(Some(publisher));
-        if self.publishers.remove(&publisher).is_some_and(|state| state.ever_declared()) {
-            self.ask(Request::ClosePublisher { publisher });
+        if let Some(state) = self.publishers.remove(&publisher) {
+            self.closed_publisher(&state);
+            if state.ever_declared() {
+                self.ask(Request::ClosePublisher { publisher });
+            }
         }
         self.forget_rings_of(publisher);
     }

@@ -8,7 +8,7 @@ use crate::config::{CLAIMS_MAX, STATISTICS_BYTES_MAX, TELL_DEADLINE, TELL_PAUSE}
 use crate::wire::codec::encode;
 use crate::wire::{
     Answer, Claims, Fact, Latencies, Notice, Payer, ReceivedClaim, Refusal, Request, Resource, RingClaim,
-    RingState, SubscriptionClaim, TopicClaim, Versions,
+    RingPath, RingState, RouteClaim, SubscriptionClaim, TopicClaim, TotalClaim, Versions,
 };
 
 const STRANGER: Origin = Origin::Remote { uid: 7 };
@@ -59,11 +59,13 @@ fn who_asks_is_answered_when_all_have_and_with_what_they_said() {
     assert_eq!((tells(&world.heard(agent)), tells(&world.heard(procmond))), (1, 1));
     let latencies = Latencies { events: 14, max_nanos: 15, ..Latencies::default() };
     let received = ReceivedClaim { events: 1, skipped: 2, bytes_waiting: 3, bytes_waiting_max: 4, latencies };
-    let subscription = SubscriptionClaim { received: 5, lost_in_ring: 6, lost_in_queue: 7 };
-    tell(&mut world, agent, Claims { received, subscriptions: vec![(4, subscription)], ..Claims::default() });
+    let subscription = SubscriptionClaim { received: 5, lost_in_ring: 6, lost_in_queue: 7, filtered: 17 };
+    let (subscriptions, route) = (vec![(4, subscription)], RouteClaim { received: 19 });
+    let routes = vec![(ring.0, 0, route)];
+    tell(&mut world, agent, Claims { received, subscriptions, routes, ..Claims::default() });
     assert!(world.heard(procmond).is_empty(), "it has to answer itself");
-    let topic = TopicClaim { events: 8, reached: 9, dropped: 10 };
-    let ring_claim = RingClaim { events: 11, dropped: 12, bytes: 13, bytes_waiting: 16 };
+    let topic = TopicClaim { events: 8, reached: 9, dropped: 10, ..Default::default() };
+    let ring_claim = RingClaim { events: 11, dropped: 12, too_large: 18, bytes: 13, bytes_waiting: 16 };
     let (topics, rings) = (vec![(2, 0, topic)], vec![(ring.0, ring_claim)]);
     tell(&mut world, procmond, Claims { topics, rings, ..Claims::default() });
     let facts = facts(&world.heard(procmond));
@@ -75,6 +77,11 @@ fn who_asks_is_answered_when_all_have_and_with_what_they_said() {
     has(
         &|fact| matches!(fact, Fact::Ring { claim: Some(claim), state: RingState::Ready, routes: 1, .. } if *claim == ring_claim),
     );
+    has(&|fact| matches!(fact, Fact::Ring { path: RingPath::Memory, withheld: 0, .. }));
+    has(&|fact| {
+        matches!(fact, Fact::Route { topic, active: true, claim: Some(claim) }
+            if topic.as_str() == "events.process.a" && *claim == route)
+    });
     has(
         &|fact| matches!(fact, Fact::Pattern { pattern, withheld: true, .. } if pattern.as_str() == "no.row"),
     );
@@ -188,20 +195,24 @@ fn what_a_client_says_of_what_it_does_not_have_is_not_kept() {
     let ring = world.only_ring();
     ask(&mut world, asker, 1);
     let claims = Claims {
+        totals: TotalClaim::default(),
         received: ReceivedClaim::default(),
         topics: vec![(0, 0, TopicClaim::default()); CLAIMS_MAX],
         rings: vec![(ring.0, RingClaim::default()); CLAIMS_MAX],
         subscriptions: vec![(2, SubscriptionClaim::default()); CLAIMS_MAX],
+        routes: (0..CLAIMS_MAX as u16).map(|number| (ring.0, number / 2, RouteClaim::default())).collect(),
     };
     tell(&mut world, liar, claims.clone());
     let kept = |world: &World, session| {
         let inquiry = world.machine.inquiries.current.as_ref().expect("it is under way");
         inquiry.claims[&session].clone()
     };
-    assert_eq!(kept(&world, liar), Claims::default(), "another's ring, and numbers that it does not have");
+    let heard = Claims { routes: vec![(ring.0, 0, RouteClaim::default())], ..Claims::default() };
+    assert_eq!(kept(&world, liar), heard, "another's ring, and numbers that it does not have");
     tell(&mut world, procmond, claims);
     let own = kept(&world, procmond);
     assert_eq!((own.topics.len(), own.rings.len(), own.subscriptions.len()), (1, 1, 0), "one about each");
+    assert!(own.routes.is_empty(), "it does not hear itself");
 }
 
 #[test]

@@ -228,10 +228,11 @@ impl Intake {
                 // Without a control thread there is nobody to tell.
                 let _ = self.events.send(DataEvent::Detached { ended });
             }
-            Command::Grant { order, ring, slot, generation, topic } => {
+            Command::Grant { order, ring, slot, generation, topic, received } => {
                 let queues = self.hub.targets(&topic);
                 if let Some(ring) = self.ring(ring) {
                     ring.grant(slot, generation, topic, &queues);
+                    ring.count_in(slot, received);
                 }
                 // Without a control thread there is nobody to tell.
                 let _ = self.events.send(DataEvent::Granted { order });

@@ -174,7 +174,15 @@ impl InRing {
         let since = self.now(slot, generation);
         let targets = queues.iter().map(|queue| Target { queue: Arc::clone(queue), since }).collect();
         let source = Source { publisher: self.publisher, urgent: hierarchy::is_urgent(&topic) };
-        self.slots[index] = Some(Slot { topic, generation, granted: true, source, targets });
+        let received = Arc::default();
+        self.slots[index] = Some(Slot { topic, generation, granted: true, source, targets, received });
+    }
+
+    /// Has what comes on a slot counted there.
+    pub(super) fn count_in(&mut self, slot: u16, received: Arc<AtomicU64>) {
+        if let Some(Some(slot)) = self.slots.get_mut(usize::from(slot)) {
+            slot.received = received;
+        }
     }
 
     pub(super) fn revoke(&mut self, slot: u16) {
@@ -374,6 +382,7 @@ impl InRing {
         let open = self.open.get_or_insert_with(|| Open::at(&record, slot, pool, &self.origin));
         own(&mut open.chunk).push(&mut self.payload, record.bytes).map_err(|error| error.to_string())?;
         add(&counters.received, events.into());
+        add(&slot.received, events.into());
         Ok(Taken::Record(record.bytes))
     }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use shm::Moment;
 
@@ -18,6 +19,8 @@ pub(super) struct Slot {
     /// Whose the events of this slot are, in the queues.
     pub(super) source: Source,
     pub(super) targets: Vec<Target>,
+    /// Events that came on it since the ring was made.
+    pub(super) received: Arc<AtomicU64>,
 }
 
 /// A queue that a topic is for, and since when: what happened before it joined does not concern it.

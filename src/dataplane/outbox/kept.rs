@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::ring::{Address, OutRing, Over, Sealed};
+use super::tally::TopicTally;
 use super::wanted::{Fresh, Wanted, WantedRing};
 use super::{OutboxShared, RouteTarget};
 use crate::batch::BatchWriter;
@@ -254,6 +255,13 @@ impl Kept {
     }
 }
 
+/// Notes that nobody has come for events of a topic.
+fn expire(topics: &[Arc<TopicTally>], topic: usize, events: u64) {
+    if let Some(tally) = topics.get(topic) {
+        tally.expired.fetch_add(events, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
         self.end();
@@ -413,7 +421,10 @@ impl Wanted {
             let ways = ways(entry.topic, &entry.heard, &self.routes, &self.kept).collect();
             let into = pour_entry(entry, ways, &mut self.kept.parked, &mut self.rings, now, &mut over);
             match into {
-                Into::Nobody => poured.lost += unheard,
+                Into::Nobody => {
+                    poured.lost += unheard;
+                    expire(&self.topics, entry.topic, unheard);
+                }
                 Into::Rings => self.kept.poured += events,
                 Into::NoRoom => self.flush_parked(&mut over),
             }
@@ -450,6 +461,9 @@ impl Wanted {
         }
         self.flush_parked(&mut over);
         self.part_with(over, poured);
+        for entry in &self.kept.entries {
+            expire(&self.topics, entry.topic, entry.unheard());
+        }
         poured.lost += self.kept.lost + self.kept.entries.iter().map(Entry::unheard).sum::<u64>();
         poured.events = self.kept.poured;
         poured.next = None;
@@ -555,11 +569,13 @@ fn pour_entry(
     for (id, address) in ways {
         let Some(Some(Fresh::Open(ring))) = rings.get_mut(&id) else { continue };
         let pushed = match &entry.record {
-            Some(record) => ring.push(address, &Sealed::of_bytes(record, entry.events), entry.sequence),
-            None => ring.lose(address, entry.events, entry.sequence).map(|()| false),
+            Some(record) => {
+                ring.push(address, &Sealed::of_bytes(record, entry.events), entry.sequence).map(|_| ())
+            }
+            None => ring.lose(address, entry.events, entry.sequence),
         };
         match pushed {
-            Ok(_) => into = Into::Rings,
+            Ok(()) => into = Into::Rings,
             Err(error) => over.push((id, error)),
         }
     }

@@ -24,8 +24,9 @@ pub(super) struct OutRing {
     /// Rings whose place it has taken.
     before: Vec<RingId>,
     marks: Marks,
-    /// Events that found no room.
+    /// Events that found no room, and of these, those that never would.
     dropped: u64,
+    too_large: u64,
     tally: Arc<RingTally>,
 }
 
@@ -95,6 +96,15 @@ impl<'a> Sealed<'a> {
     }
 }
 
+/// What a ring did with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pushed {
+    Taken,
+    Full,
+    /// It is too small for it, also if it is empty.
+    TooLarge,
+}
+
 /// Nothing more goes to a subscriber.
 #[derive(Debug)]
 pub(super) enum Over {
@@ -131,21 +141,32 @@ impl OutRing {
             }
         };
         let marks = Marks::new(capacity, sequence);
-        Self { id, way, dirty: false, closing: false, before: Vec::new(), marks, dropped: 0, tally }
+        Self {
+            id,
+            way,
+            dirty: false,
+            closing: false,
+            before: Vec::new(),
+            marks,
+            dropped: 0,
+            too_large: 0,
+            tally,
+        }
     }
 
-    /// Whether the ring took the record, whose last event is the publisher's event number `sequence - 1`.
+    /// What the ring did with the record, whose last event is the publisher's event number `sequence - 1`.
     pub(super) fn push(
         &mut self,
         address: Address,
         record: &Sealed<'_>,
         sequence: u64,
-    ) -> Result<bool, Over> {
+    ) -> Result<Pushed, Over> {
         let (Address { slot, generation, urgent }, Sealed { events, bytes, parts }) = (address, record);
         let events = *events;
         if *bytes > self.payload_bytes_max() {
             // Larger rings take it, and this subscriber is told of it as of any other loss.
-            return self.lose(address, events, sequence).map(|()| false);
+            self.too_large += u64::from(events);
+            return self.lose(address, events, sequence).map(|()| Pushed::TooLarge);
         }
         let taken = match &mut self.way {
             Way::Memory(Memory { producer, .. }) => {
@@ -167,7 +188,7 @@ impl OutRing {
         };
         self.marks.note(self.tail(), sequence);
         self.dropped += if taken { 0 } else { u64::from(events) };
-        Ok(taken)
+        Ok(if taken { Pushed::Taken } else { Pushed::Full })
     }
 
     /// Counts events as lost that no record brings, the last of them being the publisher's event number `sequence - 1`.
@@ -244,6 +265,7 @@ impl OutRing {
         };
         self.tally.events.store(attempted, Ordering::Relaxed);
         self.tally.dropped.store(self.dropped, Ordering::Relaxed);
+        self.tally.too_large.store(self.too_large, Ordering::Relaxed);
         self.tally.bytes.store(self.tail(), Ordering::Relaxed);
         match &mut self.way {
             Way::Memory(Memory { producer, doorbell, owes_wake }) => {

@@ -7,7 +7,7 @@
 //! Who subscribes while a batch is built comes too late for what has gone ahead, and in time for the batch: it is told of that as lost.
 
 use super::kept::Keeping;
-use super::ring::{Address, Savepoint, Sealed};
+use super::ring::{Address, Pushed, Savepoint, Sealed};
 use super::{Delivery, OutRing, Outbox, Source, Target, part};
 use crate::batch::BatchWriter;
 use crate::config::SLOTS_MAX;
@@ -60,7 +60,7 @@ impl Outbox {
             let place = &mut self.rings[*index];
             let Some(ring) = place else { continue };
             match ring.push(*address, &sealed, self.sequence) {
-                Ok(taken) => assert!(taken, "it had room"),
+                Ok(pushed) => assert_eq!(pushed, Pushed::Taken, "it had room"),
                 Err(over) => part(&self.events, place, over),
             }
         }
@@ -138,6 +138,7 @@ impl Outbox {
             };
             delivery.subscribers += 1;
             *(if reached { &mut delivery.reached } else { &mut delivery.dropped }) += events;
+            self.drops.too_late += if reached { 0 } else { events };
         }
         self.count(topic, delivery)
     }

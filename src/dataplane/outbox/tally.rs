@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use shm::Progress;
 
-use super::{Delivery, OutboxShared, Relayed, RingEnd};
+use super::{Delivery, Drops, OutboxShared, Relayed, RingEnd};
 use crate::routing::TopicId;
 use crate::wire::{RingClaim, RingId, TopicClaim};
 
@@ -18,6 +18,12 @@ pub(super) struct TopicTally {
     events: AtomicU64,
     reached: AtomicU64,
     dropped: AtomicU64,
+    too_large: AtomicU64,
+    too_late: AtomicU64,
+    unkept: AtomicU64,
+    kept: AtomicU64,
+    /// Written where what was kept is poured, which the lock of the publisher's wishes is held for.
+    pub(super) expired: AtomicU64,
 }
 
 /// What went over one ring, as of its last flush.
@@ -25,6 +31,7 @@ pub(super) struct TopicTally {
 pub(super) struct RingTally {
     pub(super) events: AtomicU64,
     pub(super) dropped: AtomicU64,
+    pub(super) too_large: AtomicU64,
     pub(super) bytes: AtomicU64,
     reader: Reader,
     capacity: u64,
@@ -46,30 +53,49 @@ impl RingTally {
             RingEnd::Broker(line) => (Reader::Broker(line.shared()), line.window()),
         };
         let zero = AtomicU64::default;
-        Self { events: zero(), dropped: zero(), bytes: zero(), reader, capacity }
+        Self { events: zero(), dropped: zero(), too_large: zero(), bytes: zero(), reader, capacity }
     }
 
     fn claim(&self) -> RingClaim {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (events, dropped, bytes) = (read(&self.events), read(&self.dropped), read(&self.bytes));
+        let (events, bytes) = (read(&self.events), read(&self.bytes));
+        let (dropped, too_large) = (read(&self.dropped), read(&self.too_large));
         // The subscriber's word, and of another moment. In a ring that is gone nothing waits.
         let read = match &self.reader {
             Reader::Memory(progress) => progress.read_bytes().unwrap_or(bytes),
             Reader::Broker(relayed) => relayed.took_now(),
         };
         let bytes_waiting = bytes.saturating_sub(read).min(self.capacity);
-        RingClaim { events, dropped, bytes, bytes_waiting }
+        RingClaim { events, dropped, too_large, bytes, bytes_waiting }
     }
 }
 
 impl TopicTally {
-    fn count(&self, delivery: &Delivery) {
+    fn count(&self, delivery: &Delivery, drops: Drops) {
         let add = |counter: &AtomicU64, events| {
             counter.store(counter.load(Ordering::Relaxed) + events, Ordering::Relaxed);
         };
         add(&self.events, delivery.events);
         add(&self.reached, delivery.reached);
         add(&self.dropped, delivery.dropped);
+        add(&self.too_large, drops.too_large);
+        add(&self.too_late, drops.too_late);
+        add(&self.unkept, drops.unkept);
+        add(&self.kept, delivery.kept);
+    }
+
+    fn claim(&self) -> TopicClaim {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        TopicClaim {
+            events: read(&self.events),
+            reached: read(&self.reached),
+            dropped: read(&self.dropped),
+            too_large: read(&self.too_large),
+            too_late: read(&self.too_late),
+            unkept: read(&self.unkept),
+            kept: read(&self.kept),
+            expired: read(&self.expired),
+        }
     }
 }
 
@@ -82,9 +108,9 @@ impl Tallies {
         self.0 = topics.to_vec();
     }
 
-    pub(super) fn count(&self, topic: TopicId, delivery: &Delivery) {
+    pub(super) fn count(&self, topic: TopicId, delivery: &Delivery, drops: Drops) {
         if let Some(tally) = self.0.get(topic.number()) {
-            tally.count(delivery);
+            tally.count(delivery, drops);
         }
     }
 }
@@ -92,14 +118,7 @@ impl Tallies {
 impl OutboxShared {
     /// By place.
     pub(crate) fn topic_claims(&self) -> Vec<TopicClaim> {
-        let wanted = self.wanted.lock();
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let claim = |tally: &Arc<TopicTally>| TopicClaim {
-            events: read(&tally.events),
-            reached: read(&tally.reached),
-            dropped: read(&tally.dropped),
-        };
-        wanted.topics.iter().map(claim).collect()
+        self.wanted.lock().topics.iter().map(|tally| tally.claim()).collect()
     }
 
     /// Of all rings that are there, those that nothing was published to yet among them.

@@ -9,8 +9,8 @@ use crate::wire::relayed::Head;
 use crate::wire::{
     Answer, Claims, Credential, Epoch, Fact, GoodbyeReason, Handle, Hello, Identity, Latencies, Life, Needed,
     Nonce, Notice, OrderId, Payer, Proof, PublisherId, ReceivedClaim, Refusal, RelayedRecords, Request,
-    Resource, RingClaim, RingId, RingState, Sharer, SlotTarget, SubscriptionClaim, TokenId, TopicClaim,
-    Versions, Welcome,
+    Resource, RingClaim, RingId, RingPath, RingState, RouteClaim, Sharer, SlotTarget, SubscriptionClaim,
+    TokenId, TopicClaim, TotalClaim, Versions, Welcome,
 };
 
 /// An enum of the protocol, which the page has a table for.
@@ -65,6 +65,7 @@ documented!(
         Took,
         Finished,
         Begun,
+        Leaving,
     ],
     requests()
 );
@@ -156,15 +157,30 @@ documented!(
     vec![Self::Weak, Self::Token, Self::Invitation, Self::Embedded]
 );
 documented!(Answer, [Told, NotAnswering, Unable], vec![Self::Told, Self::NotAnswering, Self::Unable]);
+documented!(RingState, [Forming, Ready, Poisoned], vec![Self::Forming, Self::Ready, Self::Poisoned]);
 documented!(
-    RingState,
-    [Forming, Ready, Poisoned, Relayed],
-    vec![Self::Forming, Self::Ready, Self::Poisoned, Self::Relayed]
+    RingPath,
+    [Memory, RelayOfControl, RelayOfAll, RelayInstead],
+    vec![Self::Memory, Self::RelayOfControl, Self::RelayOfAll, Self::RelayInstead { cause: "why".into() },]
 );
 documented!(Payer, [Agent, Uid], vec![Self::Agent, Self::Uid(1000)]);
 documented!(
     Fact,
-    [Broker, Session, Subscription, Pattern, Topic, Ring, Refusals, Poisonings, Share, Omitted],
+    [
+        Broker,
+        Session,
+        Subscription,
+        Pattern,
+        Topic,
+        Ring,
+        Refusals,
+        Poisonings,
+        Share,
+        Omitted,
+        Route,
+        Departed,
+        Turnover
+    ],
     facts()
 );
 documented!(Needed, [Key, Token], vec![Self::Key, Self::Token]);
@@ -225,6 +241,7 @@ fn requests() -> Vec<Request> {
         Request::Took { ring, cost: 1000 },
         Request::Finished,
         Request::Begun,
+        Request::Leaving { totals: totals() },
     ]
 }
 
@@ -295,6 +312,10 @@ fn records() -> RelayedRecords {
     RelayedRecords([&head.to_bytes()[..], &[0xaa, 0xbb]].concat())
 }
 
+fn totals() -> TotalClaim {
+    TotalClaim { published: 37, delivered: 38 }
+}
+
 fn received() -> ReceivedClaim {
     let latencies =
         Latencies { events: 21, p50_nanos: 22, p90_nanos: 23, p99_nanos: 24, p999_nanos: 25, max_nanos: 26 };
@@ -302,19 +323,30 @@ fn received() -> ReceivedClaim {
 }
 
 fn claims() -> Claims {
-    let topic = TopicClaim { events: 7, reached: 8, dropped: 9 };
-    let ring = RingClaim { events: 10, dropped: 11, bytes: 12, bytes_waiting: 27 };
-    let subscription = SubscriptionClaim { received: 14, lost_in_ring: 15, lost_in_queue: 16 };
+    let topic = TopicClaim {
+        events: 7,
+        reached: 8,
+        dropped: 9,
+        too_large: 28,
+        too_late: 29,
+        unkept: 30,
+        kept: 31,
+        expired: 32,
+    };
+    let ring = RingClaim { events: 10, dropped: 11, too_large: 33, bytes: 12, bytes_waiting: 27 };
+    let subscription = SubscriptionClaim { received: 14, lost_in_ring: 15, lost_in_queue: 16, filtered: 34 };
     Claims {
+        totals: totals(),
         received: received(),
         topics: vec![(5, 6, topic)],
         rings: vec![(300, ring)],
         subscriptions: vec![(13, subscription)],
+        routes: vec![(301, 35, RouteClaim { received: 36 })],
     }
 }
 
 fn facts() -> Vec<Fact> {
-    let Claims { topics, rings, subscriptions, .. } = claims();
+    let Claims { topics, rings, subscriptions, routes, .. } = claims();
     vec![
         Fact::Broker { uptime_ms: 1000, connections: 1, accepted: 2, turned_away: 3 },
         Fact::Session {
@@ -325,6 +357,7 @@ fn facts() -> Vec<Fact> {
             identity: Identity::Token,
             connected_ms: 2,
             answer: Answer::Told,
+            totals: Some(totals()),
             received: Some(received()),
         },
         Fact::Subscription { session: 1, subscription: 2, ring_bytes: 3, claim: Some(subscriptions[0].1) },
@@ -346,6 +379,8 @@ fn facts() -> Vec<Fact> {
             to: 3,
             bytes: 4,
             state: RingState::Ready,
+            path: RingPath::RelayInstead { cause: "why".into() },
+            withheld: 6,
             routes: 5,
             claim: Some(rings[0].1),
         },
@@ -353,6 +388,15 @@ fn facts() -> Vec<Fact> {
         Fact::Poisonings { component: "a".into(), by: "b".into(), count: 1, last_violation: "how".into() },
         Fact::Share { payer: Some(Payer::Uid(1000)), resource: Resource::Topics, in_use: 1, limit: Some(2) },
         Fact::Omitted { facts: 1 },
+        Fact::Route { topic: Topic::new("a.b").expect("it is one"), active: true, claim: Some(routes[0].2) },
+        Fact::Departed { sessions: 1, without_word: 2, totals: totals() },
+        Fact::Turnover {
+            component: "a".into(),
+            joined: 1,
+            left: 2,
+            last_left_ms: Some(3),
+            reason: Some(GoodbyeReason::RouteDeadline),
+        },
     ]
 }
 

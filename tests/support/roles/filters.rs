@@ -30,6 +30,15 @@ impl BusRole {
                 let ended = bus.unsubscribe(&text("id")).await;
                 ended.map(|()| json!({})).map_err(|failed| error(&failed, "NotSubscribed"))
             }
+            Some("bus_take") => {
+                let events = self.filtered.get_mut(&text("id")).ok_or_else(not_made)?;
+                let mut received = Vec::new();
+                for _ in 0..command["count"].as_u64().expect("a number") {
+                    let event = events.recv().await.expect("the bus is there");
+                    received.push(known_by(&event.event));
+                }
+                Ok(json!({ "received": received }))
+            }
             _ => Ok(read(self.filtered.get_mut(&text("id")).ok_or_else(not_made)?).await),
         }
     }
@@ -39,12 +48,17 @@ impl BusRole {
 async fn read(events: &mut EventReceiver) -> Value {
     let mut received = Vec::new();
     while let Some(event) = events.recv().await {
-        received.push(match &event.event {
-            CollectionEvent::Process(process) => json!(process.pid),
-            CollectionEvent::Network(network) => json!(network.connection_id),
-            CollectionEvent::TriggerRequest(trigger) => json!(trigger.request_id),
-            other => panic!("nobody publishes {other:?}"),
-        });
+        received.push(known_by(&event.event));
     }
     json!({ "received": received, "filtered": events.filtered(), "lost": events.lagged() })
+}
+
+/// What an event is known by.
+fn known_by(event: &CollectionEvent) -> Value {
+    match event {
+        CollectionEvent::Process(process) => json!(process.pid),
+        CollectionEvent::Network(network) => json!(network.connection_id),
+        CollectionEvent::TriggerRequest(trigger) => json!(trigger.request_id),
+        other => panic!("nobody publishes {other:?}"),
+    }
 }

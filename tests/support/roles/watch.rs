@@ -3,7 +3,8 @@
 use std::time::UNIX_EPOCH;
 
 use daemoneye_eventbus::{
-    BrokerStatistics, EventBusClient, Latencies, MembershipChange, Missed, StatisticsError, TopicPattern,
+    BrokerStatistics, EventBusClient, Latencies, MembershipChange, Missed, SessionStatistics,
+    StatisticsError, TopicClaim, TopicPattern, TurnoverStatistics,
 };
 use serde_json::{Value, json};
 
@@ -51,6 +52,22 @@ fn patterns(patterns: &[TopicPattern]) -> Vec<&str> {
     patterns.iter().map(TopicPattern::as_str).collect()
 }
 
+/// Of each topic, why what was lost was lost.
+fn causes(session: &SessionStatistics) -> Vec<Option<Value>> {
+    let of = |claim: TopicClaim| {
+        json!({
+            "ring_full": claim.ring_full(),
+            "too_large": claim.too_large,
+            "too_late": claim.too_late,
+            "unkept": claim.unkept,
+            "kept": claim.kept,
+            "expired": claim.expired,
+        })
+    };
+    let topics = session.publishers.iter().flat_map(|publisher| &publisher.topics);
+    topics.map(|topic| topic.claim.map(of)).collect()
+}
+
 /// Sessions by component, and rings; claims as arrays, in the order of their fields.
 fn shown(statistics: &BrokerStatistics) -> Value {
     let sessions = statistics.sessions.iter().map(|session| {
@@ -67,7 +84,11 @@ fn shown(statistics: &BrokerStatistics) -> Value {
             let claim = topic.claim.map(|claim| [claim.events, claim.reached, claim.dropped]);
             json!([topic.topic.as_str(), claim])
         });
+        let filtered =
+            session.subscriptions.iter().map(|subscription| subscription.claim.map(|claim| claim.filtered));
         let facts = json!({
+            "filtered": filtered.collect::<Vec<_>>(),
+            "causes": causes(session),
             "uid": session.uid,
             "pid": session.pid,
             "identity": format!("{:?}", session.identity),
@@ -82,12 +103,25 @@ fn shown(statistics: &BrokerStatistics) -> Value {
     let rings = statistics.rings.iter().map(|ring| {
         let claim = ring.claim.map(|claim| [claim.events, claim.dropped]);
         let state = format!("{:?}", ring.state);
-        json!([ring.from.as_str(), ring.to.as_str(), ring.bytes, state, ring.routes, claim])
+        json!([ring.from.as_str(), ring.to.as_str(), ring.bytes, state, ring.route_count, claim])
+    });
+    let paths = statistics.rings.iter().map(|ring| {
+        let routes = ring.routes.iter().map(|route| {
+            json!([route.topic.as_str(), route.active, route.claim.map(|claim| claim.received)])
+        });
+        json!({ "path": format!("{:?}", ring.path), "withheld": ring.withheld, "routes": routes.collect::<Vec<_>>() })
     });
     let shares = statistics.shares.iter().filter(|share| share.payer.is_none());
     json!({
         "sessions": Value::Object(sessions.collect()),
         "rings": rings.collect::<Vec<_>>(),
+        "paths": paths.collect::<Vec<_>>(),
+        "departed": [
+            json!(statistics.departed.sessions), json!(statistics.departed.without_word),
+            json!([statistics.departed.totals.published, statistics.departed.totals.delivered]),
+        ],
+        "missing": statistics.missing(),
+        "turnover": statistics.turnover.iter().map(turnover).collect::<serde_json::Map<_, Value>>(),
         "bytes_waiting": statistics.rings.iter().map(|ring| ring.claim.map(|claim| claim.bytes_waiting)).collect::<Vec<_>>(),
         "bytes": statistics.rings.iter().map(|ring| ring.claim.map(|claim| claim.bytes)).collect::<Vec<_>>(),
         "connections": statistics.connections,
@@ -98,6 +132,15 @@ fn shown(statistics: &BrokerStatistics) -> Value {
         "in_use": shares.map(|share| (format!("{:?}", share.resource), share.in_use.into())).collect::<serde_json::Map<_, Value>>(),
         "omitted": statistics.omitted,
     })
+}
+
+/// How often it joined and left, whether it is known when it left last, and why.
+fn turnover(turnover: &TurnoverStatistics) -> (String, Value) {
+    let TurnoverStatistics { component, joined, left, last_left, reason, .. } = turnover;
+    (
+        component.to_string(),
+        json!([joined, left, last_left.is_some(), reason.as_ref().map(ToString::to_string)]),
+    )
 }
 
 fn change(change: Result<MembershipChange, Missed>) -> Value {

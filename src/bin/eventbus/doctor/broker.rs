@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    BrokerOptions, ConnectError, ConnectOptions, DaemoneyeBroker, EventBusClient, Opaque, Refusal,
+    BrokerOptions, ConnectError, ConnectOptions, DaemoneyeBroker, EventBusClient, Opaque, Refusal, RingPath,
 };
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -24,13 +24,27 @@ pub(super) async fn rings() -> Check {
     const NAME: &str = "rings";
     let advice = "what is missing above is why, or a sandbox is: the bus needs threads, memory and sockets";
     match timeout(PATIENCE, one_event()).await {
-        Ok(Ok(())) => Check::ok(NAME, "an event went from one client to another over one of sealed memory"),
+        Ok(Ok(RingPath::Memory)) => {
+            Check::ok(NAME, "an event went from one client to another over one of sealed memory")
+        }
+        Ok(Ok(path)) => {
+            let why = match path {
+                RingPath::RelayInstead { cause } => format!(": {cause}"),
+                _ => String::new(),
+            };
+            Check::weak(
+                NAME,
+                format!("an event went over the broker, since there was no ring of sealed memory{why}"),
+                "have what is missing above: over the broker each event costs several times as much, and stops with the broker",
+            )
+        }
         Ok(Err(error)) => Check::missing(NAME, format!("no event goes over one: {error}"), advice),
         Err(_) => Check::missing(NAME, format!("no event has gone over one within {PATIENCE:?}"), advice),
     }
 }
 
-async fn one_event() -> Result<(), Failed> {
+/// What the event went through.
+async fn one_event() -> Result<RingPath, Failed> {
     let mut folder = tempfile::Builder::new();
     let folder = folder.prefix("eventbus-doctor-").permissions(Permissions::from_mode(0o700)).tempdir()?;
     let path = folder.path().join("bus.sock");
@@ -42,8 +56,10 @@ async fn one_event() -> Result<(), Failed> {
     let mut publisher = procmond.publisher("events.process.batch").await?;
     publisher.publish(&Opaque(b"how are you"))?;
     batches.recv().await.ok_or("the stream of events has ended")??;
+    let statistics = broker.broker_statistics().await.ok_or("the broker has ended")?;
+    let ring = statistics.rings.into_iter().next().ok_or("the broker knows of no ring")?;
     broker.shutdown().await?;
-    Ok(())
+    Ok(ring.path)
 }
 
 /// Whether a broker listens, and whose it is.

@@ -28,10 +28,10 @@ pub(super) fn sealed_memory() -> Check {
     let made = rustix::fs::memfd_create(c"eventbus-doctor", flags);
     match made.and_then(|memory| rustix::fs::fcntl_add_seals(&memory, seals)) {
         Ok(()) => Check::ok(NAME, "memfd with all seals"),
-        Err(error) => Check::missing(
+        Err(error) => Check::weak(
             NAME,
-            format!("no memfd that can be sealed: {error}"),
-            "Linux 5.1 has it, unless a sandbox forbids it; \
+            format!("no memfd that can be sealed: {error}; events go over the broker"),
+            "Linux 5.1 has it, unless a sandbox forbids it: allow memfd_create and fcntl there; \
              `--backing named` does without, between processes of one user",
         ),
     }

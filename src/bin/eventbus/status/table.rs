@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use daemoneye_eventbus::{
-    Answer, BrokerStatistics, Latencies, Payer, Resource, RingClaim, RingStatistics, SessionStatistics,
-    TopicPattern,
+    Answer, BrokerStatistics, EventBusStatistics, Latencies, Payer, Resource, RingClaim, RingStatistics,
+    SessionStatistics, TopicClaim, TopicPattern, TurnoverStatistics,
 };
 
-use super::{answer, state};
+use super::{answer, path, state};
 use crate::printable::printable;
 
 /// Characters of a name, of a topic with its figures, and of a cause.
@@ -22,12 +22,19 @@ pub(super) fn table(statistics: &BrokerStatistics) -> String {
     }
     if !statistics.rings.is_empty() {
         lines.push(String::new());
-        let heads = ("RING FROM", "TO", "SIZE", "WAITING", "STATE", "TOPICS", "EVENTS", "DROPPED");
-        let (from, to, size, waiting, state, topics, events, dropped) = heads;
-        lines.push(format!(
-            "{from:<16}  {to:<16}  {size:>9}  {waiting:>9}  {state:<8}  {topics:>6}  {events:>12}  {dropped:>12}"
-        ));
-        lines.extend(statistics.rings.iter().map(ring_line));
+        lines.push(row_of_ring([
+            "RING FROM",
+            "TO",
+            "PATH",
+            "STATE",
+            "SIZE",
+            "WAITING",
+            "BYTES",
+            "TOPICS",
+            "EVENTS",
+            "DROPPED",
+        ]));
+        lines.extend(statistics.rings.iter().flat_map(ring_lines));
     }
     lines.extend(troubles(statistics));
     lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
@@ -39,6 +46,13 @@ fn head(statistics: &BrokerStatistics) -> Vec<String> {
         "up {}, {connections} connections, {accepted} ever, {turned_away} turned away",
         time(statistics.uptime)
     )];
+    let five = EventBusStatistics::from(statistics);
+    let (published, delivered) = (five.messages_published, five.messages_delivered);
+    let missing = match statistics.missing() {
+        0 => String::new(),
+        clients => format!(", without what {clients} clients have not said"),
+    };
+    lines.push(format!("{published} events published, {delivered} delivered{missing}"));
     let totals = statistics.shares.iter().filter(|share| share.payer.is_none() && share.in_use > 0);
     let totals = totals.map(|share| match share.limit {
         Some(limit) => {
@@ -49,30 +63,30 @@ fn head(statistics: &BrokerStatistics) -> Vec<String> {
     });
     lines.push(format!("in use: {}", totals.collect::<Vec<_>>().join(", ")));
     lines.push(String::new());
-    let heads = ("COMPONENT", "PID", "UID", "UP", "IDENTITY", "RECEIVED");
-    let (component, pid, uid, up, identity, received) = heads;
-    lines.push(format!(
-        "{component:<NAME_COLUMNS$}  {pid:>7}  {uid:>6}  {up:>8}  {identity:<24}  {received:>12}"
-    ));
+    lines.push(row_of_session(["COMPONENT", "PID", "UID", "UP", "IDENTITY", "RECEIVED", "SKIPPED"]));
     lines
+}
+
+fn row_of_session([component, pid, uid, up, identity, received, skipped]: [&str; 7]) -> String {
+    format!(
+        "{component:<NAME_COLUMNS$}  {pid:>7}  {uid:>6}  {up:>8}  {identity:<24}  {received:>13}  {skipped:>8}"
+    )
 }
 
 fn session_lines(session: &SessionStatistics) -> Vec<String> {
     let component = printable(session.component.as_str(), NAME_COLUMNS);
     let pid = session.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
-    let received = match (session.answer, session.received) {
-        (Answer::Told, Some(claim)) => claim.events.to_string(),
-        (other, _) => answer(other).to_owned(),
+    let (received, skipped) = match (session.answer, session.received) {
+        (Answer::Told, Some(claim)) => (claim.events.to_string(), claim.skipped.to_string()),
+        (other, _) => (answer(other).to_owned(), "-".to_owned()),
     };
-    let (uid, up, identity) = (session.uid, time(session.connected), session.identity.to_string());
-    let mut lines = vec![format!(
-        "{component:<NAME_COLUMNS$}  {pid:>7}  {uid:>6}  {up:>8}  {identity:<24}  {received:>12}"
-    )];
+    let (uid, up, identity) =
+        (session.uid.to_string(), time(session.connected), session.identity.to_string());
+    let mut lines = vec![row_of_session([&component, &pid, &uid, &up, &identity, &received, &skipped])];
     for topic in session.publishers.iter().flat_map(|publisher| &publisher.topics) {
         let mut line = format!("  publishes {}", printable(topic.topic.as_str(), TEXT_COLUMNS));
         if let Some(claim) = topic.claim {
-            let (events, reached, dropped) = (claim.events, claim.reached, claim.dropped);
-            let _ = write!(line, ": {events} published, {reached} reached, {dropped} dropped");
+            line += &fate(&claim);
         }
         lines.push(line);
     }
@@ -82,13 +96,38 @@ fn session_lines(session: &SessionStatistics) -> Vec<String> {
             let _ = write!(line, " (withheld: {})", texts(&subscription.withheld));
         }
         if let Some(claim) = subscription.claim {
-            let (received, ring, queue) = (claim.received, claim.lost_in_ring, claim.lost_in_queue);
-            let _ = write!(line, ": {received} received, {ring} lost in rings, {queue} lost in its queue");
+            let (received, filtered) = (claim.received, claim.filtered);
+            let (ring, queue) = (claim.lost_in_ring, claim.lost_in_queue);
+            let _ = write!(
+                line,
+                ": {received} received, {filtered} filtered out, {ring} lost in rings, {queue} lost in its queue"
+            );
         }
         lines.push(line);
     }
     lines.extend(session.received.and_then(|claim| latency_line(&claim.latencies)));
     lines
+}
+
+/// What came of the events on a topic, with the causes of losses where there are any.
+fn fate(claim: &TopicClaim) -> String {
+    let (events, reached, dropped) = (claim.events, claim.reached, claim.dropped);
+    let mut text = format!(": {events} published, {reached} reached, {dropped} dropped");
+    let causes = [
+        ("ring full", claim.ring_full()),
+        ("too large", claim.too_large),
+        ("subscriber too late", claim.too_late),
+        ("outbox full", claim.unkept),
+    ];
+    let causes = causes.into_iter().filter(|(_, events)| *events > 0);
+    let causes: Vec<String> = causes.map(|(cause, events)| format!("{cause}: {events}")).collect();
+    if !causes.is_empty() {
+        let _ = write!(text, " ({})", causes.join(", "));
+    }
+    if claim.kept > 0 {
+        let _ = write!(text, ", {} kept without a broker, {} of them for nobody", claim.kept, claim.expired);
+    }
+    text
 }
 
 /// How long events take to a session, if it has taken any.
@@ -100,20 +139,39 @@ fn latency_line(latencies: &Latencies) -> Option<String> {
     })
 }
 
-fn ring_line(ring: &RingStatistics) -> String {
-    let (from, to) = (printable(ring.from.as_str(), 16), printable(ring.to.as_str(), 16));
-    let state = state(ring.state);
-    let claim = |shown: fn(&RingClaim) -> String| ring.claim.as_ref().map_or_else(|| "-".to_owned(), shown);
-    let (size, routes) = (bytes(ring.bytes), ring.routes);
-    let waiting = claim(|claim| bytes(claim.bytes_waiting));
-    let (events, dropped) =
-        (claim(|claim| claim.events.to_string()), claim(|claim| claim.dropped.to_string()));
+fn row_of_ring(cells: [&str; 10]) -> String {
+    let [from, to, path, state, size, waiting, bytes, topics, events, dropped] = cells;
     format!(
-        "{from:<16}  {to:<16}  {size:>9}  {waiting:>9}  {state:<8}  {routes:>6}  {events:>12}  {dropped:>12}"
+        "{from:<16}  {to:<16}  {path:<5}  {state:<8}  {size:>9}  {waiting:>9}  {bytes:>9}  {topics:>6}  {events:>12}  {dropped:>12}"
     )
 }
 
-/// Shares of users, refusals, broken rings, and what is not shown.
+/// A ring, why it leads over the broker if it does, and its topics.
+fn ring_lines(ring: &RingStatistics) -> Vec<String> {
+    let (from, to) = (printable(ring.from.as_str(), 16), printable(ring.to.as_str(), 16));
+    let (path, why) = path(&ring.path);
+    let claim = |shown: fn(&RingClaim) -> String| ring.claim.as_ref().map_or_else(|| "-".to_owned(), shown);
+    let size = if ring.path.is_relay() { "-".to_owned() } else { bytes(ring.bytes) };
+    let (waiting, written) = (claim(|claim| bytes(claim.bytes_waiting)), claim(|claim| bytes(claim.bytes)));
+    let (events, dropped) =
+        (claim(|claim| claim.events.to_string()), claim(|claim| claim.dropped.to_string()));
+    let (state, topics) = (state(ring.state), ring.route_count.to_string());
+    let mut lines =
+        vec![row_of_ring([&from, &to, path, state, &size, &waiting, &written, &topics, &events, &dropped])];
+    lines.extend(why.map(|why| format!("  over the broker: {}", printable(why, TEXT_COLUMNS))));
+    if ring.withheld > 0 {
+        lines.push(format!("  withheld by the broker: {} events, so much waited for {to}", ring.withheld));
+    }
+    lines.extend(ring.routes.iter().map(|route| {
+        let topic = printable(route.topic.as_str(), TEXT_COLUMNS);
+        let received = route.claim.map_or_else(String::new, |claim| format!(": {} received", claim.received));
+        let state = if route.active { "" } else { " (not yet, or no longer)" };
+        format!("  brings {topic}{received}{state}")
+    }));
+    lines
+}
+
+/// Shares of users, who comes and goes, refusals, broken rings, and what is not shown.
 fn troubles(statistics: &BrokerStatistics) -> Vec<String> {
     let mut lines = vec![String::new()];
     for share in &statistics.shares {
@@ -126,6 +184,7 @@ fn troubles(statistics: &BrokerStatistics) -> Vec<String> {
         let limit = share.limit.map_or_else(String::new, |limit| format!(" of {}", shown(limit)));
         lines.push(format!("{whose} has {}{limit} {}", shown(share.in_use), share.resource));
     }
+    lines.extend(statistics.turnover.iter().filter(|component| component.joined > 1).map(turnover_line));
     for cause in &statistics.refusals {
         let last = printable(&cause.last.to_string(), TEXT_COLUMNS);
         lines.push(format!("refused {} times, the last: {last}", cause.count));
@@ -142,6 +201,18 @@ fn troubles(statistics: &BrokerStatistics) -> Vec<String> {
     if lines.len() == 1 { Vec::new() } else { lines }
 }
 
+/// A component that has come more than once.
+fn turnover_line(turnover: &TurnoverStatistics) -> String {
+    let component = printable(turnover.component.as_str(), NAME_COLUMNS);
+    let mut line = format!("{component} joined {} times, left {} times", turnover.joined, turnover.left);
+    if let Some(ago) = turnover.last_left {
+        let why =
+            turnover.reason.as_ref().map_or_else(|| "its connection ended".to_owned(), ToString::to_string);
+        let _ = write!(line, ", the last time {} ago: {}", time(ago), printable(&why, TEXT_COLUMNS));
+    }
+    line
+}
+
 fn texts(patterns: &[TopicPattern]) -> String {
     let texts: Vec<&str> = patterns.iter().map(TopicPattern::as_str).collect();
     printable(&texts.join(" "), TEXT_COLUMNS)
@@ -149,7 +220,7 @@ fn texts(patterns: &[TopicPattern]) -> String {
 
 fn amount_of(resource: Resource, amount: u64) -> String {
     match resource {
-        Resource::RingBytes | Resource::PatternBytes => bytes(amount),
+        Resource::RingBytes | Resource::PatternBytes | Resource::RelayedBytes => bytes(amount),
         _ => amount.to_string(),
     }
 }

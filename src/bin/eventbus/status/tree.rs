@@ -6,7 +6,7 @@ use daemoneye_eventbus::{
 };
 use serde_json::{Value, json};
 
-use super::{answer, state};
+use super::{answer, path, state};
 
 pub(super) fn json(statistics: &BrokerStatistics) -> Value {
     let list = |values: Vec<Value>| Value::Array(values);
@@ -17,6 +17,20 @@ pub(super) fn json(statistics: &BrokerStatistics) -> Value {
         "connections_turned_away": statistics.turned_away,
         "sessions": list(statistics.sessions.iter().map(session).collect()),
         "rings": list(statistics.rings.iter().map(ring).collect()),
+        "departed": {
+            "sessions": statistics.departed.sessions,
+            "without_word": statistics.departed.without_word,
+            "claimed_published_events": statistics.departed.totals.published,
+            "claimed_delivered_events": statistics.departed.totals.delivered,
+        },
+        "missing_in_sums": statistics.missing(),
+        "turnover": list(statistics.turnover.iter().map(|component| json!({
+            "component": component.component.as_str(),
+            "joined": component.joined,
+            "left": component.left,
+            "last_left_seconds": component.last_left.map(|ago| ago.as_secs_f64()),
+            "reason": component.reason.as_ref().map(ToString::to_string),
+        })).collect()),
         "refusals": list(statistics.refusals.iter().map(|cause| {
             json!({ "count": cause.count, "last": cause.last.to_string() })
         }).collect()),
@@ -61,6 +75,9 @@ fn session(session: &SessionStatistics) -> Value {
         "identity": session.identity.to_string(),
         "connected_seconds": session.connected.as_secs_f64(),
         "answer": answer(session.answer),
+        "claimed_totals": session.totals.map(|totals| {
+            json!({ "published_events": totals.published, "delivered_events": totals.delivered })
+        }),
         "claimed_received": received,
         "subscriptions": session.subscriptions.iter().map(subscription).collect::<Vec<_>>(),
         "publishers": publishers.collect::<Vec<_>>(),
@@ -73,6 +90,7 @@ fn subscription(subscription: &SubscriptionStatistics) -> Value {
             "received_events": claim.received,
             "lost_in_ring_events": claim.lost_in_ring,
             "lost_in_queue_events": claim.lost_in_queue,
+            "filtered_events": claim.filtered,
         })
     });
     let texts = |patterns: &[TopicPattern]| patterns.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -91,6 +109,14 @@ fn topic(topic: &TopicStatistics) -> Value {
             "published_events": claim.events,
             "reached_events": claim.reached,
             "dropped_events": claim.dropped,
+            "dropped_by_cause": {
+                "ring_full_events": claim.ring_full(),
+                "too_large_events": claim.too_large,
+                "too_late_events": claim.too_late,
+                "outbox_full_events": claim.unkept,
+            },
+            "kept_events": claim.kept,
+            "expired_events": claim.expired,
         })
     });
     json!({ "topic": topic.topic.as_str(), "claimed": claimed })
@@ -101,8 +127,17 @@ fn ring(ring: &RingStatistics) -> Value {
         json!({
             "events": claim.events,
             "dropped_events": claim.dropped,
+            "too_large_events": claim.too_large,
             "bytes": claim.bytes,
             "bytes_waiting": claim.bytes_waiting,
+        })
+    });
+    let (way, why) = path(&ring.path);
+    let routes = ring.routes.iter().map(|route| {
+        json!({
+            "topic": route.topic.as_str(),
+            "active": route.active,
+            "claimed_received_events": route.claim.map(|claim| claim.received),
         })
     });
     json!({
@@ -111,7 +146,11 @@ fn ring(ring: &RingStatistics) -> Value {
         "to": ring.to.as_str(),
         "bytes": ring.bytes,
         "state": state(ring.state),
-        "routes": ring.routes,
+        "path": way,
+        "relayed_since": why,
+        "withheld_events": ring.withheld,
+        "topics": ring.route_count,
+        "routes": routes.collect::<Vec<_>>(),
         "claimed": claimed,
     })
 }

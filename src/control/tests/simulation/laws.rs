@@ -263,7 +263,8 @@ impl Outside {
             | Request::ConsumerSegment { .. }
             | Request::Relay { .. }
             | Request::Took { .. }
-            | Request::Finished => {}
+            | Request::Finished
+            | Request::Leaving { .. } => {}
         }
     }
 

@@ -244,6 +244,8 @@ fn when_nobody_comes_for_it_in_time_it_is_lost() {
     let until = world.find_broker();
     assert_eq!(world.pour().next, Some(until));
     assert_eq!(world.shared.pour(until, true).lost, 1);
+    let claim = world.shared.topic_claims()[0];
+    assert_eq!((claim.kept, claim.expired), (1, 1));
     assert_eq!(world.publish(0, 2).kept, 0);
     assert_eq!(world.outbox.consumed(), 3 - 1);
 }

@@ -312,7 +312,7 @@ pub(crate) enum Command {
 /// A broker within this process. Its loop runs on a thread of its own, so that a busy application keeps nobody waiting.
 ///
 /// Dropped, it shuts down: clients are told, and the socket is removed. The drop blocks until its thread has ended, which takes up
-/// to about a second if a client is slow to read its goodbye; after [`shutdown`](Self::shutdown) next to nothing is left to wait for.
+/// to about two seconds: one if a publisher over the broker does not say that it has sent all, and one if a client is slow to read its goodbye; after [`shutdown`](Self::shutdown) next to nothing is left to wait for.
 ///
 /// ```
 /// use daemoneye_eventbus::{Component, ConnectOptions, DaemoneyeBroker, EventBusClient};

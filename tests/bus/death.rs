@@ -1,5 +1,7 @@
 //! `kill -9` of each process in mid-burst: the others go on, or end with a clear error, and nothing is left behind.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::support::{Folder, Role, look, wait_until};
@@ -219,16 +221,25 @@ fn a_broker_that_does_not_answer_is_given_up_on() {
 #[test]
 fn a_publisher_that_lost_its_session_while_it_was_stopped_does_not_count_on_its_rings() {
     let folder = Folder::new();
-    let mut agent = Role::agent(&folder, json!({"route_deadline_ms": 200})).up();
+    let deadline = Duration::from_secs(1);
+    let mut agent = Role::agent(&folder, json!({"route_deadline_ms": 1000})).up();
     subscribe(&mut agent);
     let mut procmond = Role::client(&folder, "procmond").up();
     procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
     procmond.must(&json!({"do": "batch", "from": 0, "count": 10}));
     agent.must(&json!({"do": "await", "total": 10}));
     procmond.stop();
-    let mut detector = Role::client(&folder, "detector").up();
-    let answer = detector.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
-    assert_eq!(answer["missed"], json!(["procmond"]), "{answer}");
+    let [mut detector, mut exporter] =
+        ["detector", "exporter"].map(|component| Role::client(&folder, component).up());
+    let took = |subscriber: &mut Role| {
+        let since = Instant::now();
+        let answer = subscriber.must(&json!({"do": "subscribe", "patterns": ["events.process.#"]}));
+        (answer["missed"].clone(), since.elapsed())
+    };
+    let (missed, waited) = took(&mut detector);
+    assert!(missed == json!(["procmond"]) && waited >= deadline, "{missed} {waited:?}");
+    let (missed, waited) = took(&mut exporter);
+    assert!(missed == json!([]) && waited < deadline / 2, "it delays one subscribe: {missed} {waited:?}");
     wait_until("the agent has read the ring to its end", || look::segments(agent.pid()) == 0);
     procmond.tell(&json!({"do": "batch", "from": 10, "count": 1000}));
     procmond.go_on();
@@ -256,6 +267,23 @@ fn a_subscriber_that_went_with_the_broker_is_counted_no_more_though_nothing_is_p
     wait_until("the one that lives is left", || count(&mut procmond) == 1);
     detector.kill();
     wait_until("nobody is left", || count(&mut procmond) == 0);
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_publisher_that_is_stopped_for_longer_than_it_says() {
+    let folder = Folder::new();
+    let mut agent = Role::agent(&folder, json!({"backing": "relay"})).up();
+    subscribe(&mut agent);
+    let mut procmond = Role::client(&folder, "procmond").up();
+    procmond.must(&json!({"do": "declare", "topic": "events.process.batch"}));
+    procmond.must(&json!({"do": "batch", "from": 0, "count": 10}));
+    agent.must(&json!({"do": "await", "total": 10}));
+    procmond.stop();
+    let since = Instant::now();
+    agent.must(&json!({"do": "shutdown"}));
+    let took = since.elapsed();
+    assert!(took >= Duration::from_secs(1), "it has time to say that it has sent all: {took:?}");
+    assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
 #[test]

@@ -138,6 +138,19 @@ fn what_does_not_fit_is_lost_and_told() {
 }
 
 #[test]
+fn who_says_nothing_of_it_has_an_outbox_of_four_mebibytes() {
+    let folder = Folder::new();
+    let mut procmond = left_alone(&folder, json!({}));
+    let mut kept = 0_u64;
+    // Each in a record of its own, of 64 KiB and a little more with what it costs to keep it.
+    for _ in 0..80 {
+        let alone = procmond.must(&json!({"do": "large", "bytes": 64 << 10}));
+        kept += alone["kept"].as_u64().expect("a number");
+    }
+    assert!((60..=63).contains(&kept), "{kept} events of 64 KiB");
+}
+
+#[test]
 fn nothing_is_kept_by_who_wants_nothing_kept() {
     let folder = Folder::new();
     let mut procmond = left_alone(&folder, json!({"outbox_bytes": 0}));

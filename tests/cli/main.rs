@@ -6,6 +6,7 @@ mod support;
 
 mod broker;
 mod doctor;
+mod help;
 mod publish;
 mod subscribe;
 mod tool;

@@ -194,6 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn who_lost_the_same_broker_do_not_come_back_at_once() {
+        let backoff = Duration::from_secs(1);
+        let mut waits: Vec<Duration> = (0..100).map(|_| jittered(backoff)).collect();
+        assert!(waits.iter().all(|wait| (backoff / 2..=backoff).contains(wait)), "{waits:?}");
+        waits.sort_unstable();
+        waits.dedup();
+        assert!(waits.len() > 90, "they are as many as those who wait");
+        let spread = *waits.last().expect("there are some") - waits[0];
+        assert!(spread > backoff / 4, "they use the half of it that they have: {spread:?}");
+    }
+
+    #[test]
     fn tries_are_counted_from_the_loss_of_a_broker_that_was_there_for_long() {
         let now = Instant::now();
         let mut pace = Pace::new(ReturnPace::default().attempts(2), now);

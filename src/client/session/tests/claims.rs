@@ -125,3 +125,34 @@ async fn an_answer_in_parts_is_put_together_for_all_who_wait() {
     session.notice(part(5, false), None);
     assert!(session.asked.is_empty(), "what was not asked for is not kept");
 }
+
+#[tokio::test]
+async fn each_broker_is_told_what_none_was_told_and_another_what_came_since() {
+    let (core, mut session) = session();
+    let (mut outbox, _consumer, _other_end) = published(&core, &mut session);
+    session.publishers[&0].outbox.add_topic(Topic::new("events.process.batch").expect("a topic"));
+    let mut publish = |events: u64| assert_eq!(outbox.skip(TopicId::nth(0), events).events, events);
+    let total = |session: &mut Session| told(session).totals.published;
+    publish(2);
+    assert_eq!([total(&mut session), total(&mut session)], [2, 2], "all that it has counted, each time");
+    publish(3);
+    session.lose_broker(&Disconnected::BrokerGone);
+    publish(4);
+    let same = session.welcome.clone();
+    session.find_broker(same);
+    assert_eq!(total(&mut session), 7, "it knows of two");
+    publish(5);
+    session.lose_broker(&Disconnected::BrokerGone);
+    publish(6);
+    let other = another(&session);
+    session.find_broker(other);
+    assert_eq!(total(&mut session), 6, "what was before is not of its time");
+    session.close_publisher(0);
+    assert_eq!(total(&mut session), 6);
+    session.outgoing.clear();
+    session.welcome.version = STATISTICS_SINCE;
+    session.leave();
+    assert!(
+        matches!(session.outgoing.pop_front(), Some((Request::Leaving { totals }, None)) if totals.published == 6)
+    );
+}

@@ -3,6 +3,7 @@
 mod connect;
 mod connection;
 mod errors;
+mod events;
 mod feeds;
 mod pace;
 mod publisher;
@@ -34,6 +35,7 @@ use crate::wire::{Latencies, Welcome};
 pub use connect::{ConnectError, ConnectOptions};
 pub use connection::{Connection, Disconnected};
 pub use errors::{DeclareError, PublishError, SubscribeError};
+pub use events::EventReceiver;
 pub(crate) use feeds::{Named, Part, events as event_channel, messages as message_channel, weighed_messages};
 pub use pace::{ReturnPace, ReturnPaceError};
 pub use publisher::{BatchBuilder, Publisher, Unread};
@@ -42,7 +44,7 @@ pub use raw::{ControlError, MessageReceiver};
 pub use request::{Call, ReplyError, RequestError, Responder, Response};
 pub use sharing::SessionTerm;
 pub use statistics::StatisticsError;
-pub use subscription::{EventReceiver, Nothing, SubscribeOptions, Subscription};
+pub use subscription::{Nothing, SubscribeOptions, Subscription};
 
 pub(crate) use session::run as run_session;
 use session::{Command, Commands, Ground};
@@ -390,6 +392,7 @@ impl Core {
         // that is broken before the subscription begins.
         self.ground.hub.add(number, patterns.clone(), Arc::clone(&queue));
         let mut subscription = Subscription::new(self.commands.clone(), &self.ground, number, queue);
+        subscription.patterns.clone_from(&patterns);
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Subscribe { subscription: number, patterns, ring_bytes, reply });
         subscription.subscribed = answer.await.unwrap_or(Err(Disconnected::BrokerGone.into()))?;
@@ -406,7 +409,7 @@ impl Core {
         let patterns: Vec<&str> = patterns.iter().map(TopicPattern::as_str).collect();
         let options = SubscribeOptions::new().of_client(queue_bytes);
         let subscription = self.subscription(&patterns, options).await?;
-        Ok(subscription.into_events().filtered_by(filter))
+        Ok(subscription.into_events().filtered_by(filter, &wanted.subscriber_id))
     }
 
     /// Publishes one event through the publisher that all threads of its clients share. Cancel-safe: given up midway, it is

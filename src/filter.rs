@@ -413,8 +413,13 @@ impl Filter {
             && self.sources.iter().all(|sources| sources.is_empty() || sources.contains(publisher))
     }
 
-    /// Whether it takes an event of such a batch. Allocates nothing.
-    pub(crate) fn admits(&self, event: &EventRef<'_>, correlation: &CorrelationRef<'_>) -> bool {
+    /// Whether it takes what is correlated so. Allocates nothing.
+    pub(crate) fn admits_correlation(&self, correlation: &CorrelationRef<'_>) -> bool {
+        self.correlation.as_ref().is_none_or(|filter| filter.takes(correlation))
+    }
+
+    /// Whether it takes an event of such a batch, under such a correlation. Allocates nothing.
+    pub(crate) fn admits_event(&self, event: &EventRef<'_>) -> bool {
         let metadata = match event {
             EventRef::Process(event) => Some(event.metadata()),
             EventRef::Network(event) => Some(event.metadata()),
@@ -434,7 +439,6 @@ impl Filter {
             && self.metadata.iter().all(|(key, value)| {
                 metadata.as_ref().is_some_and(|metadata| has(metadata.clone(), key, value))
             })
-            && self.correlation.as_ref().is_none_or(|filter| filter.takes(correlation))
     }
 }
 

@@ -188,11 +188,19 @@ impl<'a> BatchView<'a> {
     /// If the batch has no such event.
     #[must_use]
     pub fn correlation_of(&self, position: usize) -> CorrelationRef<'a> {
+        self.own_correlation_of(position).unwrap_or_else(|| self.correlation())
+    }
+
+    /// The correlation that the event at `position` has to itself. There has to be such an event.
+    pub(crate) fn own_correlation_of(&self, position: usize) -> Option<CorrelationRef<'a>> {
         assert!(position < self.len(), "event {position} of a batch of {}", self.len());
-        match self.head.entries[1 + position].correlation.get() {
-            0 => self.correlation(),
-            number => CorrelationRef::new(self.fields(self.len() + usize::from(number))),
-        }
+        let number = usize::from(self.head.entries[1 + position].correlation.get());
+        (number > 0).then(|| CorrelationRef::new(self.fields(self.len() + number)))
+    }
+
+    /// Whether any event has one to itself.
+    pub(crate) const fn has_own_correlations(&self) -> bool {
+        self.head.header.overrides.get() > 0
     }
 
     /// Bytes that the correlations of all events have as owned values, each event with its own. They are the one thing in a record

@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 
 use futures_core::Stream;
 
-use super::subscription::{Interruptions, Lease};
+use super::events::Interruptions;
+use super::subscription::Lease;
 use super::{Core, EventBusClient, PublishError, SubscribeError, Subscription};
 use crate::batch::Opaque;
 use crate::correlation::CorrelationMetadata;

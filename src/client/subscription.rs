@@ -10,12 +10,10 @@ use futures_core::Stream;
 
 use super::publisher::deadline_of;
 use super::session::{Command, Commands, Ground};
-use super::{Ending, MessageReceiver, SubscribeError, Subscribed};
+use super::{EventReceiver, MessageReceiver, SubscribeError, Subscribed};
 use crate::access::Withheld;
 use crate::config::is_ring_size;
 use crate::dataplane::{Desk, Hub, Item, Losses, Queue, ReceivedBatch, RecvError, Served, Taken};
-use crate::event::BusEvent;
-use crate::filter::Filter;
 use crate::topic::TopicPattern;
 
 /// What a subscription asks for beyond its patterns.
@@ -140,6 +138,8 @@ impl SubscribeOptions {
 #[derive(Debug)]
 pub struct Subscription {
     taken: Taken,
+    /// As they were asked for.
+    pub(super) patterns: Vec<TopicPattern>,
     pub(super) subscribed: Subscribed,
     queue: Arc<Queue>,
     desk: Arc<Desk>,
@@ -184,6 +184,7 @@ impl Subscription {
     pub(super) fn new(commands: Commands, ground: &Ground, number: u32, queue: Arc<Queue>) -> Self {
         Self {
             taken: Taken::new(Arc::clone(&ground.latencies)),
+            patterns: Vec::new(),
             subscribed: Subscribed::default(),
             queue: Arc::clone(&queue),
             desk: Arc::clone(&ground.desk),
@@ -298,19 +299,17 @@ impl Subscription {
     /// The same subscription, event by event.
     #[must_use]
     pub fn into_events(self) -> EventReceiver {
-        EventReceiver {
-            subscription: self,
-            batch: None,
-            left_out: 0,
-            filter: None,
-            interruptions: Interruptions::default(),
-        }
+        EventReceiver::of(self)
     }
 
     /// The same subscription, message by message: opaque payloads, too, and all as bytes.
     #[must_use]
     pub fn into_messages(self) -> MessageReceiver {
         MessageReceiver::new(self)
+    }
+
+    pub(super) fn queue(&self) -> &Queue {
+        &self.queue
     }
 
     pub(super) fn lease(&self) -> Weak<Lease> {
@@ -338,202 +337,6 @@ impl Wake for Unpark {
 
 impl Stream for Subscription {
     type Item = Item;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.get_mut().poll_recv(context)
-    }
-}
-
-/// A subscription, event by event: owned events, made once for all subscriptions of this process. Opaque payloads are left out.
-///
-/// ```
-/// use daemoneye_eventbus::{CollectionEvent, Opaque};
-///
-/// # use daemoneye_eventbus::ProcessEvent;
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # let folder = tempfile::tempdir()?;
-/// # let path = folder.path().join("bus.sock");
-/// # use daemoneye_eventbus::{BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus};
-/// # let broker = DaemoneyeBroker::with_options(BrokerOptions::new(&path))?;
-/// # let bus = DaemoneyeEventBus::from_broker(broker).await?;
-/// # let process = |pid| ProcessEvent {
-/// #     pid,
-/// #     name: "sh".to_string(),
-/// #     command_line: None,
-/// #     executable_path: None,
-/// #     ppid: Some(1),
-/// #     start_time: None,
-/// #     metadata: std::collections::HashMap::new(),
-/// # };
-/// let mut events = bus.subscription(&["events.process.#"]).await?.into_events();
-/// let mut publisher = bus.publisher("events.process.batch").await?;
-/// publisher.publish(&Opaque(b"only a batch shows it"))?;
-/// publisher.publish(&process(1234))?;
-///
-/// let received = events.recv().await.expect("the bus is there");
-/// assert_eq!(received.event, CollectionEvent::Process(process(1234)));
-/// assert_eq!((events.left_out(), events.lagged()), (1, 0));
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct EventReceiver {
-    subscription: Subscription,
-    /// A batch, and how many of its events were taken.
-    batch: Option<(ReceivedBatch, usize)>,
-    left_out: u64,
-    filter: Option<Box<Filter>>,
-    interruptions: Interruptions,
-}
-
-/// What has come between the events of a subscription so far.
-#[derive(Debug, Default)]
-pub(super) struct Interruptions {
-    pub(super) lagged: u64,
-    pub(super) poisoned: Option<RecvError>,
-    pub(super) away: u64,
-}
-
-impl Interruptions {
-    pub(super) fn note(&mut self, interruption: &RecvError) {
-        match interruption {
-            RecvError::Lagged(events) => self.lagged = self.lagged.saturating_add(*events),
-            RecvError::Poisoned { .. } => self.poisoned = Some(interruption.clone()),
-            RecvError::Away { .. } | RecvError::CutOff { .. } => self.away += 1,
-        }
-    }
-}
-
-impl EventReceiver {
-    /// The next event; `None` at the end of the stream. What was lost before it is added to [`lagged`](Self::lagged), a
-    /// publisher that broke its ring is in [`poisoned`](Self::poisoned).
-    /// Cancel-safe.
-    pub async fn recv(&mut self) -> Option<Arc<BusEvent>> {
-        loop {
-            match std::future::poll_fn(|context| self.poll_recv(context)).await {
-                Some(Ok(event)) => return Some(event),
-                Some(Err(_)) => {}
-                None => return None,
-            }
-        }
-    }
-
-    /// The next event, for a thread that has nothing else to do meanwhile; see [`Subscription::blocking_recv`].
-    pub fn blocking_recv(&mut self) -> Option<Arc<BusEvent>> {
-        loop {
-            if let Some(event) = self.next_of_batch() {
-                return Some(event);
-            }
-            let item = self.subscription.blocking_recv()?;
-            // It is noted, and can be asked for.
-            let _ = self.take_in(item);
-        }
-    }
-
-    /// Events that matched and were lost on their way here, so far.
-    #[must_use]
-    pub fn lagged(&self) -> u64 {
-        self.interruptions.lagged
-    }
-
-    /// Opaque events that were left out, so far: they are read from the batches of a [`Subscription`].
-    #[must_use]
-    pub fn left_out(&self) -> u64 {
-        self.left_out
-    }
-
-    /// Events that came here and that the filters of an [`EventSubscription`](crate::EventSubscription) have rejected, so far.
-    #[must_use]
-    pub fn filtered(&self) -> u64 {
-        self.subscription.queue.filtered()
-    }
-
-    /// What ends it from elsewhere.
-    pub(crate) fn ending(&self) -> Ending {
-        Ending::of(&self.subscription)
-    }
-
-    pub(super) fn filtered_by(mut self, filter: Filter) -> Self {
-        self.filter = Some(Box::new(filter));
-        self
-    }
-
-    /// The last publisher that broke its ring, if any has: nothing more comes from it.
-    #[must_use]
-    pub fn poisoned(&self) -> Option<&RecvError> {
-        self.interruptions.poisoned.as_ref()
-    }
-
-    /// How often this process, or a publisher, was away from the bus for a while in which events did not come here: see [`RecvError::Away`]
-    /// and [`RecvError::CutOff`].
-    #[must_use]
-    pub fn away(&self) -> u64 {
-        self.interruptions.away
-    }
-
-    fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Arc<BusEvent>, RecvError>>> {
-        loop {
-            if let Some(event) = self.next_of_batch() {
-                return Poll::Ready(Some(Ok(event)));
-            }
-            match std::task::ready!(self.subscription.poll_recv(context)) {
-                Some(item) => {
-                    if let Err(error) = self.take_in(item) {
-                        return Poll::Ready(Some(Err(error)));
-                    }
-                }
-                None => return Poll::Ready(None),
-            }
-        }
-    }
-
-    /// The next event of the batch that is here.
-    fn next_of_batch(&mut self) -> Option<Arc<BusEvent>> {
-        while let Some((batch, taken)) = &mut self.batch {
-            if *taken == batch.len() {
-                self.batch = None;
-                break;
-            }
-            let position = *taken;
-            *taken += 1;
-            if let Some(filter) = &self.filter {
-                let view = batch.view();
-                if !filter.admits(&view.event(position), &view.correlation_of(position)) {
-                    self.subscription.queue.reject(1);
-                    continue;
-                }
-            }
-            match batch.event(position) {
-                Some(event) => return Some(event),
-                None => self.left_out += 1,
-            }
-        }
-        None
-    }
-
-    /// Takes what has come: a batch, or an interruption, which it notes.
-    fn take_in(&mut self, item: Item) -> Result<(), RecvError> {
-        match item {
-            Ok(batch) => {
-                let admits = |filter: &Filter| filter.admits_batch(batch.topic(), batch.publisher());
-                if self.filter.as_deref().is_none_or(admits) {
-                    self.batch = Some((batch, 0));
-                } else {
-                    self.subscription.queue.reject(batch.len() as u64);
-                }
-            }
-            Err(error) => {
-                self.interruptions.note(&error);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Stream for EventReceiver {
-    type Item = Result<Arc<BusEvent>, RecvError>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.get_mut().poll_recv(context)

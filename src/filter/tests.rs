@@ -56,7 +56,8 @@ fn takes(subscription: &EventSubscription, event: &impl BatchEvent) -> bool {
     let (topic, component) = (Topic::new("events.process.batch"), Component::from_client_id("procmond"));
     let view = batch.view();
     filter.admits_batch(&topic.expect("a topic"), &component.expect("a name"))
-        && filter.admits(&view.event(0), &view.correlation_of(0))
+        && filter.admits_correlation(&view.correlation_of(0))
+        && filter.admits_event(&view.event(0))
 }
 
 fn wants(filter: EventFilter) -> EventSubscription {

@@ -1,5 +1,6 @@
 //! What a subscriber wants of the events that come: each field of its filters counts, between processes.
 
+use daemoneye_eventbus::CorrelationMetadata;
 use serde_json::{Value, json};
 
 use crate::support::{Folder, Role};
@@ -53,23 +54,22 @@ struct Scene {
     netmond: Role,
     detector: Role,
     _folder: Folder,
-    seen: u64,
 }
 
 impl Scene {
     fn new() -> Self {
         let folder = Folder::new();
         let mut agent = Role::agent(&folder, json!({})).up();
-        let [procmond, netmond, detector] =
+        let [procmond, netmond, mut detector] =
             ["procmond", "netmond", "detector"].map(|id| Role::client(&folder, id).up());
-        // What comes to this one has come to those that are filtered, too: one thread hands it to both.
+        // What comes to these has come to those that are filtered, too: one thread of the process hands it to both.
         agent.must(&json!({"do": "subscribe", "patterns": ["events.#", "control.trigger.+"]}));
-        Self { agent, procmond, netmond, detector, _folder: folder, seen: 0 }
+        detector.must(&json!({"do": "subscribe", "patterns": ["events.#"]}));
+        Self { agent, procmond, netmond, detector, _folder: folder }
     }
 
-    /// What a subscription receives of two process events, a network event and a trigger of priority 5; and how many it has filtered.
-    fn received(&mut self, subscription: &Value) -> (Value, u64) {
-        self.agent.must(&json!({"do": "bus_subscribe", "subscription": subscription}));
+    /// Two process events, a network event and a trigger of priority 5, one after the other, so that there is one order.
+    fn publish(&mut self, seen: u64) {
         let process = |pid: u32, user: &str| {
             json!({"Process": {
                 "pid": pid, "name": "sh", "command_line": null, "executable_path": null, "ppid": null,
@@ -83,34 +83,61 @@ impl Scene {
         let trigger = json!({"TriggerRequest": {
             "request_id": "look", "collector_type": "procmond", "priority": 5, "payload": [], "metadata": {},
         }});
-        for (who, topic, event, correlation) in [
-            ("procmond", START, process(1, "root"), "scan-1"),
-            ("procmond", STOP, process(2, "nobody"), "scan-2"),
-            ("netmond", "events.network.event", network, "flow-3"),
-            ("detector", "control.trigger.request", trigger, "flow-4"),
-        ] {
-            let publish =
-                json!({"do": "publish_event", "topic": topic, "event": event, "correlation": correlation});
-            match who {
-                "procmond" => self.procmond.must(&publish),
-                "netmond" => self.netmond.must(&publish),
-                _ => self.detector.must(&publish),
+        let [scan, hash, flow, look] = correlations();
+        for (number, (who, topic, event, correlation)) in (1..).zip([
+            ("procmond", START, process(1, "root"), scan),
+            ("procmond", STOP, process(2, "nobody"), hash),
+            ("netmond", "events.network.event", network, flow),
+            ("detector", "control.trigger.request", trigger, look),
+        ]) {
+            let publisher = match who {
+                "procmond" => &mut self.procmond,
+                "netmond" => &mut self.netmond,
+                _ => &mut self.detector,
             };
-            self.seen += 1;
-            // One after the other, so that there is one order.
-            self.agent.must(&json!({"do": "await", "total": self.seen}));
+            publisher.must(
+                &json!({"do": "publish_event", "topic": topic, "event": event, "correlation": correlation}),
+            );
+            self.agent.must(&json!({"do": "await", "total": seen + number}));
         }
-        self.agent.must(&json!({"do": "bus_unsubscribe", "id": "analyzer"}));
-        let read = self.agent.must(&json!({"do": "bus_read", "id": "analyzer"}));
-        assert_eq!(read["lost"], 0, "{read}");
-        (read["received"].clone(), read["filtered"].as_u64().expect("a count"))
     }
+
+    /// What a subscription of the agent receives of them, how many it filters, and by which pattern the last has come; and what one of a
+    /// client receives that asks for the same.
+    fn received(&mut self, subscription: &Value, round: u64) -> (Value, u64, Value, Value) {
+        let subscribe = json!({"do": "bus_subscribe", "subscription": subscription});
+        let (ended, read) =
+            (json!({"do": "bus_unsubscribe", "id": "analyzer"}), json!({"do": "bus_read", "id": "analyzer"}));
+        self.agent.must(&subscribe);
+        self.detector.must(&subscribe);
+        self.publish(4 * round);
+        self.detector.must(&json!({"do": "await", "total": 3 * (round + 1)}));
+        self.agent.must(&ended);
+        self.detector.must(&ended);
+        let (of_agent, of_client) = (self.agent.must(&read), self.detector.must(&read));
+        let said = &of_agent["said"];
+        assert_eq!((&said[1], &said[2]), (&json!(0), &json!("analyzer")), "{of_agent}");
+        let filtered = said[0].as_u64().expect("a count");
+        (of_agent["received"].clone(), filtered, of_agent["matched"].clone(), of_client["received"].clone())
+    }
+}
+
+/// A scan, a child of it, a flow in another stage, and one with nothing but its id.
+fn correlations() -> [CorrelationMetadata; 4] {
+    let text = |text: &str| text.to_owned();
+    let scan = CorrelationMetadata::new(text("scan-1"))
+        .with_stage(text("collection"))
+        .with_tag(text("host"), text("a"));
+    let hash = scan.create_child(text("scan-2")).with_tag(text("severity"), text("low")).with_sequence(2);
+    let flow = CorrelationMetadata::new(text("flow-3")).with_stage(text("analysis"));
+    let flow = flow.with_tag(text("host"), text("b")).with_sequence(5);
+    [scan.with_sequence(1), hash, flow, CorrelationMetadata::new(text("flow-4"))]
 }
 
 #[test]
 fn each_field_of_a_subscription_counts() {
     let mut scene = Scene::new();
-    for (changes, expected, filtered) in [
+    for (round, (changes, expected, filtered)) in (0..).zip([
         (json!({}), json!(["look", 1, 2, "tcp"]), 0),
         (event_filter("event_types", json!(["network", "trigger"])), json!(["look", "tcp"]), 2),
         (event_filter("pids", json!([2, 3])), json!([2]), 3),
@@ -124,13 +151,14 @@ fn each_field_of_a_subscription_counts() {
         (capability("max_priority", json!(4)), json!([1, 2, "tcp"]), 1),
         (correlation_filter("correlation_ids", json!(["scan-2"])), json!([2]), 3),
         (correlation_filter("correlation_patterns", json!(["flow-?"])), json!(["look", "tcp"]), 2),
-        (correlation_filter("root_correlation_ids", json!(["scan-1", "flow-4"])), json!(["look", 1]), 2),
-        (correlation_filter("parent_correlation_ids", json!(["scan-1"])), json!([]), 4),
-        (correlation_filter("workflow_stages", json!(["analysis"])), json!([]), 4),
-        (correlation_filter("required_tags", json!({"a": "b"})), json!([]), 4),
-        (correlation_filter("any_tags", json!({"a": "b"})), json!([]), 4),
-        (correlation_filter("min_sequence", json!(1)), json!([]), 4),
-        (correlation_filter("max_sequence", json!(0)), json!(["look", 1, 2, "tcp"]), 0),
+        (correlation_filter("root_correlation_ids", json!(["scan-1", "flow-4"])), json!(["look", 1, 2]), 1),
+        (correlation_filter("parent_correlation_ids", json!(["scan-1"])), json!([2]), 3),
+        (correlation_filter("workflow_stages", json!(["collection"])), json!([1, 2]), 2),
+        (correlation_filter("required_tags", json!({"host": "a", "severity": "low"})), json!([2]), 3),
+        (correlation_filter("required_tags", json!({"host": "b", "severity": "low"})), json!([]), 4),
+        (correlation_filter("any_tags", json!({"host": "b", "severity": "low"})), json!([2, "tcp"]), 2),
+        (correlation_filter("min_sequence", json!(2)), json!([2, "tcp"]), 2),
+        (correlation_filter("max_sequence", json!(1)), json!(["look", 1]), 2),
         // What the topic decides never comes. A trigger is urgent, and so read first.
         (json!({"include_control": false}), json!([1, 2, "tcp"]), 0),
         (
@@ -139,9 +167,22 @@ fn each_field_of_a_subscription_counts() {
             0,
         ),
         (json!({"topic_patterns": [START], "enable_wildcards": false}), json!([1]), 0),
-    ] {
+    ]) {
         let wanted = subscription(changes);
-        assert_eq!(scene.received(&wanted), (expected, filtered), "{wanted}");
+        let (of_agent, rejected, matched, of_client) = scene.received(&wanted, round);
+        assert_eq!((&of_agent, rejected), (&expected, filtered), "{wanted}");
+        let last = expected.as_array().and_then(|events| events.last());
+        let matching = last.map(|last| match last.as_str() {
+            Some("look") => "control.#",
+            _ if wanted["topic_patterns"] == json!([START]) => START,
+            _ if wanted["topic_patterns"].is_null() => "events.#",
+            _ => "events.process.+",
+        });
+        assert_eq!(matched, json!(matching), "{wanted}");
+        // Control is not for the client.
+        let events: Vec<_> =
+            expected.as_array().expect("a list").iter().filter(|event| **event != "look").collect();
+        assert_eq!(of_client, json!(events), "{wanted}");
     }
 }
 
@@ -160,6 +201,19 @@ fn what_makes_no_sense_is_refused_and_a_name_is_one_subscriptions() {
         (event_filter("event_types", json!(["proces"])), "no kind of event"),
         (event_filter("topic_filters", json!(["#.start"])), "a topic filter"),
         (capability("collectors", json!(["no name"])), "a source"),
+        (correlation_filter("correlation_patterns", json!(["x".repeat(257)])), "a pattern of 257 bytes"),
+        (
+            correlation_filter("root_correlation_ids", json!(["x".repeat(257)])),
+            "a correlation id of 257 bytes",
+        ),
+        (
+            correlation_filter("parent_correlation_ids", json!(["x".repeat(257)])),
+            "a correlation id of 257 bytes",
+        ),
+        (correlation_filter("correlation_ids", json!(["x".repeat(257)])), "a correlation id of 257 bytes"),
+        (correlation_filter("workflow_stages", json!(["x".repeat(129)])), "a workflow stage of 129 bytes"),
+        (correlation_filter("any_tags", json!({"a": "x".repeat(1_025)})), "a tag's value of 1025 bytes"),
+        (correlation_filter("required_tags", json!({"x".repeat(129): "a"})), "a tag's name of 129 bytes"),
     ] {
         let error = refused(changes);
         assert!(error.contains(says), "{says}: {error}");

@@ -133,7 +133,7 @@ pub(crate) struct BusRole {
     unread: HashMap<String, Subscription>,
     raw: raw::Receivers,
     /// By the names that they have for the bus.
-    filtered: HashMap<String, daemoneye_eventbus::EventReceiver>,
+    filtered: HashMap<String, filters::Filtered>,
     witnesses: HashMap<String, witness::Witness>,
     membership: Option<Membership>,
     /// Clients beside the first.

@@ -145,7 +145,7 @@ impl<F> Machine<F> {
     /// Has another subscription of the same session join a route over the broker: its publisher is to send what it has published by now, and
     /// lost, and then to say that it is done. In shared memory the subscriber looks at the counts itself. Whether that is waited for.
     pub(super) fn join_relayed(&mut self, key: RouteKey) -> bool {
-        if !self.ring_of(key).is_some_and(|ring| ring.relay.is_some()) {
+        if self.ring_of(key).is_none_or(|ring| ring.relay.is_none()) {
             return false;
         }
         let Some(route) = self.routes.get_mut(&key) else { return false };

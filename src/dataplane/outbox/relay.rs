@@ -83,7 +83,7 @@ impl Relayed {
     }
 
     /// Somebody joins who is to be told of what is lost from now on: what was lost by now is told before all that comes. Not where the
-    /// window has no room for that, since its subscriber has told the same before and reads nothing.
+    /// window, of which nothing was read since this was last done, has no room for it.
     pub(crate) fn mark(&self) {
         let state = &mut *self.state.lock();
         let cost = state.losses.len() as u64 * RECORD_COST;

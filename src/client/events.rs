@@ -254,3 +254,63 @@ impl Stream for EventReceiver {
         self.get_mut().poll_recv(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::batch::Opaque;
+    use crate::{
+        BrokerOptions, DaemoneyeBroker, DaemoneyeEventBus, EventBus, EventFilter, EventSubscription,
+    };
+
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_rejects_all_lets_others_have_their_turn() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let broker = DaemoneyeBroker::with_options(BrokerOptions::new(folder.path().join("bus.sock")));
+        let mut bus = DaemoneyeEventBus::from_broker(broker.expect("a thread")).await.expect("a free path");
+        let wanted = EventSubscription {
+            event_filter: Some(EventFilter {
+                event_types: vec!["network".to_owned()],
+                ..EventFilter::default()
+            }),
+            topic_patterns: Some(vec!["events.process.batch".to_owned()]),
+            ..EventSubscription::default()
+        };
+        let mut rejecting = bus.subscribe(wanted).await.expect("it is granted");
+        let mut all = bus.subscription(&["events.process.batch"]).await.expect("it is granted").into_events();
+        let mut publisher = bus.publisher("events.process.batch").await.expect("it is granted");
+        let events = 3 * LOOKS_PER_POLL;
+        let mut batch = publisher.batch();
+        for _ in 0..events {
+            batch.push(&Opaque(b"x")).expect("it is small");
+        }
+        batch.publish();
+
+        for receiver in [&mut rejecting, &mut all] {
+            let woken = Arc::new(Woken(AtomicUsize::new(0)));
+            let waker = Arc::clone(&woken).into();
+            let mut context = Context::from_waker(&waker);
+            let seen = |receiver: &EventReceiver| receiver.filtered() + receiver.left_out();
+            let mut polls = 0;
+            while seen(receiver) < events as u64 {
+                assert!(receiver.poll_recv(&mut context).is_pending(), "there is nothing for it");
+                polls += 1;
+                let looked_at = (polls * LOOKS_PER_POLL) as u64;
+                assert!(seen(receiver) <= looked_at, "{} of {looked_at}", seen(receiver));
+                assert!(woken.0.load(Ordering::Relaxed) >= polls.min(2), "it goes on by itself");
+            }
+            assert!(polls >= 3, "{polls}");
+        }
+    }
+}

@@ -376,6 +376,7 @@ impl Session {
                     outbox.add_route(place, RouteTarget::of(target));
                 });
                 self.pour_soon();
+                target.into_iter().for_each(|target| self.send_marked(target.ring));
                 self.ask(Request::Done { order });
             }
             Notice::Unroute { order, publisher, topic_number, ring } => {

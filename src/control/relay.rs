@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::quota::{Account, Charges};
-use super::routes::{Ring, Slot, Stage};
+use super::routes::{Ring, RouteKey, Slot, Stage};
 use super::sessions::Session;
 use super::{Action, Machine, SessionId};
 use crate::config::{RELAYED_BYTES_MAX, SLOTS_MAX};
@@ -355,6 +355,21 @@ impl<F> Machine<F> {
     /// Whether nothing more is to be waited for.
     pub(crate) fn has_finished(&self) -> bool {
         self.finishing.is_empty()
+    }
+
+    /// Another subscription joins: what was withheld by now is told before the answer, so that it is not told to that one.
+    pub(super) fn tell_losses_by_now(&mut self, key: RouteKey) {
+        let Some(id) = self.ring_of(key).map(|ring| ring.id) else { return };
+        let ring = self.rings.get_mut(&id).expect("it was just found");
+        let Some(relay) = ring.relay.as_mut().filter(|relay| relay.outgoing.is_whole()) else { return };
+        let charge = relay.withheld.len() as u64 * RECORD_COST;
+        let may = allowance(&self.charges, &self.sessions, ring.account)(Load::Losses, charge);
+        if relay.withheld.is_empty() || !may {
+            return;
+        }
+        let mut passed = Passed::default();
+        relay.tell_withheld(relay.sent, &mut passed);
+        self.pass(id, &passed);
     }
 
     /// Tells the subscriber of a ring that is about to end of what was withheld from it.

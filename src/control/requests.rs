@@ -337,7 +337,9 @@ impl<F> Machine<F> {
             missed.extend(names.collect::<BTreeSet<_>>());
             *missed = within_budget(std::mem::take(missed), String::len);
         }
-        let awaiting = wishes.into_iter().filter(|wish| !self.want(*wish)).map(|wish| wish.key);
+        let joins = matches!(answer, Notice::Subscribed { .. });
+        let is_awaited = |wish: &Wish| !self.want(*wish) | (joins && self.join_relayed(wish.key));
+        let awaiting = wishes.into_iter().filter(is_awaited).map(|wish| wish.key);
         let awaiting: BTreeSet<RouteKey> = awaiting.collect();
         if awaiting.is_empty() {
             return self.send(session, answer);

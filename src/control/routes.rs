@@ -46,6 +46,8 @@ pub(super) struct Route {
     pub(super) order: Option<OrderId>,
     /// Requests whose answers wait for it.
     pub(super) waits: Vec<u64>,
+    /// All but so many of these came when the order was out, and wait for one more.
+    pub(super) once_more: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +122,8 @@ impl<F> Machine<F> {
             return true;
         }
         let (phase, lane) = (Phase::NeedsRing, self.lane_of(key));
-        let route = Route { lane, phase, wanted: true, target: None, order: None, waits: Vec::new() };
+        let (waits, once_more) = (Vec::new(), None);
+        let route = Route { lane, phase, wanted: true, target: None, order: None, waits, once_more };
         self.routes.insert(key, route);
         let session = self.publishers[&key.publisher].session;
         if session == key.subscriber {
@@ -142,6 +145,28 @@ impl<F> Machine<F> {
             self.start_granting(key);
         }
         false
+    }
+
+    /// Has another subscription of the same session join a route over the broker: its publisher is to send what it has published by now, and
+    /// lost, and then to say that it is done. In shared memory the subscriber looks at the counts itself. Whether that is waited for.
+    pub(super) fn join_relayed(&mut self, key: RouteKey) -> bool {
+        if self.ring_of(key).is_none_or(|ring| ring.relay.is_none()) {
+            return false;
+        }
+        let Some(route) = self.routes.get_mut(&key) else { return false };
+        match route.phase {
+            Phase::Active => {
+                let target = route.target;
+                self.start_routing(key, target);
+                true
+            }
+            Phase::Routing => {
+                route.once_more.get_or_insert(route.waits.len());
+                true
+            }
+            // Nothing goes over the slot before its next grant.
+            Phase::NeedsRing | Phase::Granting | Phase::Unrouting => false,
+        }
     }
 
     /// Whether one of the two sides broke their ring: nothing leads from the one to the other any more.
@@ -180,9 +205,20 @@ impl<F> Machine<F> {
                 self.start_routing(key, target);
             }
             (Phase::Granting, false) => self.revoke(key),
+            (Phase::Routing, true) if route.once_more.is_some() => {
+                let settled = route.once_more.take().expect("it was just seen");
+                let later = route.waits.split_off(settled);
+                let waits = std::mem::replace(&mut route.waits, later);
+                let target = route.target;
+                self.tell_losses_by_now(key);
+                self.settle(key, waits);
+                self.start_routing(key, target);
+            }
             (Phase::Routing, wanted) => {
                 route.phase = Phase::Active;
+                route.once_more = None;
                 let waits = std::mem::take(&mut route.waits);
+                self.tell_losses_by_now(key);
                 self.tell_of_settled(key);
                 self.settle(key, waits);
                 if !wanted {

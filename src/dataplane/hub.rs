@@ -65,11 +65,11 @@ impl Hub {
         self.changed();
     }
 
-    /// The routes to a subscription are there: it begins.
-    pub(crate) fn begin(&self, number: u32) {
-        if let Some(subscription) = self.state.lock().subscriptions.get(&number) {
-            subscription.queue.begin();
-        }
+    /// The routes to a subscription are there: it begins. Yields its queue.
+    pub(crate) fn begin(&self, number: u32) -> Option<Arc<Queue>> {
+        let queue = self.state.lock().subscriptions.get(&number).map(|known| Arc::clone(&known.queue))?;
+        queue.begin();
+        Some(queue)
     }
 
     pub(crate) fn remove(&self, number: u32) {

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use shm::{Consumer, Doorbell};
 
 use super::wait::WaitPolicy;
-use super::{DataEvents, Hub, Origin};
+use super::{DataEvents, Hub, Origin, Queue};
 use crate::access::Component;
 use crate::topic::Topic;
 use crate::wire::{OrderId, RelayedRecords, RingId, RouteClaim};
@@ -90,6 +90,10 @@ enum Command {
     /// A subscription has joined the hub: say so once it counts.
     Join {
         subscription: u32,
+    },
+    /// The broker has answered for a subscription: it joins the rings that lead over the broker.
+    Begin {
+        queue: Arc<Queue>,
     },
     /// The broker is gone, and there may be another: the rings of now go on until they end by themselves. Say so.
     Detach,
@@ -248,6 +252,11 @@ impl Inbox {
     /// that is for it.
     pub(crate) fn join(&self, subscription: u32) {
         self.shared.tell(Command::Join { subscription });
+    }
+
+    /// Has a subscription for which the broker has answered join the rings that lead over the broker, behind what came before the answer.
+    pub(crate) fn begin(&self, queue: Arc<Queue>) {
+        self.shared.tell(Command::Begin { queue });
     }
 
     /// Has the data thread look up its targets anew before it takes another record: the subscriptions have changed.

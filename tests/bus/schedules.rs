@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use crate::support::backing;
 use crate::support::chance::Chance;
 
 mod account;
@@ -143,6 +144,11 @@ fn rest(world: &mut World) {
     world.all_go_on();
 }
 
+/// Whether events go over the broker. There, what a publisher that is killed has not sent yet is gone, and nobody can know of it.
+fn is_relayed() -> bool {
+    backing() == "relay"
+}
+
 fn step(world: &mut World, chance: &mut Chance) {
     let seat = chance.below(world.seats.len() as u64) as usize;
     match chance.below(100) {
@@ -162,7 +168,7 @@ fn step(world: &mut World, chance: &mut Chance) {
             }
         }
         87..91 => reopen(world, chance),
-        91..94 if seat != AGENT => world.kill(seat),
+        91..94 if seat != AGENT && !(PUBLISHERS.contains(&seat) && is_relayed()) => world.kill(seat),
         94..97 => {
             if let Some((seat, index)) = watched(world, chance, |_, _| true) {
                 rest(world);

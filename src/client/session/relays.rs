@@ -32,9 +32,9 @@ impl Session {
 
     /// There is a ring from one of our publishers.
     fn relay_to(&mut self, ring: RingId, pair: Pair, window: u64) {
-        let relayed = Arc::new(Relayed::new(ring, self.ground.data_events.clone()));
+        let relayed = Arc::new(Relayed::new(ring, window, self.ground.data_events.clone()));
         if let Some(state) = self.publishers.get(&pair.publisher) {
-            let line = Line::new(Arc::clone(&relayed), window);
+            let line = Line::new(Arc::clone(&relayed));
             state.outbox.add_ring(ring, RingEnd::Broker(line), pair.reader(), Vec::new());
             self.rings.insert(ring, RingState::RelayTo { pair, relayed });
         }
@@ -98,6 +98,14 @@ impl Session {
             }
             while self.send_frame(ring) {}
         }
+    }
+
+    /// Sends all that was published over a ring by now, and what was lost of it, before what comes next.
+    pub(super) fn send_marked(&mut self, ring: RingId) {
+        if let Some(RingState::RelayTo { relayed, .. }) = self.rings.get(&ring) {
+            relayed.mark();
+        }
+        while self.send_frame(ring) {}
     }
 
     /// The broker is gone, and with it all that led over it.

@@ -92,7 +92,10 @@ impl Session {
         };
         match (state.reply.take(), result) {
             (Some(reply), Ok(subscribed)) => {
-                self.ground.hub.begin(subscription);
+                let queue = self.ground.hub.begin(subscription);
+                if let (Some(inbox), Some(queue)) = (&self.inbox, queue) {
+                    inbox.begin(queue);
+                }
                 answer(reply, Ok(subscribed));
             }
             (None, Ok(_)) => {}

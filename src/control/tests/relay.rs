@@ -391,6 +391,63 @@ fn above_a_share_what_is_new_is_lost_and_its_subscriber_told_when_it_reads_again
     assert_eq!(*heard.last().expect("it is told"), Notice::Took { ring, cost: sent }, "all room is back");
 }
 
+/// The answer to a request among what a session was sent, and the losses before it.
+fn losses_before_answer(heard: Vec<Notice>, answer: u32) -> Option<Vec<u64>> {
+    let mut losses = Vec::new();
+    for notice in heard {
+        match notice {
+            Notice::Relayed { records, .. } => {
+                losses
+                    .extend(heads(&records.0).iter().filter(|head| head.is_loss()).map(|head| head.sequence));
+            }
+            Notice::Subscribed { request, .. } if request == answer => return Some(losses),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// A loss is told to a subscription that has not read all before it only once that has: but what was lost before another joins is told by then.
+#[test]
+fn who_joins_a_ring_is_answered_behind_what_was_sent_and_lost_before() {
+    let mut world = World::new();
+    let (agent, procmond, ring) = pair(&mut world);
+    relay(&mut world, agent, ring, &record(0, 0, 2, 100));
+    world.heard(procmond);
+    world.heard(agent);
+    let request = world.subscribe(procmond, 1, &["control.#"]);
+    assert_eq!(
+        losses_before_answer(world.heard(procmond), request),
+        None,
+        "its publisher has to say what it has lost"
+    );
+    relay(&mut world, agent, ring, &record(0, 5, 0, 0));
+    let route = world.obey_one(agent);
+    assert!(
+        matches!(route, Some(Notice::Route { target: Some(target), .. }) if target.ring == ring),
+        "{route:?}"
+    );
+    assert_eq!(losses_before_answer(world.heard(procmond), request), Some(vec![5]));
+}
+
+#[test]
+fn who_joins_while_another_does_is_answered_when_its_publisher_was_asked_once_more() {
+    let mut world = World::new();
+    let (agent, procmond, _) = pair(&mut world);
+    world.heard(agent);
+    let requests: Vec<u32> = (1..4).map(|number| world.subscribe(procmond, number, &["control.#"])).collect();
+    let is_answered = |heard: &[Notice], of: u32| {
+        heard.iter().any(|notice| matches!(notice, Notice::Subscribed { request, .. } if *request == of))
+    };
+    world.obey_one(agent);
+    let heard = world.heard(procmond);
+    assert_eq!([0, 1, 2].map(|at| is_answered(&heard, requests[at])), [true, false, false]);
+    world.obey_one(agent);
+    let heard = world.heard(procmond);
+    assert_eq!([1, 2].map(|at| is_answered(&heard, requests[at])), [true, true]);
+    assert!(world.obey_one(agent).is_none(), "no more often than that");
+}
+
 #[test]
 fn a_stranger_that_does_not_read_takes_nothing_from_others() {
     let mut world = World::with_settings(|settings| {

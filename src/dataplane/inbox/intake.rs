@@ -242,6 +242,7 @@ impl Intake {
                     ring.relayed(records);
                 }
             }
+            Command::Begin { queue } => self.rings.iter_mut().for_each(|ring| ring.begin(&queue)),
             Command::Revoke { ring, slot } => {
                 if let Some(ring) = self.ring(ring) {
                     ring.revoke(slot);

@@ -120,6 +120,10 @@ fn deliver(open: &mut Option<Open>, slots: &[Option<Slot>], readers: &mut Vec<Wa
     pool.keep(&open.chunk);
 }
 
+fn number_of(index: usize) -> u16 {
+    u16::try_from(index).expect("slots are numbered by u16")
+}
+
 /// Adds to a counter that only this thread writes.
 fn add(counter: &AtomicU64, events: u64) {
     counter.store(counter.load(Ordering::Relaxed) + events, Ordering::Relaxed);
@@ -196,8 +200,11 @@ impl InRing {
         for number in 0..self.slots.len() {
             let Some(slot) = &self.slots[number] else { continue };
             let (queues, generation) = (hub.targets(&slot.topic), slot.generation);
-            // Only now: whoever joined after this moment would be told of what happened in between.
-            let since = self.now(u16::try_from(number).expect("slots are numbered by u16"), generation);
+            let since = match self.way {
+                // Only now: whoever joined after this moment would be told of what happened in between.
+                Way::Memory(_) => self.now(number_of(number), generation),
+                Way::Broker(_) => Target::NOT_YET,
+            };
             let Some(slot) = &mut self.slots[number] else { continue };
             let known: HashMap<*const Queue, Moment> =
                 slot.targets.iter().map(|target| (Arc::as_ptr(&target.queue), target.since)).collect();
@@ -208,6 +215,16 @@ impl InRing {
                     since: known.get(&Arc::as_ptr(queue)).copied().unwrap_or(since),
                 })
                 .collect();
+        }
+    }
+
+    /// The broker has answered for a queue: what was lost before it asked has been told by now.
+    pub(super) fn begin(&mut self, queue: &Arc<Queue>) {
+        let Way::Broker(ring) = &self.way else { return };
+        for (number, slot) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = slot else { continue };
+            let generation = slot.generation;
+            slot.begin(queue, || ring.now(number_of(number), generation));
         }
     }
 

@@ -30,7 +30,23 @@ pub(super) struct Target {
     pub(super) since: Moment,
 }
 
+impl Target {
+    /// The moment of a queue that joins a ring over the broker: when that is, the broker's answer tells.
+    pub(super) const NOT_YET: Moment = Moment { position: u64::MAX, sequence: u64::MAX };
+
+    fn waits_for(&self, queue: &Arc<Queue>) -> bool {
+        Arc::ptr_eq(&self.queue, queue) && self.since == Self::NOT_YET
+    }
+}
+
 impl Slot {
+    /// Has a queue that waits for it join now.
+    pub(super) fn begin(&mut self, queue: &Arc<Queue>, now: impl FnOnce() -> Moment) {
+        if let Some(target) = self.targets.iter_mut().find(|target| target.waits_for(queue)) {
+            target.since = now();
+        }
+    }
+
     /// Whom a record at this position is for.
     pub(super) fn targets_at(&self, position: u64) -> impl Iterator<Item = &Target> {
         self.targets.iter().filter(move |target| position >= target.since.position)

@@ -11,13 +11,14 @@ use tokio::sync::Notify;
 
 use crate::config::{RELAYED_BYTES_MAX, SLOTS_MAX, URGENT_PART};
 use crate::dataplane::{DataEvent, DataEvents};
-use crate::wire::relayed::{Head, Row};
+use crate::wire::relayed::{Head, RECORD_COST, Row};
 use crate::wire::{RelayedRecords, RingId};
 
 /// What the publisher's thread and the control thread share.
 #[derive(Debug)]
 pub(crate) struct Relayed {
     ring: RingId,
+    window: u64,
     events: DataEvents,
     state: Mutex<State>,
     /// Something was read, or nothing will be.
@@ -37,6 +38,8 @@ struct State {
     took: u64,
     /// The publisher has pushed what it has not flushed: nothing may come before it.
     pushing: bool,
+    /// Losses were told while it was.
+    marked: bool,
     /// The control thread knows that there is something to send.
     told: bool,
     /// The broker, or the subscriber, is gone.
@@ -44,8 +47,8 @@ struct State {
 }
 
 impl Relayed {
-    pub(crate) fn new(ring: RingId, events: DataEvents) -> Self {
-        Self { ring, events, state: Mutex::default(), read: Arc::default() }
+    pub(crate) fn new(ring: RingId, window: u64, events: DataEvents) -> Self {
+        Self { ring, window, events, state: Mutex::default(), read: Arc::default() }
     }
 
     /// The next frame, if there is something to send. For the control thread, which asks until there is nothing.
@@ -77,6 +80,19 @@ impl Relayed {
         state.took = cost.clamp(state.took, state.flushed);
         self.tell(state);
         self.read.notify_one();
+    }
+
+    /// Somebody joins who is to be told of what is lost from now on: what was lost by now is told before all that comes. Not where the
+    /// window, of which nothing was read since this was last done, has no room for it.
+    pub(crate) fn mark(&self) {
+        let state = &mut *self.state.lock();
+        let cost = state.losses.len() as u64 * RECORD_COST;
+        // While the publisher pushes, it counts on what it has seen, with room for this once.
+        let may = !(state.pushing && state.marked);
+        if may && state.flushed - state.took + cost <= self.window {
+            state.marked = state.pushing;
+            state.put_losses();
+        }
     }
 
     /// Nothing may come behind what is there: what no record shows is told now.
@@ -137,7 +153,6 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Line {
     shared: Arc<Relayed>,
-    window: u64,
     slots: Vec<Count>,
     /// Events attempted on all slots.
     attempted: u64,
@@ -174,10 +189,9 @@ pub(super) struct Savepoint {
 pub(super) struct Full;
 
 impl Line {
-    pub(crate) fn new(shared: Arc<Relayed>, window: u64) -> Self {
+    pub(crate) fn new(shared: Arc<Relayed>) -> Self {
         Self {
             shared,
-            window,
             slots: Vec::new(),
             attempted: 0,
             pushed: Vec::new(),
@@ -193,12 +207,12 @@ impl Line {
     }
 
     pub(super) fn window(&self) -> u64 {
-        self.window
+        self.shared.window
     }
 
     /// The largest payload, in bytes: as in shared memory.
     pub(super) fn payload_bytes_max(&self) -> usize {
-        shm::layout::payload_bytes_max(usize::try_from(self.window).unwrap_or(usize::MAX))
+        shm::layout::payload_bytes_max(usize::try_from(self.window()).unwrap_or(usize::MAX))
     }
 
     /// All that was ever pushed takes so much of the window.
@@ -219,6 +233,8 @@ impl Line {
         parts: &[&[u8]],
     ) -> Result<(), Full> {
         let bytes = parts.iter().map(|part| part.len()).sum();
+        // The slot has to be there: room is kept for a loss of each.
+        self.count(slot, generation);
         let has_room = self.has_room(bytes, urgent);
         let count = self.count(slot, generation);
         let sequence = count.events;
@@ -260,7 +276,7 @@ impl Line {
     fn begin(&mut self) {
         if !std::mem::replace(&mut self.pushing, true) {
             let mut state = self.shared.state.lock();
-            state.pushing = true;
+            (state.pushing, state.marked) = (true, false);
             (self.flushed, self.took) = (state.flushed, state.took);
         }
     }
@@ -269,15 +285,17 @@ impl Line {
     pub(super) fn has_room(&mut self, bytes: usize, urgent: bool) -> bool {
         self.begin();
         let room = self.room_for(bytes, urgent);
-        if self.occupied() + room > self.window {
+        if self.occupied() + room > self.window() {
             self.took = self.shared.state.lock().took;
         }
-        self.occupied() + room <= self.window
+        self.occupied() + room <= self.window()
     }
 
     fn room_for(&self, bytes: usize, urgent: bool) -> u64 {
-        let reserve = if urgent { 0 } else { self.window / URGENT_PART as u64 };
-        crate::wire::relayed::RECORD_COST + bytes as u64 + reserve
+        // Losses that are told before all was read have room in any case.
+        let losses = self.slots.len() as u64 * RECORD_COST;
+        let reserve = if urgent { losses } else { losses.max(self.window() / URGENT_PART as u64) };
+        RECORD_COST + bytes as u64 + reserve
     }
 
     /// What is on its way, and was not read when this was last looked at.
@@ -338,7 +356,7 @@ impl Line {
     pub(super) fn await_room(&mut self, record: Option<(usize, bool)>) -> Option<Arc<Notify>> {
         let took = self.read_up_to();
         let is_so = match record {
-            Some((bytes, urgent)) => self.occupied() + self.room_for(bytes, urgent) <= self.window,
+            Some((bytes, urgent)) => self.occupied() + self.room_for(bytes, urgent) <= self.window(),
             None => took == self.tail(),
         };
         (!is_so).then(|| Arc::clone(&self.shared.read))

@@ -168,7 +168,10 @@ impl OutboxShared {
                     RouteTarget::Slot { ring, .. } => wanted.kept.routed(ring, topic.is_control()),
                     RouteTarget::FormerLocal => {}
                 }
-                targets.push(target);
+                // One that is there may be asked for once more, when another subscription joins it.
+                if !targets.contains(&target) {
+                    targets.push(target);
+                }
             }
         });
     }

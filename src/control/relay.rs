@@ -95,10 +95,12 @@ impl Relay {
             match piece {
                 Piece::Head(head) => {
                     let end = check(&head, slots, window)?;
-                    self.sent = self.sent.saturating_add(head.cost());
-                    if self.sent - self.took > window {
+                    let sent = self.sent.saturating_add(head.cost());
+                    if sent - self.took > window {
                         return Err("more records than the window of their ring holds");
                     }
+                    // Not before: what is withheld is told when the session ends, too, and has to be within the window then.
+                    self.sent = sent;
                     let charge = passed.charge + self.withheld.len() as u64 * RECORD_COST + head.cost();
                     self.withholds = head.is_loss() || !may(Load::Records, charge);
                     if self.withholds {
@@ -163,7 +165,8 @@ impl Relay {
         for (others, (slot, (generation, sequence))) in (1..=withheld.len() as u64).rev().zip(withheld) {
             // The first stands for what the others don't: each of them was a record once, if not more.
             let bytes = up_to - self.passed - others * RECORD_COST;
-            let bytes = u32::try_from(bytes).expect("it is within the window, which is a ring's size");
+            debug_assert!(u32::try_from(bytes).is_ok(), "it is within the window, which is a ring's size");
+            let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
             let loss = Head { slot, generation, events: 0, sequence, bytes };
             passed.bytes.extend_from_slice(&loss.to_bytes());
             passed.charge += RECORD_COST;

@@ -94,7 +94,9 @@ fn an_event_has_its_whole_correlation_over_rings_and_over_the_broker() {
 }
 
 /// What makes one of a size, the limit, and what is said of a size above.
-fn extremes() -> [(fn(usize) -> CorrelationMetadata, usize, fn(usize) -> CorrelationError); 7] {
+type Extreme = (fn(usize) -> CorrelationMetadata, usize, fn(usize) -> CorrelationError);
+
+fn extremes() -> [Extreme; 7] {
     fn node() -> CorrelationMetadata {
         CorrelationMetadata::new("scan".to_owned())
     }

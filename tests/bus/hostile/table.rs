@@ -288,6 +288,7 @@ pub(super) const RELAYS: &[(&str, &str)] = &[
     ("relay-ungranted-again", "a record of a slot that was never granted"),
     ("relay-too-large", "a record larger than its ring takes"),
     ("relay-beyond-window", "more records than the window of their ring holds"),
+    ("relay-loss-beyond-window", "more records than the window of their ring holds"),
     ("relay-too-many-events", "more events than can be counted"),
     ("relay-cut-head", "a record whose head is cut"),
     ("relay-in-crumbs", "a frame that ends within a record, and is not full"),

@@ -29,6 +29,7 @@ pub(super) fn attack(ring: u64, name: &str, send: impl Fn(Frame)) {
         "relay-ungranted-slot" => empty(1, 0),
         "relay-ungranted-again" => empty(0, 1),
         "relay-beyond-window" => head(0, 0, 0, 0, u32::MAX),
+        "relay-loss-beyond-window" => [head(0, 0, 0, 0, 0), head(0, 0, 0, 0, u32::MAX)].concat(),
         "relay-too-large" => begun(1 << 20),
         "relay-too-many-events" => [head(0, 0, 1, u64::MAX, 8), vec![0; 8]].concat(),
         "relay-cut-head" => head(0, 0, 1, 0, 8)[..19].to_vec(),

@@ -71,6 +71,7 @@ mod event;
 mod filter;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hidden;
 mod hierarchy;
 mod identity;
 mod instance;

@@ -10,6 +10,7 @@ use shm::Descriptor;
 use tokio::sync::mpsc;
 
 use crate::config::{DESCRIPTORS_WAITING_MAX, PART_BYTES};
+use crate::hidden::Hidden;
 use crate::sys::Stream;
 use crate::wire::codec::{Undecodable, decode, encode};
 use crate::wire::frames::{BadLength, Deframer, frame};
@@ -83,7 +84,7 @@ impl Message for Notice {
 pub(crate) struct MessageReader {
     frames: Deframer,
     descriptors: VecDeque<Descriptor>,
-    buffer: Box<[u8]>,
+    buffer: Hidden<Box<[u8]>>,
     /// What came last ended within a message, and there was no more.
     in_parts: bool,
     pause: Duration,
@@ -93,7 +94,7 @@ impl MessageReader {
     /// Of a peer that sends its messages in parts it reads one part in each `pause`: else each byte costs as much as a message.
     pub(crate) fn new(pause: Duration) -> Self {
         let (frames, descriptors) = (Deframer::default(), VecDeque::new());
-        Self { frames, descriptors, buffer: Stream::buffer(), in_parts: false, pause }
+        Self { frames, descriptors, buffer: Hidden(Stream::buffer()), in_parts: false, pause }
     }
 
     /// The next message, and the descriptor that came with it; after an error there is no other. Cancel-safe.

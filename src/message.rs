@@ -127,7 +127,7 @@ pub enum MessageError {
 /// assert!(Message::from_bytes(&kept[1..]).is_err());
 /// # Ok::<(), daemoneye_eventbus::MessageError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Message {
     /// Unique. All who receive the same event have the same id for it.
     pub id: Uuid,
@@ -145,6 +145,21 @@ pub struct Message {
     pub message_type: MessageType,
     /// Its part of what a channel may hold.
     pub(crate) held: Held,
+}
+
+impl fmt::Debug for Message {
+    /// All but the payload, of which it says how long it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("id", &self.id)
+            .field("topic", &self.topic)
+            .field("correlation_metadata", &self.correlation_metadata)
+            .field("payload", &format_args!("{} bytes", self.payload.len()))
+            .field("sequence", &self.sequence)
+            .field("timestamp", &self.timestamp)
+            .field("message_type", &self.message_type)
+            .finish_non_exhaustive()
+    }
 }
 
 /// A part of a budget, which goes back to it when the message is dropped. It says nothing of the message, and a clone has none.

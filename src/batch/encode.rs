@@ -1,6 +1,7 @@
 //! Owned events and correlations as entries: which field goes where. The way back stands in `refs.rs`.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::SystemTime;
 
 use thiserror::Error;
@@ -90,11 +91,17 @@ pub enum EncodeError {
 /// assert!(matches!(event, EventRef::Opaque(b"PING")));
 /// # Ok::<(), daemoneye_eventbus::EncodeError>(())
 /// ```
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Opaque<'a>(pub &'a [u8]);
 
+impl fmt::Debug for Opaque<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Opaque({} bytes)", self.0.len())
+    }
+}
+
 /// An entry in the making: its fields are borrowed and have no place in a record yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Flat<'a> {
     pub(super) kind: Kind,
     pub(super) flags: u8,
@@ -105,6 +112,13 @@ pub struct Flat<'a> {
     pub(super) strings: [&'a str; 4],
     pub(super) pairs: Option<&'a HashMap<String, String>>,
     pub(super) blob: &'a [u8],
+}
+
+impl fmt::Debug for Flat<'_> {
+    /// What it is, and nothing that it says.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flat").field("kind", &self.kind).field("flags", &self.flags).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Flat<'a> {

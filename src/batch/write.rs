@@ -18,6 +18,7 @@ use super::layout::{Entry, Header, Pair, VERSION, WORD_BYTES, index, join};
 use super::time::to_epoch;
 use super::{RECORD_BYTES_TARGET, RECORD_EVENTS_MAX};
 use crate::correlation::CorrelationMetadata;
+use crate::hidden::Hidden;
 
 /// One record in the making: [`begin`](Self::begin), [`push`](Self::push) as often as it takes, [`seal`](Self::seal),
 /// [`parts`](Self::parts); and again from `begin`.
@@ -36,7 +37,7 @@ pub(crate) struct BatchWriter {
     main: Chain,
     /// Correlations of single events, until the record is sealed.
     overrides: Chain,
-    blobs: Vec<u8>,
+    blobs: Hidden<Vec<u8>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl BatchWriter {
             },
             main: Chain::new(),
             overrides: Chain::new(),
-            blobs: Vec::new(),
+            blobs: Hidden(Vec::new()),
         }
     }
 
@@ -225,7 +226,8 @@ impl BatchWriter {
             self.header.events = U16::new(self.events as u16);
             self.header.overrides = U16::new(self.overrides.entries.len() as u16);
             self.main.absorb(&mut self.overrides);
-            self.blobs.resize(self.blobs.len().next_multiple_of(WORD_BYTES), 0);
+            let blob_bytes = self.blobs.len().next_multiple_of(WORD_BYTES);
+            self.blobs.resize(blob_bytes, 0);
             self.header.pairs = offset(self.main.pairs.len());
             self.header.blob_bytes = offset(self.blobs.len());
             self.header.string_bytes = offset(self.main.string_bytes);
@@ -258,7 +260,7 @@ struct Chain {
     pairs: Vec<Pair>,
     /// The string area and, behind it, room for more: copying into bytes that are there already takes one bounds
     /// check per string, and the same check finds the record full.
-    storage: Vec<u8>,
+    storage: Hidden<Vec<u8>>,
     string_bytes: usize,
 }
 
@@ -279,7 +281,7 @@ impl ChainEnd {
 
 impl Chain {
     const fn new() -> Self {
-        Self { entries: Vec::new(), pairs: Vec::new(), storage: Vec::new(), string_bytes: 0 }
+        Self { entries: Vec::new(), pairs: Vec::new(), storage: Hidden(Vec::new()), string_bytes: 0 }
     }
 
     fn clear(&mut self) {
@@ -320,7 +322,8 @@ impl Chain {
     fn grow(&mut self, flat: &Flat<'_>, room: usize) -> Option<()> {
         let needed = usize::try_from(flat.chain_bytes()).ok().filter(|&needed| needed <= room)?;
         let storage = (self.string_bytes + needed).next_power_of_two();
-        self.storage.resize(storage.max(self.storage.len()), 0);
+        let storage = storage.max(self.storage.len());
+        self.storage.resize(storage, 0);
         Some(())
     }
 
@@ -384,7 +387,8 @@ impl Chain {
             value_end: moved(pair.value_end, strings),
         }));
         self.string_bytes += tail.string_bytes;
-        self.storage.resize(self.storage.len().max(self.string_bytes), 0);
+        let storage = self.storage.len().max(self.string_bytes);
+        self.storage.resize(storage, 0);
         self.storage[strings..self.string_bytes].copy_from_slice(tail.strings());
         tail.clear();
     }

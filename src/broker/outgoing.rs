@@ -11,6 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::config::{EMBEDDED_FRAMES_MAX, OUTGOING_BYTES_MAX, OUTGOING_FRAMES_MAX};
 use crate::control::SessionId;
+use crate::hidden::Hidden;
 use crate::wire::codec::encode;
 use crate::wire::frames::frame;
 use crate::wire::{GoodbyeReason, Notice};
@@ -57,7 +58,7 @@ struct Waiting {
 /// One frame, as it is written.
 #[derive(Debug)]
 pub(super) struct Frame {
-    bytes: Vec<u8>,
+    bytes: Hidden<Vec<u8>>,
     pub(super) descriptor: Option<Descriptor>,
     counted: Counted,
 }
@@ -125,7 +126,7 @@ impl Outgoing {
                 waiting.frames.set(waiting.frames.get() + 1);
                 let counted = Counted::Control(Rc::clone(waiting));
                 // Without a writer the session is about to end.
-                let _ = queue.send(Frame { bytes, descriptor, counted });
+                let _ = queue.send(Frame { bytes: Hidden(bytes), descriptor, counted });
                 Ok(())
             }
             Way::Embedded(queue) => match queue.try_send((notice, descriptor)) {
@@ -146,7 +147,8 @@ impl Outgoing {
             Way::Remote { queue, .. } => {
                 let counted = Counted::Relayed { session, charge, written };
                 // Without a writer the session is about to end.
-                let _ = queue.send(Frame { bytes: frame(&encode(&notice)), descriptor: None, counted });
+                let _ =
+                    queue.send(Frame { bytes: Hidden(frame(&encode(&notice))), descriptor: None, counted });
                 Ok(())
             }
             Way::Embedded(_) => {

@@ -7,6 +7,7 @@
 //! All requests of a session share one subscription to the answers. Of those that wait one reads it for all.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use crate::batch::{EventRef, Opaque};
 use crate::config::RESPONDER_CHECK;
 use crate::correlation::CorrelationMetadata;
 use crate::dataplane::{ReceivedBatch, RecvError};
+use crate::hidden::Hidden;
 use crate::topic::Topic;
 
 /// The tag of a correlation that makes an event a request.
@@ -86,13 +88,21 @@ pub enum ReplyError {
 }
 
 /// The answer to a request. There is an example at [`EventBusClient::request`](crate::EventBusClient::request).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Response {
     /// Who has answered, as the broker knows it.
     pub from: Component,
     /// What it has answered.
     pub payload: Vec<u8>,
+}
+
+impl fmt::Debug for Response {
+    /// All but the payload, of which it says how long it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let payload = format_args!("{} bytes", self.payload.len());
+        f.debug_struct("Response").field("from", &self.from).field("payload", &payload).finish()
+    }
 }
 
 /// Requests that wait, and what brings their answers.
@@ -296,7 +306,7 @@ impl Responder {
                     topic: batch.topic().clone(),
                     from: batch.publisher().clone(),
                     id: correlation.correlation_id().to_owned(),
-                    payload: payload.to_vec(),
+                    payload: Hidden(payload.to_vec()),
                 });
             }
         }
@@ -310,7 +320,7 @@ pub struct Call {
     topic: Topic,
     from: Component,
     id: String,
-    payload: Vec<u8>,
+    payload: Hidden<Vec<u8>>,
 }
 
 impl Call {

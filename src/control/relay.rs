@@ -24,6 +24,7 @@ use super::routes::{Ring, RouteKey, Slot, Stage};
 use super::sessions::Session;
 use super::{Action, Machine, SessionId};
 use crate::config::{RELAYED_BYTES_MAX, SLOTS_MAX};
+use crate::hidden::Hidden;
 use crate::topic::Topic;
 use crate::wire::relayed::{Head, Piece, RECORD_COST, Row};
 use crate::wire::{Notice, PublisherId, RelayedRecords, Resource, RingId, RingPath};
@@ -76,7 +77,7 @@ const LOSSES_MAX: u64 = SLOTS_MAX as u64 * RECORD_COST;
 #[derive(Debug, Default)]
 pub(super) struct Passed {
     /// To be sent on.
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Hidden<Vec<u8>>,
     /// What it is charged with.
     charge: u64,
 }

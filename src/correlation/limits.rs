@@ -127,14 +127,14 @@ pub(crate) fn check_pattern(pattern: &str) -> Result<(), CorrelationError> {
 pub(crate) mod extremes {
     use super::*;
 
-    type Make = fn(usize) -> CorrelationMetadata;
+    /// What makes one of a size, the limit, and what is said of a size above.
+    type Extreme = (fn(usize) -> CorrelationMetadata, usize, fn(usize) -> CorrelationError);
 
     fn node() -> CorrelationMetadata {
         CorrelationMetadata::new("scan".to_string())
     }
 
-    /// What makes one of a size, the limit, and what is said of a size above.
-    pub(crate) const ALL: [(Make, usize, fn(usize) -> CorrelationError); 7] = [
+    pub(crate) const ALL: [Extreme; 7] = [
         (
             |n| CorrelationMetadata { correlation_id: "i".repeat(n), ..node() },
             256,

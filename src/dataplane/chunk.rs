@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use super::Origin;
 use crate::batch::{BatchView, BatchWriter, Malformed, RECORD_BYTES_TARGET, Records};
 use crate::event::BusEvent;
+use crate::hidden::Hidden;
 use crate::topic::Topic;
 
 /// Bytes of records that share a chunk: some 20 single events. Who keeps one of them keeps the rest.
@@ -38,12 +39,12 @@ pub(crate) struct Chunk {
     pub(super) topic: Topic,
     pub(super) origin: Arc<Origin>,
     /// For each record, made when somebody first asks for one.
-    owned: OnceLock<Box<[OnceLock<OwnedEvents>]>>,
+    owned: Hidden<OnceLock<Box<[OnceLock<OwnedEvents>]>>>,
 }
 
 impl Chunk {
     fn new(topic: Topic, origin: Arc<Origin>) -> Self {
-        let (records, owned) = (Records::default(), OnceLock::new());
+        let (records, owned) = (Records::default(), Hidden::default());
         Self { records, bytes: 0, events: 0, topic, origin, owned }
     }
 

@@ -4,13 +4,14 @@
 //! [`Deframer::next`] said `None`.
 
 use crate::config::FRAME_BYTES_MAX;
+use crate::hidden::Hidden;
 
 const LENGTH_BYTES: usize = 4;
 
 /// Takes bytes as they come and yields whole frames.
 #[derive(Debug, Default)]
 pub(crate) struct Deframer {
-    buffer: Vec<u8>,
+    buffer: Hidden<Vec<u8>>,
     taken: usize,
 }
 

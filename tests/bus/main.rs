@@ -29,6 +29,7 @@ mod returns;
 mod rights;
 mod rings;
 mod schedules;
+mod secrets;
 mod sharing;
 mod sockets;
 mod statistics;

@@ -275,6 +275,7 @@ impl BusRole {
             }
             "raw_publish" | "publish_control" | "subscribe_raw" | "unsubscribe_raw" | "drop_raw"
             | "read_raw" | "account_raw" | "read_opaque" => self.raw(command).await,
+            "print" => Ok(self.printed(&text("secret"))),
             "correlate" | "read_correlated" => self.correlation(command).await,
             "launch" => self.launch(command).await,
             "join" => self.join(command).await,

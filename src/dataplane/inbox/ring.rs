@@ -17,6 +17,7 @@ use crate::dataplane::chunk::{CHUNK_BYTES, Chunk, Pool, own};
 use crate::dataplane::hub::Queues;
 use crate::dataplane::queue::Source;
 use crate::dataplane::{DataEvent, DataEvents, Hub, Origin, Queue};
+use crate::hidden::Hidden;
 use crate::hierarchy;
 use crate::topic::Topic;
 use crate::wire::{PublisherId, RelayedRecords, RingId};
@@ -28,7 +29,7 @@ pub(super) struct InRing {
     way: Way,
     slots: Vec<Option<Slot>>,
     /// What was read last: copied out of the ring before it is judged, and from here to where it stays.
-    payload: Vec<u64>,
+    payload: Hidden<Vec<u64>>,
     /// What was read and has not gone to the queues yet.
     open: Option<Open>,
     /// Whom to wake at the end of the turn.
@@ -148,7 +149,7 @@ impl InRing {
             origin,
             way,
             slots: Vec::new(),
-            payload: Vec::new(),
+            payload: Hidden::default(),
             open: None,
             readers: Vec::new(),
             ending: false,

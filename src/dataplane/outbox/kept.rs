@@ -15,6 +15,7 @@ use super::wanted::{Fresh, Wanted, WantedRing};
 use super::{OutboxShared, RouteTarget};
 use crate::batch::BatchWriter;
 use crate::config::{HOST_RETRY, KEPT_POUR_BYTES, KEPT_STUCK_LONGEST, SETTLED_LONGEST};
+use crate::hidden::Hidden;
 use crate::hierarchy;
 use crate::routing::TopicId;
 use crate::topic::Topic;
@@ -128,7 +129,7 @@ struct Entry {
     events: u32,
     /// The publisher's number of the event behind it.
     sequence: u64,
-    record: Option<Box<[u8]>>,
+    record: Option<Hidden<Box<[u8]>>>,
     heard: Heard,
 }
 
@@ -286,7 +287,7 @@ impl OutboxShared {
             topic,
             events: u32::try_from(record.len()).expect("a record has at most 512 events"),
             sequence,
-            record: Some(record.parts().concat().into()),
+            record: Some(Hidden(record.parts().concat().into())),
             heard,
         })
     }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::config::{RELAYED_BYTES_MAX, SLOTS_MAX, URGENT_PART};
 use crate::dataplane::{DataEvent, DataEvents};
+use crate::hidden::Hidden;
 use crate::wire::relayed::{Head, RECORD_COST, Row};
 use crate::wire::{RelayedRecords, RingId};
 
@@ -28,7 +29,7 @@ pub(crate) struct Relayed {
 #[derive(Debug, Default)]
 struct State {
     /// Flushed, in parts, and of the first as much is sent.
-    waiting: VecDeque<Vec<u8>>,
+    waiting: Hidden<VecDeque<Vec<u8>>>,
     sent: usize,
     row: Row,
     /// Events attempted by the end of losses that no record shows, by slot, with the grant.
@@ -157,7 +158,7 @@ pub(crate) struct Line {
     /// Events attempted on all slots.
     attempted: u64,
     /// Pushed, and not flushed; and what of the window that takes.
-    pushed: Vec<u8>,
+    pushed: Hidden<Vec<u8>>,
     cost: u64,
     pushing: bool,
     /// Before what was pushed, and as last seen.
@@ -194,7 +195,7 @@ impl Line {
             shared,
             slots: Vec::new(),
             attempted: 0,
-            pushed: Vec::new(),
+            pushed: Hidden::default(),
             cost: 0,
             pushing: false,
             flushed: 0,

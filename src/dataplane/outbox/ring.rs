@@ -78,7 +78,7 @@ pub(super) struct Address {
 }
 
 /// A record as it goes into a ring, its number and time in it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Sealed<'a> {
     events: u32,
     bytes: usize,

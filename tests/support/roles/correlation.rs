@@ -1,6 +1,6 @@
 //! Publishing with a correlation that the harness gives whole, by each way there is.
 
-use daemoneye_eventbus::{CorrelationMetadata, EventRef};
+use daemoneye_eventbus::{CorrelationMetadata, EventRef, Opaque};
 use serde_json::{Value, json};
 
 use super::raw::in_order;
@@ -39,6 +39,23 @@ impl BusRole {
             (by, _) => panic!("this process can't publish by {by}"),
         };
         published.map(|()| json!({})).map_err(|failed| json!({ "error": failed, "kind": "Correlation" }))
+    }
+
+    /// What is printed of all that this process has on the bus, with an event in a batch that is not published yet.
+    pub(super) fn printed(&mut self, secret: &str) -> Value {
+        let mut printed = match &self.bus {
+            Bus::Embedded(bus) => format!("{bus:?}"),
+            Bus::Client(client) => format!("{client:?}"),
+        };
+        for publisher in self.publishers.values_mut() {
+            let mut batch = publisher.batch();
+            batch.push(&event(secret, 0)).expect("it is small");
+            batch.push(&Opaque(secret.as_bytes())).expect("it is small");
+            printed += &format!("{batch:?}");
+            drop(batch);
+            printed += &format!("{publisher:?}");
+        }
+        json!({ "text": printed + &format!("{:?}{:?}", self.unread, self.subscriptions.keys()) })
     }
 
     /// By `set`: one event. By `push`: one under the publisher's correlation, and one under another, in a batch.

@@ -224,7 +224,7 @@ fn publishers_share_what_there_is_and_a_closed_one_gives_it_back() {
         topic: 0,
         events: 1,
         sequence: 1,
-        record: Some(vec![0; 400].into()),
+        record: Some(Hidden(vec![0; 400].into())),
         heard: Heard::default(),
     };
     let (mut first, mut second) = (Kept::new(Arc::clone(&share)), Kept::new(Arc::clone(&share)));

@@ -84,6 +84,9 @@ pub(super) struct Passed {
 
 impl Relay {
     /// Takes records as they come. `may` says whether so much more may wait here.
+    ///
+    /// # Errors
+    /// What is against the protocol in them. Nothing is taken then: what is charged, and what is owed as losses, is as it was.
     pub(super) fn take(
         &mut self,
         slots: &[Slot],
@@ -91,41 +94,53 @@ impl Relay {
         records: &[u8],
         may: impl Fn(Load, u64) -> bool,
     ) -> Result<Passed, &'static str> {
+        self.judge(slots, window, records)?;
         let (mut passed, mut rest) = (Passed::default(), records);
-        while let Some(piece) = self.incoming.next(&mut rest).map_err(|_| "a record whose head is cut")? {
+        while let Ok(Some(piece)) = self.incoming.next(&mut rest) {
             match piece {
-                Piece::Head(head) => {
-                    let end = check(&head, slots, window)?;
-                    let sent = self.sent.saturating_add(head.cost());
-                    if sent - self.took > window {
-                        return Err("more records than the window of their ring holds");
-                    }
-                    // Not before: what is withheld is told when the session ends, too, and has to be within the window then.
-                    self.sent = sent;
-                    let charge = passed.charge + self.withheld.len() as u64 * RECORD_COST + head.cost();
-                    self.withholds = head.is_loss() || !may(Load::Records, charge);
-                    if self.withholds {
-                        self.withheld_events += if head.is_loss() { 0 } else { u64::from(head.events) };
-                        // What was lost under an earlier grant concerns nobody any more.
-                        let known = self.withheld.entry(head.slot).or_default();
-                        *known = (head.generation, end).max(*known);
-                        continue;
-                    }
-                    self.tell_withheld(self.sent - head.cost(), &mut passed);
-                    passed.bytes.extend_from_slice(&head.to_bytes());
-                    passed.charge += head.cost();
-                    self.passed = self.sent;
-                }
+                Piece::Head(head) => self.take_head(head, &mut passed, &may),
                 Piece::Payload(_) if self.withholds => {}
                 Piece::Payload(payload) => passed.bytes.extend_from_slice(payload),
             }
         }
-        if !self.incoming.is_whole() && records.len() < RELAYED_BYTES_MAX {
+        self.tell_at_rest(&mut passed, may);
+        Ok(passed)
+    }
+
+    /// Whether these records may come.
+    fn judge(&self, slots: &[Slot], window: u64, records: &[u8]) -> Result<(), &'static str> {
+        let (mut row, mut sent, mut rest) = (self.incoming, self.sent, records);
+        while let Some(piece) = row.next(&mut rest).map_err(|_| "a record whose head is cut")? {
+            if let Piece::Head(head) = piece {
+                check(&head, slots, window)?;
+                sent = sent.saturating_add(head.cost());
+                if sent - self.took > window {
+                    return Err("more records than the window of their ring holds");
+                }
+            }
+        }
+        if !row.is_whole() && records.len() < RELAYED_BYTES_MAX {
             // Each frame costs memory of its own, which the bytes in it must be worth.
             return Err("a frame that ends within a record, and is not full");
         }
-        self.tell_at_rest(&mut passed, may);
-        Ok(passed)
+        Ok(())
+    }
+
+    fn take_head(&mut self, head: Head, passed: &mut Passed, may: &impl Fn(Load, u64) -> bool) {
+        self.sent += head.cost();
+        let charge = passed.charge + self.withheld.len() as u64 * RECORD_COST + head.cost();
+        self.withholds = head.is_loss() || !may(Load::Records, charge);
+        if self.withholds {
+            self.withheld_events += if head.is_loss() { 0 } else { u64::from(head.events) };
+            // What was lost under an earlier grant concerns nobody any more.
+            let known = self.withheld.entry(head.slot).or_default();
+            *known = (head.generation, head.end().unwrap_or(u64::MAX)).max(*known);
+            return;
+        }
+        self.tell_withheld(self.sent - head.cost(), passed);
+        passed.bytes.extend_from_slice(&head.to_bytes());
+        passed.charge += head.cost();
+        self.passed = self.sent;
     }
 
     /// The subscriber has read so much. What is to be told it now that it has nothing more to read.
@@ -200,8 +215,8 @@ impl Relay {
     }
 }
 
-/// Whether a record may come on this ring; the events attempted on its slot by its end.
-fn check(head: &Head, slots: &[Slot], window: u64) -> Result<u64, &'static str> {
+/// Whether a record may come on this ring.
+fn check(head: &Head, slots: &[Slot], window: u64) -> Result<(), &'static str> {
     let granted = slots.get(usize::from(head.slot)).is_some_and(|slot| head.generation <= slot.generation);
     if !granted {
         return Err("a record of a slot that was never granted");
@@ -209,7 +224,7 @@ fn check(head: &Head, slots: &[Slot], window: u64) -> Result<u64, &'static str> 
     if !head.is_loss() && u64::from(head.bytes) > record_bytes_max(window) {
         return Err("a record larger than its ring takes");
     }
-    head.end().ok_or("more events than can be counted")
+    head.end().map(drop).ok_or("more events than can be counted")
 }
 
 /// The largest record of a ring with this window: as in shared memory.

@@ -254,17 +254,21 @@ fn the_rest_of_a_record_is_not_charged_on_a_ring_that_was_broken() {
 
 #[test]
 fn who_sends_a_record_in_crumbs_is_sent_away() {
-    for bytes in [HEAD_BYTES, HEAD_BYTES + 1, RELAYED_BYTES_MAX - 1] {
+    for bytes in [HEAD_BYTES, HEAD_BYTES + 1, RELAYED_BYTES_MAX - HEAD_BYTES - 101] {
         let mut world = World::new();
         let (agent, tool) = (world.join("agent"), world.join("procmond"));
         world.declare(tool, 0, 0, "control.health.status");
         world.subscribe(agent, 0, &["control.health.status"]);
         world.settle();
         let ring = world.only_ring();
-        let records = RelayedRecords(record(0, 0, 1, 100_000)[..bytes].to_vec());
-        world.say(tool, Request::Relay { ring, records });
+        relay(&mut world, tool, ring, &record(0, 0, 1, 100));
+        let whole = relayed(&mut world, agent);
+        let records = [record(0, 1, 1, 100), record(0, 2, 1, 100_000)[..bytes].to_vec()].concat();
+        world.say(tool, Request::Relay { ring, records: RelayedRecords(records) });
         assert_eq!(fault(&world.heard(tool)), "a frame that ends within a record, and is not full");
         assert!(relayed(&mut world, agent).is_empty());
+        let charged = world.machine.charges.total(Resource::RelayedBytes);
+        assert_eq!(charged, RECORD_COST + 100, "what waits, {} bytes, and no less", whole.len());
     }
 }
 

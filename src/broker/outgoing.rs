@@ -14,7 +14,7 @@ use crate::control::SessionId;
 use crate::hidden::Hidden;
 use crate::wire::codec::encode;
 use crate::wire::frames::frame;
-use crate::wire::{GoodbyeReason, Notice};
+use crate::wire::{GoodbyeReason, Notice, RingId};
 
 /// What of relayed records has left, by session, since it was last looked at.
 #[derive(Debug, Clone, Default)]
@@ -60,6 +60,8 @@ struct Waiting {
 pub(super) struct Frame {
     bytes: Hidden<Vec<u8>>,
     pub(super) descriptor: Option<Descriptor>,
+    /// Of which ring it tells, if it brings a descriptor.
+    pub(super) ring: Option<RingId>,
     counted: Counted,
 }
 
@@ -109,7 +111,11 @@ impl Outgoing {
     ///
     /// # Errors
     /// Why the client has to go: too much waits.
-    pub(super) fn push(&self, notice: Notice, descriptor: Option<Descriptor>) -> Result<(), GoodbyeReason> {
+    pub(super) fn push(
+        &self,
+        mut notice: Notice,
+        descriptor: Option<Descriptor>,
+    ) -> Result<(), GoodbyeReason> {
         let limit = u32::try_from(OUTGOING_FRAMES_MAX).expect("a small constant");
         let too_slow = GoodbyeReason::TooSlow { limit };
         match &self.way {
@@ -126,7 +132,8 @@ impl Outgoing {
                 waiting.frames.set(waiting.frames.get() + 1);
                 let counted = Counted::Control(Rc::clone(waiting));
                 // Without a writer the session is about to end.
-                let _ = queue.send(Frame { bytes: Hidden(bytes), descriptor, counted });
+                let ring = descriptor.as_ref().and_then(|_| notice.ring_mut().copied());
+                let _ = queue.send(Frame { bytes: Hidden(bytes), descriptor, ring, counted });
                 Ok(())
             }
             Way::Embedded(queue) => match queue.try_send((notice, descriptor)) {
@@ -147,8 +154,8 @@ impl Outgoing {
             Way::Remote { queue, .. } => {
                 let counted = Counted::Relayed { session, charge, written };
                 // Without a writer the session is about to end.
-                let _ =
-                    queue.send(Frame { bytes: Hidden(frame(&encode(&notice))), descriptor: None, counted });
+                let bytes = Hidden(frame(&encode(&notice)));
+                let _ = queue.send(Frame { bytes, descriptor: None, ring: None, counted });
                 Ok(())
             }
             Way::Embedded(_) => {
@@ -163,7 +170,6 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::RingId;
 
     fn notice(bytes: usize) -> Notice {
         Notice::CloseRing { ring: RingId(1), accused: Some("x".repeat(bytes)) }

@@ -88,6 +88,12 @@ impl Stream {
         Ok(())
     }
 
+    /// Whether a descriptor could not be sent since others of this process's user are on their way: so many that nobody has received. The
+    /// stream is as it was.
+    pub(crate) fn is_full_of_descriptors(error: &io::Error) -> bool {
+        Errno::from_io_error(error) == Some(Errno::TOOMANYREFS)
+    }
+
     /// Sends what there is room for, at once.
     pub(crate) fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
         send(self.0.as_fd(), bytes, None)

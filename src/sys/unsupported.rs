@@ -145,6 +145,10 @@ impl Stream {
         match self.0 {}
     }
 
+    pub(crate) fn is_full_of_descriptors(_: &io::Error) -> bool {
+        false
+    }
+
     pub(crate) fn send_now(&self, _: &[u8]) -> io::Result<usize> {
         match self.0 {}
     }

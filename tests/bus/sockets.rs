@@ -155,6 +155,24 @@ fn a_broker_without_any_right_serves_whom_it_lets_in() {
 }
 
 #[test]
+fn where_no_descriptor_can_be_sent_any_more_events_go_over_the_broker() {
+    let folder = Folder::of(STRANGER, 0o755);
+    let rights = json!({"rights": WITHOUT_RIGHTS, "socket_mode": 0o666});
+    let mut agent = agent(&folder, STRANGER, rights).up();
+    agent.must(&json!({"do": "few_descriptors"}));
+    // The kernel counts what is on its way by user. Other users have the broker's do the same by not reading what it sends them.
+    let hoard = json!({"path": folder.path().join("hoard").to_str(), "in_flight": 400});
+    let hoarder = Role::of_user(&folder, "squatter", "hoarder", STRANGER, hoard).up();
+    let options = || json!({"broker_uid": STRANGER, "rights": WITHOUT_RIGHTS});
+    let mut procmond = client(&folder, OTHER_STRANGER, options()).up();
+    assert_talk(&mut agent, &mut procmond);
+    let mut detector = Role::of_user(&folder, "client", "detector", OTHER_STRANGER, options()).up();
+    assert_talk(&mut detector, &mut procmond);
+    assert_eq!(look::rings(procmond.pid()), Vec::<u64>::new(), "the descriptors could not be sent");
+    drop(hoarder);
+}
+
+#[test]
 fn who_is_not_in_a_group_can_not_give_it_the_socket() {
     let folder = Folder::of(STRANGER, 0o755);
     let refusal = agent(&folder, STRANGER, json!({"socket_mode": 0o660, "socket_group": GROUP})).hello();

@@ -265,9 +265,11 @@ impl BusRole {
             "refusals" => Ok(self.refusals().await),
             "decline" => self.decline(command).await,
             "reload" | "load_policy" => self.policy(command).await,
-            "no_more_threads" => {
-                let none = Rlimit { current: Some(1), maximum: Some(1) };
-                setrlimit(Resource::Nproc, none).expect("who has more may have less");
+            what @ ("no_more_threads" | "few_descriptors") => {
+                let (resource, most) =
+                    if what == "no_more_threads" { (Resource::Nproc, 1) } else { (Resource::Nofile, 200) };
+                let limit = Rlimit { current: Some(most), maximum: Some(most) };
+                setrlimit(resource, limit).expect("who has more may have less");
                 Ok(json!({}))
             }
             "bus_subscribe" | "bus_unsubscribe" | "bus_read" | "bus_take" | "publish_event" => {

@@ -99,6 +99,13 @@ pub(super) async fn write_all(
     while let Some(frame) = queued.recv().await {
         match stream.send(frame.bytes(), frame.descriptor.as_ref()).await.map_err(LinkError::from) {
             Ok(()) => {}
+            // It has not gone out. It is as if the client could not have its side of the ring: who has descriptors wait for the
+            // broker's user must not end the sessions of others.
+            Err(LinkError::Host(error)) if frame.ring.is_some() && Stream::is_full_of_descriptors(&error) => {
+                let ring = frame.ring.expect("it was just looked at");
+                let request = Request::NoRing { ring, cause: error.to_string() };
+                let _ = events.send(Event::Frame { session, request, descriptor: None, turn: None }).await;
+            }
             // The reader sees the end of the connection, and what the client said before.
             Err(LinkError::Closed) => return,
             Err(error) => {

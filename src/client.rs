@@ -310,7 +310,7 @@ pub(crate) struct Core {
     /// The publisher behind `publish`, of all clients that share the session. Held for the time of one synchronous publish, never across an await.
     shared: Mutex<SharedPublisher>,
     /// What brings the answers to requests, from the first of them on.
-    answers: tokio::sync::OnceCell<request::Answers>,
+    answers: tokio::sync::Mutex<Option<Arc<request::Answers>>>,
 }
 
 /// One publisher with many topics. When it has as many as it may, another takes its place, and topics are declared anew: some names, those
@@ -362,7 +362,7 @@ impl Core {
 
     /// Of a session that is there.
     fn over(commands: Commands, ground: Arc<Ground>) -> Self {
-        Self { commands, ground, shared: Mutex::default(), answers: tokio::sync::OnceCell::new() }
+        Self { commands, ground, shared: Mutex::default(), answers: tokio::sync::Mutex::default() }
     }
 
     pub(crate) fn component(&self) -> &Component {

@@ -8,7 +8,7 @@ use futures_core::Stream;
 
 use super::events::Interruptions;
 use super::subscription::Lease;
-use super::{Core, EventBusClient, PublishError, SubscribeError, Subscription};
+use super::{Core, DeclareError, Disconnected, EventBusClient, PublishError, SubscribeError, Subscription};
 use crate::batch::Opaque;
 use crate::correlation::CorrelationMetadata;
 use crate::dataplane::{Losses, ReceivedBatch, RecvError};
@@ -55,10 +55,18 @@ impl Core {
         }
         let delivery = self.publish(topic, &Opaque(payload), &CorrelationMetadata::default()).await?;
         match (delivery.subscribers, delivery.reached) {
-            (0, _) => Err(ControlError::NoSubscriber { topic: named() }),
+            (0, _) => match self.why_nobody() {
+                Some(why) => Err(PublishError::from(DeclareError::from(why)).into()),
+                None => Err(ControlError::NoSubscriber { topic: named() }),
+            },
             (_, 0) => Err(ControlError::Behind { topic: named() }),
             _ => Ok(()),
         }
+    }
+
+    /// Why nobody heard what was published: there is no broker.
+    pub(super) fn why_nobody(&self) -> Option<Disconnected> {
+        self.ground.connection.borrow().why().cloned()
     }
 
     /// A subscription as messages.

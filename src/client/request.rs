@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::publisher::deadline_of;
 use super::raw::is_control;
 use super::session::Command;
 use super::{
@@ -64,6 +65,10 @@ pub enum RequestError {
         /// Where it was published.
         topic: String,
     },
+    /// The answers are not this component's to hear any more: its broker, or another policy, does not grant them. Whether it has asked, and
+    /// was answered, is not known.
+    #[error("the answers to requests are not granted any more")]
+    Withdrawn,
     /// There was no answer in time. It may come yet, and then nobody hears it.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
@@ -152,14 +157,26 @@ impl Answers {
 }
 
 impl Core {
-    async fn answers(&self) -> Result<&Answers, SubscribeError> {
-        let begin = async || {
-            let topic = response_topic(self.component());
-            let options = SubscribeOptions::new().of_client(self.ground.queue_bytes);
-            let subscription = self.subscription(&[&topic], options).await?;
-            Ok(Answers { subscription: subscription.into(), waiting: Mutex::default() })
-        };
-        self.answers.get_or_try_init(begin).await
+    /// What brings the answers, as long as it does.
+    async fn answers(&self) -> Result<Arc<Answers>, SubscribeError> {
+        let mut answers = self.answers.lock().await;
+        if let Some(answers) = &*answers {
+            return Ok(Arc::clone(answers));
+        }
+        let topic = response_topic(self.component());
+        let options = SubscribeOptions::new().of_client(self.ground.queue_bytes);
+        let subscription = self.subscription(&[&topic], options).await?;
+        let fresh = Arc::new(Answers { subscription: subscription.into(), waiting: Mutex::default() });
+        Ok(Arc::clone(answers.insert(fresh)))
+    }
+
+    /// There will be no more of these answers: who asks next begins anew.
+    async fn give_up(&self, answers: &Arc<Answers>) -> RequestError {
+        let mut current = self.answers.lock().await;
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, answers)) {
+            *current = None;
+        }
+        self.why_nobody().map_or(RequestError::Withdrawn, RequestError::from)
     }
 
     pub(crate) async fn request(
@@ -168,36 +185,59 @@ impl Core {
         payload: &[u8],
         patience: Duration,
     ) -> Result<Response, RequestError> {
-        let deadline = Instant::now() + patience;
-        let named = || topic.to_owned();
         if !is_control(topic) {
-            return Err(RequestError::NotControl { topic: named() });
+            return Err(RequestError::NotControl { topic: topic.to_owned() });
         }
-        let answers = self.answers().await?;
+        tokio::select! {
+            biased;
+            answer = self.ask(topic, payload) => answer,
+            late = self.sleep_until(deadline_of(patience)) => {
+                late?;
+                Err(RequestError::Timeout(patience))
+            }
+        }
+    }
+
+    /// Asks, and waits for as long as somebody may answer.
+    async fn ask(&self, topic: &str, payload: &[u8]) -> Result<Response, RequestError> {
+        let named = || topic.to_owned();
+        let answers = self.answers().await.map_err(|error| match error {
+            SubscribeError::Disconnected(why) => why.into(),
+            other => RequestError::Subscribe(other),
+        })?;
         let mut waiting = answers.expect();
         let correlation =
             CorrelationMetadata::new(waiting.id.clone()).with_tag(REQUEST.into(), String::new());
         let delivery = self.publish(topic, &Opaque(payload), &correlation).await?;
         if delivery.subscribers == 0 {
-            return Err(RequestError::NoSubscriber { topic: named() });
+            return Err(match self.why_nobody() {
+                Some(why) => why.into(),
+                None => RequestError::NoSubscriber { topic: named() },
+            });
         }
         if delivery.reached == 0 {
             return Err(RequestError::Behind { topic: named() });
         }
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(RequestError::Timeout(patience));
-            }
             tokio::select! {
                 biased;
                 answer = &mut waiting.answer => return answer.map_err(|_| Disconnected::BrokerGone.into()),
-                () = answers.read() => return Err(self.disconnected().await.into()),
-                slept = self.sleep(left.min(RESPONDER_CHECK)) => slept?,
+                () = answers.read() => return Err(self.give_up(&answers).await),
+                slept = self.sleep(RESPONDER_CHECK) => slept?,
             }
             if self.subscribers(topic).await.map_err(PublishError::from)? == 0 {
                 return Err(RequestError::ResponderGone { topic: named() });
             }
+        }
+    }
+
+    async fn sleep_until(&self, deadline: Instant) -> Result<(), Disconnected> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.sleep(left).await?;
         }
     }
 

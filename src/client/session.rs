@@ -284,9 +284,12 @@ impl Session {
                 self.inquire(reply);
             }
             Command::Unsubscribe { subscription } => self.end_subscription(subscription),
-            Command::Sleep { longest, reply } => drop(tokio::spawn(async move {
-                tokio::time::sleep(longest).await;
-                answer(reply, Ok(()));
+            Command::Sleep { longest, mut reply } => drop(tokio::spawn(async move {
+                tokio::select! {
+                    () = tokio::time::sleep(longest) => answer(reply, Ok(())),
+                    // Nobody waits for it any more.
+                    () = reply.closed() => {}
+                }
             })),
         }
     }

@@ -1,8 +1,10 @@
 //! Requests and their answers, between processes.
 
+use std::os::unix::fs::PermissionsExt;
+
 use serde_json::{Value, json};
 
-use crate::support::{Folder, Role};
+use crate::support::{Folder, Role, wait_until};
 
 const TASK: &str = "control.collector.task.procmond";
 
@@ -86,4 +88,75 @@ fn requests_that_are_given_up_leave_nothing_and_those_after_them_have_their_own_
     let answers = ask(&mut agent, TASK, 3, 20_000);
     let payloads: Vec<&Value> = answers.iter().map(|answer| &answer["payload"]).collect();
     assert_eq!(payloads, ["00", "11", "22"]);
+}
+
+#[test]
+fn who_waits_for_as_long_as_can_be_said_has_its_answer() {
+    let (_folder, mut agent, mut procmond) = scene();
+    procmond.must(&json!({"do": "respond", "topic": TASK}));
+    let answer = agent.must(&json!({"do": "request", "topic": TASK}));
+    assert_eq!(answer["answers"], json!([{"from": "procmond", "payload": "00"}]));
+}
+
+const REGISTRATION: &str = "control.collector.registration";
+
+fn alive() -> Value {
+    json!({"do": "publish_control", "topic": "control.health.heartbeat.procmond", "payload": "x"})
+}
+
+/// A collector that comes back, and waits for an answer, with the subscription that brings it, from an agent that dies.
+fn orphaned(folder: &Folder) -> Role {
+    let mut agent = Role::agent(folder, json!({})).up();
+    let mut procmond = Role::client_with(folder, "procmond", json!({"comes_back": true})).up();
+    agent.must(&json!({"do": "respond", "topic": REGISTRATION, "silent": true}));
+    assert_eq!(ask(&mut procmond, REGISTRATION, 1, 100)[0]["kind"], "Timeout");
+    assert_eq!(procmond.call(&alive())["kind"], "NoSubscriber");
+    procmond.tell(&json!({"do": "request", "topic": REGISTRATION, "patience_ms": 2_000}));
+    agent.kill();
+    procmond
+}
+
+#[test]
+fn who_asks_while_there_is_no_broker_is_told_so_and_asks_the_next_one() {
+    let folder = Folder::new();
+    let mut procmond = orphaned(&folder);
+    let answer = procmond.answer(crate::support::DEADLINE);
+    // What was asked of the broker that died may be answered no more.
+    assert!(
+        ["Disconnected", "Timeout"].contains(&answer["answers"][0]["kind"].as_str().unwrap_or("none")),
+        "{answer}"
+    );
+    assert_eq!(ask(&mut procmond, REGISTRATION, 1, 20_000)[0]["kind"], "Disconnected");
+    let untold = procmond.call(&alive());
+    assert_eq!(untold["kind"], "Publish", "nobody hears it, and why is said: {untold}");
+
+    let mut agent = Role::agent(&folder, json!({})).up();
+    agent.must(&json!({"do": "respond", "topic": REGISTRATION}));
+    wait_until("the next broker brings an answer", || {
+        ask(&mut procmond, REGISTRATION, 1, 20_000)[0] == json!({"from": "agent", "payload": "00"})
+    });
+}
+
+#[test]
+fn who_may_not_hear_answers_any_more_is_told_so_within_its_deadline() {
+    let folder = Folder::new();
+    let mut procmond = orphaned(&folder);
+    procmond.answer(crate::support::DEADLINE);
+    let policy = folder.path().join("policy.toml");
+    let text = "defaults = true
+[[row]]
+topics = 'control.rpc.response.procmond'
+level = 'restricted'
+publishers = ['agent']
+subscribers = ['agent']
+";
+    std::fs::write(&policy, text).expect("the folder is ours");
+    std::fs::set_permissions(&policy, PermissionsExt::from_mode(0o644)).expect("it is ours");
+    let mut agent = Role::agent(&folder, json!({"policy": policy})).up();
+    agent.must(&json!({"do": "respond", "topic": REGISTRATION}));
+    wait_until("the right to answers is missed", || {
+        let refused = &ask(&mut procmond, REGISTRATION, 1, 20_000)[0];
+        assert_ne!(refused["kind"], "Timeout", "{refused}");
+        refused["kind"] == "Subscribe"
+    });
 }

@@ -23,6 +23,9 @@ const SEALS: SealFlags =
 /// `f_type` of the file system that memfds live on (`TMPFS_MAGIC`); huge pages have another.
 const TMPFS: u64 = 0x0102_1994;
 
+/// What `fstat` counts blocks by.
+const BLOCK_BYTES: u64 = 512;
+
 /// Of a larger segment the pages are mapped as they are touched: a process that maps all of 1 GiB at once can map nothing else
 /// for half a second, on no thread of it. The memory itself is there all the same.
 const POPULATED_BYTES_MAX: usize = (64 << 20) + super::PRODUCER_HEADER_BYTES;
@@ -69,6 +72,12 @@ pub(super) fn check(descriptor: &Descriptor, bytes: usize) -> Result<(), Segment
     if found != bytes as u64 {
         return Err(SegmentError::Size { found, expected: bytes });
     }
+    let filled = (status.st_blocks as u64).saturating_mul(BLOCK_BYTES);
+    if filled < found {
+        return Err(SegmentError::Holes { filled, bytes: found });
+    }
+    // Blocks behind its end count, too: of those its writer has as many as there are holes before it. What is allocated for him here he has
+    // paid once himself.
     allocate(descriptor, found).map_err(|errno| SegmentError::Sparse(errno.into()))
 }
 

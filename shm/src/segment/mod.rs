@@ -2,8 +2,8 @@
 //!
 //! Two acts with different failures. **Creating** is the writer's: memory of the agreed size, all of it allocated, mapped,
 //! formatted (magic last). **Attaching** is the reader's: it believes nothing that a message says, but asks the kernel about
-//! the memory before it maps it, has the whole length allocated (a segment may still be sparse, and a hole that can't be filled
-//! is a SIGBUS on the first touch), and looks at the magic first.
+//! the memory before it maps it, refuses a sparse segment, has the whole length allocated (a hole that can't be filled is a SIGBUS on
+//! the first touch), and looks at the magic first.
 //!
 //! Where the memory comes from is the [`Backing`]: [`memfd`] has the kernel as its witness, [`named`] runs everywhere.
 //!
@@ -182,7 +182,15 @@ pub enum SegmentError {
         /// What was agreed.
         expected: usize,
     },
-    /// The peer's segment has holes, and there is no memory to fill them.
+    /// The peer's segment has holes, which its writer has left: nobody pays for memory in his place.
+    #[error("the peer's segment has {filled} of its {bytes} bytes of memory")]
+    Holes {
+        /// What there is memory for.
+        filled: u64,
+        /// How large it is.
+        bytes: u64,
+    },
+    /// The peer's segment may have holes, and there is no memory to fill them.
     #[error("the peer's segment can't be filled with memory: {0}")]
     Sparse(io::Error),
     /// The peer's segment is not formatted as this version of the layout has it.

@@ -105,7 +105,7 @@ fn a_capacity_out_of_bounds_is_the_callers_error() {
 }
 
 #[test]
-fn a_segment_as_agreed_is_accepted_also_if_it_was_sparse() {
+fn a_segment_as_agreed_is_accepted_and_one_with_holes_is_refused_and_not_filled() {
     let honest = ProducerSegment::create(CAPACITY, Backing::Memfd).unwrap();
     check_producer_segment(honest.handle(), CAPACITY, 0).unwrap();
     let marks = ConsumerSegment::create(Backing::Memfd).unwrap();
@@ -116,8 +116,29 @@ fn a_segment_as_agreed_is_accepted_also_if_it_was_sparse() {
     sparse.seal(&SEALS);
     let blocks = || rustix::fs::fstat(&sparse).unwrap().st_blocks;
     assert!(blocks() < (BYTES / 512) as _);
+    let before = blocks();
+    for refused in [
+        check_producer_segment(&sparse.hand_over(), CAPACITY, 0).map(drop),
+        ProducerView::attach(sparse.hand_over(), CAPACITY).map(drop),
+    ] {
+        assert!(
+            matches!(refused, Err(SegmentError::Holes { bytes, .. }) if bytes == BYTES as u64),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(blocks(), before, "nobody has filled it in its writer's place");
+}
+
+#[test]
+fn holes_are_filled_whose_writer_has_paid_for_as_much_behind_the_end() {
+    let sparse = HandMade::new(BYTES);
+    sparse.word(0).store(MAGIC_PRODUCER, Ordering::Relaxed);
+    rustix::fs::fallocate(&sparse, FallocateFlags::KEEP_SIZE, BYTES as u64, BYTES as u64).unwrap();
+    sparse.seal(&SEALS);
+    let blocks = || rustix::fs::fstat(&sparse).unwrap().st_blocks;
+    let before = blocks();
     check_producer_segment(&sparse.hand_over(), CAPACITY, 0).unwrap();
-    assert_eq!(blocks(), (BYTES / 512) as _, "each hole is filled before anything is mapped");
+    assert!(blocks() > before, "a touch of what it is can't raise a signal");
     let _view = ProducerView::attach(sparse.hand_over(), CAPACITY).unwrap();
 }
 
@@ -125,6 +146,7 @@ fn a_segment_as_agreed_is_accepted_also_if_it_was_sparse() {
 fn a_sparse_segment_that_cannot_be_filled_is_refused() {
     let sparse = HandMade::new(BYTES);
     sparse.word(0).store(MAGIC_PRODUCER, Ordering::Relaxed);
+    rustix::fs::fallocate(&sparse, FallocateFlags::KEEP_SIZE, BYTES as u64, BYTES as u64).unwrap();
     sparse.seal(&SEALS);
     let path = format!("/proc/self/fd/{}", AsFd::as_fd(&sparse).as_raw_fd());
     let unwritable = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap();

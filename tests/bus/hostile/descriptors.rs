@@ -27,7 +27,8 @@ fn what_is_no_segment_ends_the_session_that_offered_it_and_no_other() {
         for (name, text) in DESCRIPTORS {
             let answer = offer(&mut intruder, as_publisher, name);
             let goodbye = answer["goodbye"].as_str().unwrap_or_default();
-            if text.is_empty() {
+            // A consumer's is one page, which its first word has filled.
+            if *name == "descriptor-sparse" && !as_publisher {
                 assert_eq!(answer["ready"], true, "{name}: {answer}");
             } else {
                 assert!(goodbye.contains(text), "{name}: {answer}");

@@ -162,7 +162,7 @@ pub(super) const BELLS_AS_SUBSCRIBER: &[Attack] = &[
     ends("bell-with-descriptors"),
 ];
 
-/// What is handed over where a segment is due, and what the broker says before it hangs up; empty: it is taken.
+/// What is handed over where a segment is due, and what the broker says before it hangs up.
 pub(super) const DESCRIPTORS: &[(&str, &str)] = &[
     ("descriptor-none", "a descriptor where none belongs, or none where one does"),
     ("descriptor-forty", "a descriptor where none belongs, or none where one does"),
@@ -178,7 +178,7 @@ pub(super) const DESCRIPTORS: &[(&str, &str)] = &[
     ("descriptor-lacks-seal", "lacks seals"),
     ("descriptor-short", "were agreed"),
     ("descriptor-long", "were agreed"),
-    ("descriptor-sparse", ""),
+    ("descriptor-sparse", "of its"),
     ("handle-a-name", "a segment that is not what rings are made of here"),
 ];
 

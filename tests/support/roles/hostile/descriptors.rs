@@ -44,7 +44,10 @@ pub(super) fn offer(kind: &str, bytes: usize, magic: u64) -> Offer {
         "descriptor-magic" => vec![honest_of(bytes, u64::MAX)],
         "descriptor-sparse" => return own_is(sparse(bytes, magic)),
         "descriptor-unfillable" => {
-            let own = sparse(bytes, magic);
+            let own = Segment::sparse(bytes);
+            own.fill_behind();
+            own.set(0, magic);
+            own.seal(&SEALS);
             let path = format!("/proc/self/fd/{}", own.descriptor.as_raw_fd());
             let unwritable = open(&path, OFlags::RDONLY).expect("it is ours");
             return Offer { own, name: None, descriptors: vec![unwritable] };

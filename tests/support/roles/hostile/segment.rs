@@ -61,6 +61,12 @@ impl Segment {
         rustix::fs::fallocate(&self.descriptor, FallocateFlags::empty(), 0, bytes).expect("memory");
     }
 
+    /// Has as much memory allocated behind its end, which counts where blocks are counted.
+    pub(super) fn fill_behind(&self) {
+        let bytes = self.words.len() as u64 * 8;
+        rustix::fs::fallocate(&self.descriptor, FallocateFlags::KEEP_SIZE, bytes, bytes).expect("memory");
+    }
+
     /// The other side's, as it was handed over.
     pub(super) fn received(descriptor: OwnedFd) -> Self {
         let bytes = rustix::fs::fstat(&descriptor).expect("it is open").st_size;

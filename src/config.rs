@@ -322,9 +322,9 @@ pub(crate) const TURNS_PER_RING: usize = 16;
 /// cut, the rights are not.
 pub(crate) const ANSWER_LIST_BYTES: usize = 16 << 10;
 
-/// Descriptors that wait for the rest of their frame. The kernel hands over those of one frame at a time. Above it: the
-/// session ends.
-pub(crate) const DESCRIPTORS_WAITING_MAX: usize = 16;
+/// Descriptors that wait for the rest of their frame: that of one whose rest comes, and that of the frame behind it, which the kernel hands over
+/// together. A session keeps as many for as long as it likes. Above it: the session ends.
+pub(crate) const DESCRIPTORS_WAITING_MAX: usize = 2;
 
 /// Bytes of a policy file. The default table takes 4 KiB of it. Above it: refused.
 pub(crate) const POLICY_BYTES_MAX: usize = 256 << 10;

@@ -287,7 +287,9 @@ impl Line {
         self.begin();
         let room = self.room_for(bytes, urgent);
         if self.occupied() + room > self.window() {
-            self.took = self.shared.state.lock().took;
+            // What was marked meanwhile takes of the window, and may have been read.
+            let state = self.shared.state.lock();
+            (self.flushed, self.took) = (state.flushed, state.took);
         }
         self.occupied() + room <= self.window()
     }
@@ -367,4 +369,38 @@ impl Line {
 /// Whether a ring can have such a slot.
 pub(super) fn is_slot(slot: u16) -> bool {
     usize::from(slot) < SLOTS_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Pushes until there is no room; what that takes of the window.
+    fn fill(line: &mut Line) -> u64 {
+        let mut cost = 0;
+        while line.push((0, 0), false, 1, &[&[0; 1000]]).is_ok() {
+            cost += RECORD_COST + 1000;
+        }
+        cost
+    }
+
+    #[test]
+    fn losses_that_are_told_and_read_while_more_is_pushed_take_of_the_window_like_all_else() {
+        let (events, _heard) = tokio::sync::mpsc::unbounded_channel();
+        let window = 1 << 16;
+        let relayed = Arc::new(Relayed::new(RingId(1), window, events));
+        let mut line = Line::new(Arc::clone(&relayed));
+        let before = fill(&mut line);
+        line.flush();
+        // The publisher pushes, and has seen that nothing was read. Then all of it is, and what somebody who joins has told as lost, too.
+        assert!(!line.has_room(1000, false));
+        relayed.took(before);
+        relayed.mark();
+        relayed.took(before + RECORD_COST);
+        let behind = fill(&mut line);
+        line.flush();
+        let state = relayed.state.lock();
+        assert_eq!((state.flushed, state.took), (before + RECORD_COST + behind, before + RECORD_COST));
+        assert_eq!(before, behind, "as much as before");
+    }
 }

@@ -218,6 +218,7 @@ impl Core {
         if delivery.reached == 0 {
             return Err(RequestError::Behind { topic: named() });
         }
+        let mut was_nobody = false;
         loop {
             tokio::select! {
                 biased;
@@ -225,9 +226,16 @@ impl Core {
                 () = answers.read() => return Err(self.give_up(&answers).await),
                 slept = self.sleep(RESPONDER_CHECK) => slept?,
             }
-            if self.subscribers(topic).await.map_err(PublishError::from)? == 0 {
+            let nobody = self.subscribers(topic).await.map_err(PublishError::from)? == 0;
+            // Answers come over the broker.
+            if let Some(why) = self.why_nobody() {
+                return Err(why.into());
+            }
+            // A broker that is lost has its subscribers forgotten a moment before that is known.
+            if nobody && was_nobody {
                 return Err(RequestError::ResponderGone { topic: named() });
             }
+            was_nobody = nobody;
         }
     }
 
